@@ -1,0 +1,250 @@
+"""The command `ragself`: one function a command, none of which does more than call and show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ragself.cli import console, show
+from ragself.errors import InputError, RagselfError, StoreLocked
+
+if TYPE_CHECKING:
+    from ragself.knowledge import KnowledgeBase
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A retriever that trains itself on its user's own documents.",
+    epilog="Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 4 another process is writing, "
+    "10 nothing promoted (only with `adapt --exit-code`), 130 interrupted; run the same command again to go on.",
+)
+
+Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar="RAGSELF_KB")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+HERE = Path(".ragself")
+
+
+@app.command()
+def demo(
+    kb: Annotated[Path, typer.Option("--kb", help="Where its knowledge base goes.")] = Path("ragself-demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do the whole job offline, on the documentation of Python's standard library.
+
+    Indexes the docstrings on this machine, trains on the summary lines of some modules, proves on modules held
+    out that retrieval got better, re-embeds and switches over. Takes a few minutes on two cores.
+    """
+    from ragself.cli import demo as whole
+
+    with console.progress(quiet) as progress:
+        result = whole.run(kb, progress)
+    console.emit(result) if json else show.demo(result)
+
+
+@app.command()
+def add(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, reST, HTML, source code.")],
+    kb: Kb = HERE,
+    encoder: Annotated[
+        str | None, typer.Option(help="For a new knowledge base: any sentence-transformers model, by name or path.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add files to a knowledge base, made where there is none.
+
+    Adding the same files again changes nothing; a file that changed replaces its earlier chunks. What cannot be
+    read is skipped, named and counted. PDF and Office files need `pip install "ragself[documents]"`.
+
+        ragself add docs/ notes.md
+    """
+    from ragself.config import load
+    from ragself.knowledge import KnowledgeBase
+
+    config = load(kb, encoder={"model": encoder}) if encoder else None
+    with KnowledgeBase(kb, config=config) as base, console.progress(quiet) as progress:
+        added = base.add_files(paths, progress)
+        chunks = base.status().chunks
+    console.emit({"kb": kb, "chunks": chunks, "result": added}) if json else show.added(added, chunks, kb)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    kb: Kb = HERE,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
+    where: Annotated[str | None, typer.Option(help="Chroma's metadata filter as JSON.")] = None,
+    json: Json = False,
+) -> None:
+    """Search the live version.
+
+    ragself search "how are retries configured" -k 3 --where '{"source": "/docs/http.md"}'
+    """
+    filter = _json_object(where)
+    with _open(kb) as base:
+        hits = base.search(query, k, filter)
+    console.emit(hits) if json else show.hits(query, hits)
+
+
+@app.command()
+def adapt(
+    kb: Kb = HERE,
+    queries: Annotated[
+        Path | None, typer.Option(help="File of queries that users asked, one a line. No labels needed.")
+    ] = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 10 when nothing is promoted.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the documents and switch over if held-out probes say that retrieval got better.
+
+    The live version answers meanwhile and stays if there is no proof. A pass that was killed goes on where it was
+    when the same command is run again.
+
+        ragself adapt --queries asked.txt
+    """
+    texts = _lines(queries) if queries else []
+    with _open(kb) as base, console.progress(quiet) as progress:
+        report = base.adapt(texts, progress)
+    console.emit(report) if json else show.report(report)
+    if exit_code and report.decision != "promote":
+        raise typer.Exit(10)
+
+
+@app.command()
+def status(kb: Kb = HERE, json: Json = False) -> None:
+    """Show what a knowledge base holds and which version is live."""
+    from ragself.serve.status import read_status
+
+    found = read_status(kb)
+    console.emit(found) if json else show.status(found)
+
+
+@app.command()
+def history(kb: Kb = HERE, json: Json = False) -> None:
+    """Show every decision: what was promoted, kept or rolled back, when, why and by whom."""
+    from ragself.serve.registry import Registry
+
+    registry = Registry(kb)
+    registry.manifest()
+    events = registry.history()
+    console.emit(events) if json else show.history(events)
+
+
+@app.command()
+def rollback(
+    kb: Kb = HERE,
+    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one live before.")] = None,
+    json: Json = False,
+) -> None:
+    """Make an earlier version live again. Version 0 is the plain base model and always there."""
+    with _open(kb) as base:
+        version = base.rollback(to)
+    console.emit(version) if json else console.out.print(f"Version {version.number} ({version.kind}) is live.")
+
+
+@app.command()
+def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
+    """Remove old versions, unfinished builds and what Chroma leaves behind; build again what is missing."""
+    with _open(kb) as base, console.progress(quiet) as progress:
+        done = base.gc(progress)
+    if json:
+        console.emit(done)
+    else:
+        console.out.print("\n".join(done) if done else "Nothing to remove.")
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    kb: Kb = HERE,
+    json: Json = False,
+) -> None:
+    """Write the live version's adapter so that others can use it, with a model card and how to load it.
+
+    No document text, no query and no local path is written. The weights of words that occur in your documents are:
+    the words themselves are listed in the adapter.
+    """
+    with _open(kb) as base:
+        files = base.export(directory)
+    console.emit(files) if json else console.out.print("\n".join(str(file) for file in files))
+
+
+@app.command()
+def bench(
+    directory: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
+    split: Annotated[str, typer.Option(help="The split that is measured.")] = "test",
+    traffic: Annotated[
+        str | None,
+        typer.Option(help="Split whose query texts, never its labels, are the traffic; or a file of queries."),
+    ] = None,
+    kb: Annotated[
+        Path | None, typer.Option("--kb", help="Where its knowledge base goes; default: a temporary folder.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure on a labelled collection what self-training gains. Labels are used for reporting only.
+
+    ragself bench scifact --traffic train
+    """
+    from ragself.cli import bench as whole
+
+    with console.progress(quiet) as progress:
+        result = whole.run(directory, split, traffic, kb, progress)
+    console.emit(result) if json else show.bench(result)
+
+
+def main() -> None:
+    """Run the command line; every error that is meant for people becomes one line and an exit code."""
+    try:
+        app()
+    except StoreLocked as error:
+        _fail(error, 4)
+    except RagselfError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        console.err.print("Interrupted. The live version was not touched; run the same command again to go on.")
+        sys.exit(130)
+
+
+def _fail(error: RagselfError, code: int) -> None:
+    console.err.print("[red]error:[/red]", end=" ")
+    console.err.print(str(error), markup=False)
+    sys.exit(code)
+
+
+def _open(kb: Path) -> KnowledgeBase:
+    from ragself.knowledge import KnowledgeBase
+
+    return KnowledgeBase(kb, create=False)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Cannot read the queries in {path}: {error}. Expected UTF-8 text, one query a line."
+        ) from error
+
+
+def _json_object(text: str | None) -> dict[str, object] | None:
+    import json
+
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f'--where is no JSON: {error}. Example: --where \'{{"source": "a.md"}}\'') from error
+    if not isinstance(value, dict):
+        raise InputError(f"--where is a JSON {type(value).__name__}, expected an object.")
+    return value

@@ -1,0 +1,134 @@
+"""The demo: the whole job on the documentation of Python's standard library, offline."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragself.cli.stdlib import documents
+from ragself.errors import StoreError
+from ragself.knowledge import KnowledgeBase
+from ragself.learn.metrics import Values, bootstrap, known_item
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk
+
+_MARK = "demo.txt"
+_MEASURED = 0.3  # share of the modules that learning never sees a summary line of
+_DEPTH = 100
+_EXAMPLES = 3
+
+
+def run(folder: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Index, learn, prove, switch; and measure on modules that were held out of all of it.
+
+    Args:
+        folder: Where the knowledge base goes; one that the demo made before is made anew, its vectors are used again.
+        progress: Told of each stage.
+
+    Raises:
+        StoreError: The folder holds something else.
+    """
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    _clear(folder)
+    chunks = documents()
+    measured = [chunk for chunk in chunks if _held_out(chunk.source)]
+    # The summary line of a held-out module must not be learned from: it is taken out of the knowledge base.
+    seen = [Chunk(c.id, c.text, {"source": c.source}) if _held_out(c.source) else c for c in chunks]
+    seconds["read"] = time.perf_counter() - began
+    with KnowledgeBase(folder) as kb:
+        (folder / _MARK).write_text("Made by `ragself demo`, which may delete this folder.\n")
+        start = time.perf_counter()
+        kb.add(seen, progress)
+        seconds["index"] = time.perf_counter() - start
+        before, found_before = _measure(kb, measured, progress, "measure before")
+        report = kb.adapt(progress=progress)
+        seconds.update(report.seconds)
+        after, found_after = _measure(kb, measured, progress, "measure after")
+    seconds["total"] = time.perf_counter() - began
+    return {
+        "kb": folder,
+        "documents": len(chunks),
+        "modules": len({chunk.source for chunk in chunks}),
+        "measured": len(measured),
+        "decision": report.decision,
+        "reason": report.reason,
+        "version": report.version,
+        "before": _summary(before),
+        "after": _summary(after),
+        "change": _difference(before, after),
+        "examples": _examples(measured, before, after, found_before, found_after),
+        "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+        "report": report,
+    }
+
+
+def _clear(folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / _MARK).exists() and (folder / "store.json").exists():
+        raise StoreError(f"{folder} holds a knowledge base that is not the demo's. Give another folder: --kb FOLDER")
+    if not (folder / _MARK).exists() and not (folder / "writer.lock").exists():
+        raise StoreError(f"{folder} is not empty and not the demo's. Give another folder: --kb FOLDER")
+    for path in folder.iterdir():
+        if path.name.startswith("cache.db"):
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _held_out(module: str) -> bool:
+    import hashlib
+
+    return hashlib.blake2b(module.encode(), digest_size=4).digest()[0] / 256 < _MEASURED
+
+
+def _measure(kb: KnowledgeBase, chunks: list[Chunk], progress: Progress, stage: str) -> tuple[dict[str, Values], Any]:
+    """Known-item metrics at 10 of finding a body by its summary line, through real searches."""
+    ranks, firsts = [], []
+    for done, chunk in enumerate(chunks):
+        hits = kb.search(str(chunk.title), _DEPTH)
+        ids = [hit.id for hit in hits]
+        ranks.append(ids.index(chunk.id) + 1 if chunk.id in ids else _DEPTH + 1)
+        firsts.append(ids[0])
+        progress(stage, done + 1, len(chunks))
+    values = known_item(np.array(ranks), 10)
+    values["rank"] = np.array(ranks, dtype=np.float64)
+    return values, firsts
+
+
+def _summary(values: dict[str, Values]) -> dict[str, Any]:
+    return {f"{name}@10": _interval(values[name]) for name in ("ndcg", "mrr", "recall")}
+
+
+def _difference(before: dict[str, Values], after: dict[str, Values]) -> dict[str, Any]:
+    return {f"{name}@10": _interval(after[name] - before[name]) for name in ("ndcg", "mrr", "recall")}
+
+
+def _interval(values: Values) -> dict[str, float]:
+    interval = bootstrap(values, 0.95)
+    return {"mean": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
+
+
+def _examples(
+    chunks: list[Chunk], before: dict[str, Values], after: dict[str, Values], was: list[str], now: list[str]
+) -> list[dict[str, Any]]:
+    """Queries whose answer changed: the two that gained most and the one that lost most."""
+    gain = 1.0 / after["rank"] - 1.0 / before["rank"]
+    order = np.argsort(-gain, kind="stable")
+    rows = [*order[: _EXAMPLES - 1], order[-1]]
+    return [
+        {
+            "query": chunks[row].title,
+            "expected": chunks[row].id,
+            "rank before": int(before["rank"][row]),
+            "rank after": int(after["rank"][row]),
+            "first before": was[row],
+            "first after": now[row],
+        }
+        for row in rows
+        if was[row] != now[row] or before["rank"][row] != after["rank"][row]
+    ]

@@ -1,0 +1,171 @@
+"""Results as people read them: one function a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from ragself.cli.console import out, size, table
+from ragself.schema import Added, Hit, Report, Status
+
+_SHOWN = 10
+
+
+def added(result: Added, chunks: int, kb: Path) -> None:
+    """What an `add` did, and what was not taken."""
+    out.print(
+        f"{result.added} chunks added or changed, {result.unchanged} unchanged, {result.removed} removed; "
+        f"{chunks} in {escape(str(kb))}."
+    )
+    if result.truncated:
+        out.print(
+            f"[yellow]{len(result.truncated)} chunks are longer than the encoder reads; their end is stored "
+            "but not searched.[/yellow]"
+        )
+    if result.skipped:
+        rows = [(escape(item.name), escape(item.reason)) for item in result.skipped[:_SHOWN]]
+        table(f"{len(result.skipped)} files skipped", "file", "reason", rows=rows)
+        if len(result.skipped) > _SHOWN:
+            out.print(f"... and {len(result.skipped) - _SHOWN} more; --json lists all.")
+
+
+def hits(query: str, found: Sequence[Hit]) -> None:
+    """Search results, best first."""
+    if not found:
+        out.print("Nothing found: the knowledge base is empty, or the filter matches nothing.")
+    for rank, hit in enumerate(found, 1):
+        title = hit.metadata.get("title")
+        head = f"[bold]{rank}[/bold]  {hit.score:.3f}  [cyan]{escape(hit.id)}[/cyan]"
+        out.print(head + (f"  {escape(str(title))}" if title else ""))
+        out.print("   " + escape(" ".join(hit.text.split())[:240]))
+
+
+def report(result: Report) -> None:
+    """What a pass did and decided."""
+    verdict = (
+        f"[green]promoted version {result.version}[/green]"
+        if result.decision == "promote"
+        else f"[yellow]kept version {result.version}[/yellow]"
+    )
+    out.print(f"{verdict}: {escape(result.reason)}.")
+    if result.probes:
+        rows = [
+            (kind, *(str(count.get(split, 0)) for split in ("train", "select", "confirm")))
+            for kind, count in result.probes.items()
+        ]
+        table("probes", "kind", "train", "select", "confirm", rows=rows)
+    if result.weight:
+        out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
+    if result.candidates:
+        rows = [
+            (str(row["name"]), *(_change(figure) for figure in row["figures"].values())) for row in result.candidates
+        ]
+        names = list(result.candidates[0]["figures"])
+        table("candidates on the select split, change with interval", "candidate", *names, rows=rows)
+    if result.figures:
+        _figures(f"{result.kind} against the live version, on the confirm split", result.figures)
+    _seconds(result.seconds)
+
+
+def status(found: Status) -> None:
+    """What a knowledge base holds."""
+    rows = [
+        ("encoder", found.encoder),
+        ("documents", str(found.documents)),
+        ("chunks", str(found.chunks)),
+        ("live version", f"{found.live.number} ({found.live.kind}, {found.live.dimension} dimensions)"),
+        ("versions", ", ".join(f"{version.number} {version.kind}" for version in found.versions)),
+        ("last", f"{found.last.get('event')} at {found.last.get('at')}: {found.last.get('reason')}"),
+        ("being written by", found.writer or "nobody"),
+        ("on disk", ", ".join(f"{name} {size(count)}" for name, count in found.bytes.items())),
+    ]
+    for name, value in rows:
+        out.print(f"[bold]{name:<18}[/bold]{escape(value)}")
+
+
+def history(events: Sequence[Mapping[str, Any]]) -> None:
+    """Every decision, oldest first."""
+    rows = [
+        (str(e.get("at")), str(e.get("event")), str(e.get("version")), str(e.get("by")), escape(str(e.get("reason"))))
+        for e in events
+    ]
+    table("history", "when", "event", "version", "by", "reason", rows=rows)
+
+
+def demo(result: Mapping[str, Any]) -> None:
+    """The demo's outcome, and what to type next."""
+    report(result["report"])
+    held = result["measured"]
+    out.print(
+        f"\nFinding a body by its summary line, on {held} docstrings of modules whose summary lines were never seen:"
+    )
+    rows = [
+        (name, *(_interval(result[when][name]) for when in ("before", "after")), _interval(result["change"][name], "+"))
+        for name in result["before"]
+    ]
+    table(
+        f"{result['documents']} docstrings of {result['modules']} modules", "", "before", "after", "change", rows=rows
+    )
+    for example in result["examples"]:
+        out.print(
+            f"\n[bold]{escape(str(example['query']))}[/bold]  (wanted: [cyan]{escape(example['expected'])}[/cyan])\n"
+            f"   before: rank {_rank(example['rank before'])}, first was {escape(example['first before'])}\n"
+            f"   after:  rank {_rank(example['rank after'])}, first is  {escape(example['first after'])}"
+        )
+    out.print()
+    _seconds(result["seconds"])
+    kb = escape(str(result["kb"]))
+    out.print(f"\nThe knowledge base lies in [bold]{kb}[/bold]. Next:")
+    out.print(f'  ragself search --kb {kb} "read a file line by line"')
+    out.print(f"  ragself history --kb {kb}")
+    out.print("  ragself add YOUR-DOCUMENTS && ragself adapt --queries WHAT-USERS-ASKED.txt")
+
+
+def bench(result: Mapping[str, Any]) -> None:
+    """All rankers on a labelled collection."""
+    rows = [
+        (name, *(_measured(result[name], metric) for metric in ("ndcg@10", "recall@100")))
+        for name in ("bm25", "base", "rrf", "fused", "adapted")
+    ]
+    title = (
+        f"{result['dataset']} {result['split']}: {result['documents']} documents, {result['queries']} queries, "
+        f"{result['traffic']} unlabelled queries as traffic"
+    )
+    table(title, "ranker", "nDCG@10", "recall@100", rows=rows)
+    out.print(f"decision: {result['decision']} ({escape(result['reason'])})")
+    _seconds({**result["report"].seconds, "total": result["seconds"]})
+
+
+def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        (name, f"{figure['before']:.3f}", f"{figure['after']:.3f}", _change(figure), str(figure["probes"]))
+        for name, figure in figures.items()
+    ]
+    table(title, "metric", "before", "after", "change", "probes", rows=rows)
+
+
+def _change(figure: Mapping[str, Any]) -> str:
+    return f"{figure['change']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
+
+
+def _interval(interval: Mapping[str, float], sign: str = "") -> str:
+    form = f"{sign}.3f"
+    return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
+
+
+def _measured(result: Mapping[str, Any], metric: str) -> str:
+    if result[metric] is None:
+        return "-"
+    low, high = result[f"{metric}_interval"]
+    return f"{result[metric]:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _rank(rank: int) -> str:
+    return str(rank) if rank <= 100 else "beyond 100"
+
+
+def _seconds(seconds: Mapping[str, float]) -> None:
+    out.print("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))

@@ -1,0 +1,107 @@
+"""The demo corpus: docstrings of Python's own standard library, each body to be found by its summary."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sysconfig
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from ragself.schema import Chunk
+
+_LEFT_OUT = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "__pycache__",
+}
+_MIN_BODY_CHARACTERS = 60
+_MIN_SUMMARY_WORDS = 3
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+
+_Definition: TypeAlias = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def documents(root: Path | None = None, limit: int | None = None) -> list[Chunk]:
+    """Read the docstrings in a folder of Python sources; nothing is imported.
+
+    A document's text is the body of a docstring and its title the summary, which the text does not
+    repeat: to find the one by the other is a task whose answer is known.
+
+    Args:
+        root: The folder; None for the standard library of the running interpreter.
+        limit: How many documents at most, the first in path order; None for all.
+
+    Returns:
+        One chunk for each public module, class and function whose docstring says enough, ids
+        being ``module.qualname``; the same ones in the same order at every call. Files that
+        cannot be read or parsed are passed over.
+    """
+    root = root or Path(sysconfig.get_paths()["stdlib"])
+    return list(islice(_distinct(_read(root)), limit))
+
+
+def _read(root: Path) -> Iterator[Chunk]:
+    for path in _sources(root):
+        parts = path.relative_to(root).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        tree = _parse(path)
+        for name, docstring in _docstrings(tree, module) if tree else ():
+            summary, body = _halves(docstring)
+            if len(body) >= _MIN_BODY_CHARACTERS and len(summary.split()) >= _MIN_SUMMARY_WORDS:
+                yield Chunk(name, body, {"source": module, "title": summary})
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(set(folders) - _LEFT_OUT)
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+
+
+def _parse(path: Path) -> ast.Module | None:
+    """Parse a source file; None where it is not Python that this interpreter understands."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    """The docstrings of a node and of the public definitions in it, each with its dotted name."""
+    if isinstance(node, ast.Module | _Definition):
+        yield name, ast.get_docstring(node) or ""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return  # what is defined inside a function is no interface
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, _Definition) and not child.name.startswith("_"):
+            yield from _docstrings(child, f"{name}.{child.name}")
+        elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler):
+            yield from _docstrings(child, name)
+
+
+def _halves(docstring: str) -> tuple[str, str]:
+    """Split a docstring at its first blank line into the summary, on one line, and the body."""
+    first, *rest = _BLANK_LINE.split(docstring, maxsplit=1)
+    return " ".join(first.split()), textwrap.dedent("".join(rest)).strip("\n")
+
+
+def _distinct(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Drop chunks that share id, text or title with an earlier one: a search could not tell them apart."""
+    seen: set[tuple[str, str]] = set()
+    for chunk in chunks:
+        marks = {("id", chunk.id), ("text", chunk.text), ("title", str(chunk.title))}
+        if seen.isdisjoint(marks):
+            seen |= marks
+            yield chunk

@@ -1,0 +1,167 @@
+"""Settings: frozen values, read from ``ragself.toml`` in the knowledge base and from ``RAGSELF_*``.
+
+The defaults are the measured best and the same for every collection; nothing needs to be set.
+Environment beats file, and ``RAGSELF_TRAIN__EPOCHS=3`` is the key ``epochs`` in the table ``[train]``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ragself.errors import ConfigError
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+FILE_NAME = "ragself.toml"
+ENV_PREFIX = "RAGSELF_"
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderConfig(_Table):
+    """The embedding model. It belongs to the knowledge base: changing it means building a new one."""
+
+    model: str = Field(DEFAULT_ENCODER, description="Any sentence-transformers model, by name or path.")
+    device: str | None = Field(None, description="cpu, cuda or mps; None chooses the best there is.")
+    batch_size: Positive = 32
+
+
+class ProbesConfig(_Table):
+    """Which texts stand for what users ask. Each number caps its source; traffic comes first."""
+
+    traffic: Count = Field(4000, description="Queries of the user's own.")
+    titles: Count = Field(2000, description="Titles, headings and summary lines of chunks.")
+    spans: Count = Field(0, description="Prefix and continuation of a chunk's text.")
+    min_train: Positive = Field(50, description="With fewer training probes, nothing is trained.")
+
+
+class TeacherConfig(_Table):
+    """What the student learns from."""
+
+    scorer: Literal["ngram"] = "ngram"
+    weight: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Weight of the likelihood gain against the base similarity; None calibrates it."
+    )
+    dense: Positive = Field(100, description="Candidates per probe from the live vectors.")
+    lexical: Count = Field(100, description="Candidates per probe from BM25.")
+    random: Count = Field(50, description="Candidates per probe drawn at random.")
+
+
+class TrainConfig(_Table):
+    """The training step."""
+
+    adapters: tuple[Literal["hybrid", "residual"], ...] = ("hybrid", "residual")
+    sketch: Positive = Field(512, description="Dimensions of the lexical sketch of `hybrid`.")
+    epochs: Positive = 5
+    seed: int = 0
+
+
+class GateConfig(_Table):
+    """When a candidate replaces the live version. The default answer is no."""
+
+    k: Positive = Field(10, description="Depth at which rankings are judged.")
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    tolerance: Fraction = Field(
+        0.01, description="How far the lower bound of known-item nDCG@k may lie below the live version."
+    )
+    min_probes: Positive = Field(30, description="With fewer held-out probes, nothing is promoted.")
+
+
+class Config(BaseSettings):
+    """All settings of one knowledge base."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    encoder: EncoderConfig = EncoderConfig()
+    probes: ProbesConfig = ProbesConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    keep_versions: Positive = Field(3, description="Versions that gc keeps, besides 0 and the live one.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments beat the environment, which beats the file given to `load`."""
+        toml = TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, toml
+
+
+def load(directory: Path | None = None, **overrides: Any) -> Config:
+    """Read the settings of a knowledge base.
+
+    Args:
+        directory: Folder that may hold a ``ragself.toml``; None reads only the environment.
+        overrides: Tables or keys that beat both.
+
+    Raises:
+        ConfigError: For an unknown key, a value out of its range, or a file that is no TOML.
+    """
+    file = directory / FILE_NAME if directory else None
+
+    class FileConfig(Config):
+        model_config = SettingsConfigDict(toml_file=file if file and file.exists() else None)
+
+    where = f"{file} or {ENV_PREFIX}* variables" if file else f"{ENV_PREFIX}* variables"
+    _refuse_unknown_variables()
+    try:
+        loaded = FileConfig(**overrides)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+    except ValueError as error:  # tomllib.TOMLDecodeError is one; so are malformed JSON variables
+        raise ConfigError(f"Cannot read the settings in {where}: {error}. Correct the line it names.") from error
+    return Config.model_construct(**{name: getattr(loaded, name) for name in Config.model_fields})
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings ignores variables that match no field; a misspelt one must not be ignored."""
+    for name in os.environ:
+        if not name.startswith(ENV_PREFIX):
+            continue
+        table, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        field = Config.model_fields.get(table)
+        if field is None:
+            raise ConfigError(
+                f"Unknown variable {name}: there is no setting {table!r}. Settings: {', '.join(Config.model_fields)}."
+            )
+        if key and isinstance(field.default, BaseModel) and key not in type(field.default).model_fields:
+            keys = ", ".join(type(field.default).model_fields)
+            raise ConfigError(f"Unknown variable {name}: [{table}] has no key {key!r}. Its keys: {keys}.")
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            table = Config.model_fields.get(str(item["loc"][0]))
+            keys = (
+                type(table.default).model_fields
+                if table and isinstance(table.default, BaseModel)
+                else Config.model_fields
+            )
+            lines.append(f"unknown key {path!r}; known here: {', '.join(keys)}")
+        else:
+            lines.append(f"{path} = {item['input']!r}: {item['msg']}")
+    return f"Bad settings in {where}: " + "; ".join(lines) + "."

@@ -1,0 +1,67 @@
+"""How ragself opens SQLite: write-ahead log, durable commits, one connection for all threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ragself.errors import StoreError
+
+
+class Database:
+    """One SQLite file, shared by the threads of this process and safe beside other processes."""
+
+    def __init__(self, path: Path, schema: str) -> None:
+        """Open `path`, creating it with `schema` where it does not exist.
+
+        Raises:
+            StoreError: The file is no SQLite database, is damaged or cannot be written.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.executescript(schema)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"Cannot open {path}: {error}. Restore it from a backup, or build the knowledge base anew."
+            ) from error
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection to one thread."""
+        with self._lock:
+            yield self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Lend the connection for one transaction: all of it is kept, or nothing.
+
+        Raises:
+            StoreError: The disk is full or cannot be written; nothing of the transaction was kept.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise StoreError(
+                    f"Cannot write {self.path}: {error}. Nothing of this step was kept; "
+                    "free some space or mend the permissions and run the same command again."
+                ) from error
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        with self._lock:
+            self._connection.close()

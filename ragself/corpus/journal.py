@@ -1,0 +1,177 @@
+"""The documents, in SQLite: what was acknowledged is here, and every Chroma collection follows it.
+
+Each change of a chunk gets the next sequence number; a deleted chunk leaves a tombstone. A collection
+remembers up to which number it has followed, so that catching up after a kill, a rollback or a long
+build is the same small step: apply the changes after that number, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragself.corpus.database import Database
+from ragself.schema import Chunk
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,
+    text TEXT,              -- NULL: deleted
+    metadata TEXT,
+    digest BLOB
+);
+CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks (source);
+CREATE TABLE IF NOT EXISTS applied (collection TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+"""
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the journal: the chunk as it is since `seq`, or None where it was deleted."""
+
+    seq: int
+    id: str
+    chunk: Chunk | None
+
+
+class Journal:
+    """The chunks of a knowledge base, with the order in which they changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the journal at `path`. Raises StoreError where it is damaged."""
+        self._db = Database(path, _SCHEMA)
+        self._data_version = 0
+        self.changed_elsewhere()
+
+    def put(self, chunks: Sequence[Chunk], replacing: Sequence[str] = ()) -> tuple[int, int, int]:
+        """Add or update chunks in one transaction.
+
+        Args:
+            chunks: With ids that are unique among themselves.
+            replacing: Sources whose other chunks, those not in `chunks`, are deleted.
+
+        Returns:
+            How many were new or changed, how many were there already, how many were deleted.
+        """
+        changed = removed = 0
+        with self._db.write() as db:
+            for chunk in chunks:
+                digest = _digest(chunk)
+                row = db.execute("SELECT digest FROM chunks WHERE id = ?", (chunk.id,)).fetchone()
+                if row is not None and row[0] == digest:
+                    continue
+                changed += 1
+                metadata = json.dumps(dict(chunk.metadata), ensure_ascii=False)
+                db.execute(
+                    "INSERT OR REPLACE INTO chunks (id, source, text, metadata, digest) VALUES (?, ?, ?, ?, ?)",
+                    (chunk.id, chunk.source, chunk.text, metadata, digest),
+                )
+            kept = {chunk.id for chunk in chunks}
+            for source in replacing:
+                rows = db.execute("SELECT id FROM chunks WHERE source = ? AND text IS NOT NULL", (source,))
+                gone = [row[0] for row in rows if row[0] not in kept]
+                removed += len(gone)
+                _bury(db, gone)
+        return changed, len(chunks) - changed, removed
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete chunks; ids that are not there are passed over. Returns how many were deleted."""
+        with self._db.write() as db:
+            present = [
+                id
+                for id in dict.fromkeys(ids)
+                if db.execute("SELECT 1 FROM chunks WHERE id = ? AND text IS NOT NULL", (id,)).fetchone()
+            ]
+            _bury(db, present)
+        return len(present)
+
+    def __len__(self) -> int:
+        """Number of chunks, tombstones not counted."""
+        with self._db.read() as db:
+            return int(db.execute("SELECT COUNT(*) FROM chunks WHERE text IS NOT NULL").fetchone()[0])
+
+    def sources(self) -> int:
+        """Number of distinct documents that the chunks belong to."""
+        with self._db.read() as db:
+            return int(db.execute("SELECT COUNT(DISTINCT source) FROM chunks WHERE text IS NOT NULL").fetchone()[0])
+
+    @property
+    def head(self) -> int:
+        """The newest sequence number, 0 in an empty journal."""
+        with self._db.read() as db:
+            row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
+            return int(row[0]) if row else 0
+
+    def chunks(self) -> list[Chunk]:
+        """All chunks, in the order of their last change."""
+        with self._db.read() as db:
+            rows = db.execute("SELECT id, text, metadata FROM chunks WHERE text IS NOT NULL ORDER BY seq")
+            return [Chunk(id, text, json.loads(metadata)) for id, text, metadata in rows]
+
+    def changes(self, after: int) -> Iterator[list[Change]]:
+        """What changed since sequence number `after`, oldest first, in batches of at most 1000."""
+        while True:
+            with self._db.read() as db:
+                rows = db.execute(
+                    "SELECT seq, id, text, metadata FROM chunks WHERE seq > ? ORDER BY seq LIMIT ?",
+                    (after, _BATCH),
+                ).fetchall()
+            if not rows:
+                return
+            yield [
+                Change(seq, id, None if text is None else Chunk(id, text, json.loads(metadata)))
+                for seq, id, text, metadata in rows
+            ]
+            after = rows[-1][0]
+
+    def pending(self, after: int) -> int:
+        """How many changes there are since sequence number `after`."""
+        with self._db.read() as db:
+            return int(db.execute("SELECT COUNT(*) FROM chunks WHERE seq > ?", (after,)).fetchone()[0])
+
+    def applied(self, collection: str) -> int:
+        """The sequence number that a collection has followed up to, 0 where it has not begun."""
+        with self._db.read() as db:
+            row = db.execute("SELECT seq FROM applied WHERE collection = ?", (collection,)).fetchone()
+            return int(row[0]) if row else 0
+
+    def mark_applied(self, collection: str, seq: int) -> None:
+        """Remember that a collection has followed up to `seq`."""
+        with self._db.write() as db:
+            db.execute("INSERT OR REPLACE INTO applied (collection, seq) VALUES (?, ?)", (collection, seq))
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another process has written since this was last asked."""
+        with self._db.read() as db:
+            version = int(db.execute("PRAGMA data_version").fetchone()[0])
+        changed, self._data_version = version != self._data_version, version
+        return changed
+
+    def forget(self, collection: str) -> None:
+        """Drop what is remembered of a collection that is no more, and tombstones that all others have seen."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM applied WHERE collection = ?", (collection,))
+            db.execute("DELETE FROM chunks WHERE text IS NULL AND seq <= (SELECT COALESCE(MIN(seq), 0) FROM applied)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _bury(db: sqlite3.Connection, ids: Sequence[str]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO chunks (id, source, text, metadata, digest) VALUES (?, '', NULL, NULL, NULL)",
+        [(id,) for id in ids],
+    )
+
+
+def _digest(chunk: Chunk) -> bytes:
+    content = json.dumps([chunk.text, dict(sorted(chunk.metadata.items()))], ensure_ascii=False)
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()

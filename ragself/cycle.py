@@ -1,0 +1,241 @@
+"""One pass: probes, candidates, likelihoods, adapters, gate, new index, switch. The table of contents of ragself.
+
+Everything before the last step leaves the live version alone. What is expensive is on disk as soon as it is
+done (base vectors in the cache, trained adapters in the folder of the pass, a half-built index in Chroma), so
+that a pass that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ragself.config import Config
+from ragself.learn.calibrate import Calibration, calibrate
+from ragself.learn.gate import Decision, decide
+from ragself.learn.judge import judge
+from ragself.learn.probes import Probes, make
+from ragself.learn.students import teach, untrained
+from ragself.learn.study import Study, study
+from ragself.models.adapter import Adapter
+from ragself.models.lexicon import Lexicon
+from ragself.models.ngram import NgramScorer
+from ragself.models.saved import fingerprint, load
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk, Report, Version
+from ragself.serve.files import read_json, write_json
+from ragself.serve.registry import now
+from ragself.serve.reindex import follow, verify
+from ragself.serve.store import Store
+
+MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
+UNTRAINED = "untrained hybrid"
+
+
+def run(store: Store, queries: Sequence[str], config: Config, progress: Progress = silent) -> Report:
+    """Learn from the documents and the queries, and switch if the result is proven to be better.
+
+    Args:
+        store: Whose writer's lock the caller holds, its live index up to date.
+        queries: What users asked.
+        config: Settings.
+        progress: Told of each stage.
+    """
+    clock = _Clock()
+    chunks = store.journal.chunks()
+    live = store.snapshot(store.registry.live())
+    with clock("probes"):
+        probes = make(chunks, queries, config.probes, config.train.seed)
+    report = Report("keep", "", live.version.number, None, len(chunks), _tally(probes), probes.dropped)
+    lack = _lack(chunks, probes, config)
+    if lack:
+        return _finish(store, replace(report, reason=lack, seconds=clock.seconds))
+
+    with clock("study"):
+        lesson = study(
+            probes.probes,
+            chunks,
+            store.base,
+            live.embedder.adapter,
+            NgramScorer,
+            config.teacher,
+            config.train.seed,
+            progress,
+        )
+        weight = _calibrate(lesson, config)
+    with clock("train"):
+        folder = _folder(store, queries, config, live.version)
+        adapters = _students(store, folder, lesson, weight.weight, config, progress)
+    with clock("judge"):
+        best, table = _select(lesson, adapters, adapter, weight.weight, config, progress)
+        decision = _confirm(lesson, adapters[best], adapter, weight.weight, config)
+    report = replace(
+        report,
+        reason=decision.reason,
+        kind=adapters[best].kind,
+        weight=asdict(weight),
+        candidates=table,
+        figures=decision.figures,
+    )
+    write_json(folder / "judged.json", {"best": best})
+    if not decision.promote:
+        return _finish(store, replace(report, seconds=clock.seconds))
+    with clock("re-embed"):
+        version = _build(store, folder, adapters[best], decision, progress)
+    report = replace(report, decision="promote", version=version.number, seconds=clock.seconds)
+    return _finish(store, report)
+
+
+def judged_adapter(store: Store) -> Adapter | None:
+    """The adapter that the last pass put before the gate, whatever the gate said; None where there is none."""
+    folder = store.directory / "pass"
+    if not (folder / "judged.json").exists():
+        return None
+    best = read_json(folder / "judged.json")["best"]
+    return load(folder / _file(best), store.manifest.fingerprint)
+
+
+# the steps ----------------------------------------------------------------------------------------
+
+
+def _lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
+    """Why there is nothing to learn from, or None."""
+    if len(chunks) < MIN_DOCUMENTS:
+        return f"only {len(chunks)} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
+    held = len(probes.of(split="confirm"))
+    if held < config.gate.min_probes:
+        return (
+            f"only {held} held-out probes, at least {config.gate.min_probes} are needed to prove a gain; "
+            "give queries that users asked, or add documents with titles"
+        )
+    return None
+
+
+def _calibrate(lesson: Study, config: Config) -> Calibration:
+    if config.teacher.weight is not None:
+        return Calibration(config.teacher.weight, "set in the configuration", {}, 0)
+    return calibrate(lesson, lesson.rows("select"), config.gate.confidence, config.gate.min_probes)
+
+
+def _students(
+    store: Store, folder: Path, lesson: Study, weight: float, config: Config, progress: Progress
+) -> dict[str, Adapter]:
+    """Train what is to be trained, or read what this pass had trained before it was killed."""
+    mark = store.manifest.fingerprint
+    lexicon = Lexicon.fit(lesson.texts[: lesson.size])
+    adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch)}
+    store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
+    rows = lesson.rows("train")
+    for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
+        path = folder / _file(kind)
+        if not path.exists():
+            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress), path)
+        adapters[kind] = load(path, mark)
+    return adapters
+
+
+def _select(
+    lesson: Study,
+    adapters: dict[str, Adapter],
+    live: Adapter | None,
+    weight: float,
+    config: Config,
+    progress: Progress,
+) -> tuple[str, list[dict[str, Any]]]:
+    """The candidate to put before the gate, chosen on the select split, and the figures of all."""
+    rows, k = lesson.rows("select"), config.gate.k
+    before = judge(lesson, rows, live, weight, k).metrics
+    table: list[dict[str, Any]] = []
+    for done, (name, adapter) in enumerate(adapters.items()):
+        progress("judge", done, len(adapters))
+        after = judge(lesson, rows, adapter, weight, k).metrics
+        decision = decide(before, after, config.gate)
+        table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
+    progress("judge", len(adapters), len(adapters))
+    best = max(table, key=lambda row: (row["passes"], row["figures"][f"utility@{k}"]["change"]))
+    return str(best["name"]), table
+
+
+def _confirm(lesson: Study, adapter: Adapter, live: Adapter | None, weight: float, config: Config) -> Decision:
+    rows, k = lesson.rows("confirm"), config.gate.k
+    before = judge(lesson, rows, live, weight, k)
+    after = judge(lesson, rows, adapter, weight, k)
+    return decide(before.metrics, after.metrics, config.gate)
+
+
+def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, progress: Progress) -> Version:
+    """Re-embed into a new collection and verify it. A build that was killed goes on under the same number."""
+    plan = folder / "build.json"
+    number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
+    write_json(plan, {"version": number})
+    mark = fingerprint(store.manifest.fingerprint, adapter)
+    version = Version(
+        number, adapter.kind, f"ragself-v{number:04d}", mark, adapter.dimension, now(), dict(decision.figures)
+    )
+    path = store.registry.adapter_path(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.save(adapter, path)
+    served = store.adapter(version)  # what is read back from disk is what will serve
+    index = store.chroma.create(version.collection, mark)
+    follow(store.journal, version.collection, index, store.base, served, progress, "re-embed")
+    verify(store.journal, index, store.base, store.base.encoder, served)
+    store.registry.add(version)
+    return version
+
+
+def _finish(store: Store, report: Report) -> Report:
+    """Switch over if that was decided, and write the decision into the history."""
+    if report.decision == "promote":
+        store.registry.point(report.version, "promote", report.reason, report=asdict(report))
+        (store.directory / "pass" / "build.json").unlink(missing_ok=True)
+    else:
+        store.registry.record("keep", report.version, report.reason, report=asdict(report))
+    return report
+
+
+# the folder of a pass -----------------------------------------------------------------------------
+
+
+def _folder(store: Store, queries: Sequence[str], config: Config, live: Version) -> Path:
+    """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
+    inputs = [store.journal.head, list(queries), config.model_dump(mode="json"), live.fingerprint]
+    key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    folder = store.directory / "pass"
+    stamp = folder / "pass.json"
+    if not stamp.exists() or read_json(stamp).get("key") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(stamp, {"key": key, "began": now()})
+    return folder
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "-") + ".safetensors"
+
+
+def _tally(probes: Probes) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for probe in probes.probes:
+        counts.setdefault(probe.kind, Counter())[probe.split] += 1
+    return {kind: dict(count) for kind, count in counts.items()}
+
+
+@dataclass
+class _Clock:
+    """Wall time of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - began, 2)

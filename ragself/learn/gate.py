@@ -1,0 +1,78 @@
+"""The gate: a candidate replaces the live version only when held-out probes prove it. The default answer is no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ragself.config import GateConfig
+from ragself.learn.metrics import Values, bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the gate says, and all that it saw.
+
+    Attributes:
+        promote: Whether the candidate may replace the live version.
+        reason: Why, in a sentence.
+        figures: For each metric the mean before and after, the paired difference with its interval, and n.
+    """
+
+    promote: bool
+    reason: str
+    figures: Mapping[str, Mapping[str, Any]]
+
+
+def compare(before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig) -> dict[str, dict[str, Any]]:
+    """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values."""
+    figures = {}
+    for name in before:
+        if not len(before[name]):
+            continue
+        change = bootstrap(after[name] - before[name], config.confidence)
+        figures[f"{name}@{config.k}"] = {
+            "before": float(before[name].mean()),
+            "after": float(after[name].mean()),
+            "change": change.mean,
+            "low": change.low,
+            "high": change.high,
+            "probes": len(before[name]),
+        }
+    return figures
+
+
+def decide(before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig) -> Decision:
+    """Compare a candidate with the live version on the confirm split.
+
+    Two judges must agree, for one that only repeats the teacher is fooled by a teacher weighed too heavily:
+    the LM utility of what is retrieved must rise, its whole interval above 0; and the documents that held-out
+    titles were taken from must still be found, the interval of known-item nDCG not below -tolerance.
+
+    Args:
+        before: Values of the live version, one a probe, by metric.
+        after: Values of the candidate for the same probes.
+        config: Depth, confidence and tolerance.
+    """
+    figures = compare(before, after, config)
+    k, need = config.k, config.min_probes
+    utility, item = figures.get(f"utility@{k}"), figures.get(f"ndcg@{k}")
+    if utility is None or utility["probes"] < need:
+        count = utility["probes"] if utility else 0
+        return Decision(False, f"only {count} held-out probes, at least {need} are needed to prove a gain", figures)
+    if utility["low"] <= 0:
+        return Decision(False, f"LM utility@{k} did not rise beyond doubt ({_change(utility)})", figures)
+    if item is None or item["probes"] < need:
+        count = item["probes"] if item else 0
+        reason = f"only {count} known items (held-out titles) to guard against harm, at least {need} are needed"
+        return Decision(False, reason, figures)
+    if item["low"] < -config.tolerance:
+        return Decision(False, f"known-item nDCG@{k} may have fallen ({_change(item)})", figures)
+    return Decision(
+        True, f"LM utility@{k} rose ({_change(utility)}) and known-item nDCG@{k} held ({_change(item)})", figures
+    )
+
+
+def _change(figure: Mapping[str, Any]) -> str:
+    return f"{figure['change']:+.3f}, interval {figure['low']:+.3f} to {figure['high']:+.3f}, {figure['probes']} probes"

@@ -1,0 +1,144 @@
+"""What one pass knows of its probes: candidates, likelihood gains, and where their own source lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import TeacherConfig
+from ragself.corpus.words import Vocabulary, words
+from ragself.learn.candidates import Bm25, gather
+from ragself.learn.duplicates import jaccard
+from ragself.models.adapter import Adapter
+from ragself.models.scorer import LikelihoodScorer
+from ragself.models.vectors import BaseVectors
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk, Probe
+
+_NEAR = 0.8  # word overlap from which a candidate counts as a copy of the probe's source
+
+
+@dataclass(frozen=True)
+class Study:
+    """Probes against a corpus. Rows N and above of the documents are passages: sources without the probe's target.
+
+    Attributes:
+        probes: P probes.
+        texts: N + M documents: the corpus, then the passages.
+        size: N.
+        documents: (N + M, base) float32 base vectors.
+        queries: (P, base) float32 base vectors.
+        candidates: (P, K) int64 rows of `texts`.
+        gains: (P, K) float32, nats per token; -inf where the candidate would leak the target.
+        positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
+            passage that is its source without the target; -1 for traffic.
+        source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
+    """
+
+    probes: tuple[Probe, ...]
+    texts: tuple[str, ...]
+    size: int
+    documents: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    candidates: NDArray[np.int64]
+    gains: NDArray[np.float32]
+    positive: NDArray[np.int64]
+    source: NDArray[np.int64]
+
+    def rows(self, split: str, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """Rows of the probes of a split, of the given kinds; None means all kinds."""
+        chosen = [row for row, p in enumerate(self.probes) if p.split == split and (kinds is None or p.kind in kinds)]
+        return np.array(chosen, dtype=np.int64)
+
+    @property
+    def base(self) -> NDArray[np.float32]:
+        """(P, K) float32, cosine of base vectors of each probe and candidate."""
+        return np.stack([self.documents[row] @ query for query, row in zip(self.queries, self.candidates, strict=True)])
+
+
+def study(
+    probes: Sequence[Probe],
+    chunks: Sequence[Chunk],
+    base: BaseVectors,
+    live: Adapter | None,
+    scorer: Callable[[Sequence[str], int], LikelihoodScorer],
+    config: TeacherConfig,
+    seed: int,
+    progress: Progress = silent,
+) -> Study:
+    """Choose candidates for each probe and ask the language model about them.
+
+    Args:
+        probes: To study.
+        chunks: The corpus.
+        base: Base vectors.
+        live: Adapter of the live version, whose nearest documents are candidates; None for the base model.
+        scorer: Makes a scorer of documents and the number of those that are the corpus.
+        config: Numbers of candidates.
+        seed: Of random candidates.
+        progress: Told of each stage.
+    """
+    texts = [chunk.text for chunk in chunks]
+    row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
+    source = np.array([-1 if p.source is None else row_of[p.source] for p in probes], dtype=np.int64)
+    positive = source.copy()
+    passages: list[str] = []
+    for probe, p in enumerate(probes):
+        if positive[probe] >= 0:
+            passage = without(texts[positive[probe]], p)
+            if passage != texts[positive[probe]]:
+                positive[probe] = len(texts) + len(passages)
+                passages.append(passage)
+    everything = [*texts, *passages]
+    documents = base.documents(everything, progress)
+    queries = base.queries([p.text for p in probes], progress)
+
+    asked = [p.text for p in probes]
+    live_queries = queries if live is None else live.queries(queries, asked)
+    live_documents = documents[: len(texts)] if live is None else live.documents(documents[: len(texts)], texts)
+    found = gather(live_queries, asked, live_documents, Bm25(texts), config, seed, progress)
+    # A known-item probe always meets its own passage, in place of the last random candidate.
+    known = (positive >= 0) & ~(found == positive[:, None]).any(axis=1)
+    found[known, -1] = positive[known]
+
+    progress("score", 0, len(probes))
+    gains = scorer(everything, len(texts)).gains([p.target for p in probes], found)
+    progress("score", len(probes), len(probes))
+    gains = np.where(_leaks(probes, everything, len(texts), source, found), -np.inf, gains).astype(np.float32)
+    return Study(tuple(probes), tuple(everything), len(texts), documents, queries, found, gains, positive, source)
+
+
+def without(text: str, probe: Probe) -> str:
+    """The source's text with the probe taken out: what can be asked of it without copying.
+
+    A title goes wherever it occurs, with the marks of a heading; of a span goes the beginning that is
+    asked. The text is returned as it is where the probe does not occur in it, or is all of it.
+    """
+    pattern = re.compile(rf"^[#\s]*{re.escape(probe.text)}[#\s]*$\n?|{re.escape(probe.text)}", re.MULTILINE)
+    rest = pattern.sub("", text, count=1 if probe.kind == "span" else 0).strip()
+    return rest if words(rest) else text
+
+
+def _leaks(
+    probes: Sequence[Probe], texts: Sequence[str], size: int, sources: NDArray[np.int64], found: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(P, K), where a candidate holds the probe's target because it is its source, or a copy of that."""
+    leaks = np.zeros(found.shape, dtype=np.bool_)
+    if not (sources >= 0).any():
+        return leaks
+    tokenised = [words(text) for text in texts]
+    counts = Vocabulary.build(tokenised).counts(tokenised)
+    for row, probe in enumerate(probes):
+        if sources[row] < 0:
+            continue
+        near = found[row]
+        copies = jaccard(counts[sources[row]], counts[near])[0] >= _NEAR
+        own = near >= size  # passages are made to be safe
+        if probe.kind == "title":
+            copies &= np.array([probe.text in texts[document] for document in near])
+        leaks[row] = copies & ~own
+    return leaks

@@ -1,0 +1,43 @@
+"""The adapter protocol: what a version does to base vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.schema import VersionKind
+
+
+class Adapter(Protocol):
+    """A learned map from base vectors (and the texts behind them) to the vectors of a version."""
+
+    @property
+    def kind(self) -> VersionKind:
+        """Which map it is."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors that it makes."""
+        ...
+
+    def documents(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32, normalised."""
+        ...
+
+    def queries(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Map base vectors of queries, (n, base) float32, to (n, dimension) float32, normalised."""
+        ...
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Everything that `from_tensors` of the same kind needs to build an equal adapter."""
+        ...
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """L2-normalise rows; a row of zeros stays zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -1,0 +1,84 @@
+"""Encoder and adapter as one: what turns texts into the vectors of a version, also outside a knowledge base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import EncoderConfig
+from ragself.errors import AdapterError, EncoderError
+from ragself.models.adapter import Adapter
+from ragself.models.encoder import Encoder
+from ragself.models.saved import load
+
+CANARIES = ("ragself", "The quick brown fox jumps over the lazy dog.", "def f(x): return x + 1")
+AGREEMENT = 0.999  # cosine that fp32 on another machine must reach
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """Vectors of a version. Documents and queries go through different sides: never swap them."""
+
+    encoder: Encoder
+    adapter: Adapter | None
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors."""
+        return self.encoder.dimension if self.adapter is None else self.adapter.dimension
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts that are searched, (len(texts), dimension) float32, normalised."""
+        vectors = self.encoder.documents(texts)
+        return vectors if self.adapter is None else self.adapter.documents(vectors, texts)
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts that are asked, (len(texts), dimension) float32, normalised."""
+        vectors = self.encoder.queries(texts)
+        return vectors if self.adapter is None else self.adapter.queries(vectors, texts)
+
+    @classmethod
+    def load(cls, directory: str | Path, model: str | None = None) -> Embedder:
+        """Read what `ragself export` wrote.
+
+        Args:
+            directory: The exported folder.
+            model: Name or path of the base model on this machine; None takes the name in the export.
+
+        Raises:
+            AdapterError: The folder is damaged, or the adapter does not fit the base model found.
+            EncoderError: The base model cannot be loaded, or makes other vectors than it did.
+        """
+        folder = Path(directory)
+        try:
+            exported = json.loads((folder / "ragself.json").read_text(encoding="utf-8"))
+            name, kind = model or str(exported["base_model"]), exported["kind"]
+            canary = np.array(exported["canary"], dtype=np.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise AdapterError(
+                f"{folder} is no exported version ({error!r}). Expected what `ragself export` wrote."
+            ) from error
+        encoder = Encoder(EncoderConfig(model=name))
+        adapter = None if kind == "base" else load(folder / "adapter.safetensors", encoder.fingerprint)
+        embedder = cls(encoder, adapter)
+        check_canary(embedder.documents(CANARIES), canary, name)
+        return embedder
+
+
+def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name: str) -> None:
+    """Compare the vectors of the canary texts with those of old.
+
+    Raises:
+        EncoderError: They differ: a library may have changed how the model is run.
+    """
+    agreement = float((found * expected).sum(axis=1).min()) if found.shape == expected.shape else -1.0
+    if agreement < AGREEMENT:
+        raise EncoderError(
+            f"{name!r} encodes the canary texts differently than before (cosine {agreement:.4f}, "
+            f"expected {AGREEMENT}): a library may have changed its pooling or an adapter was lost. Reinstall the versions that were used."
+        )

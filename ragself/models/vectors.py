@@ -1,0 +1,41 @@
+"""Base vectors of texts, each text encoded once: the encoder behind its cache, loaded when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.cache import VectorCache
+from ragself.models.encoder import Encoder
+from ragself.progress import Progress, silent
+
+
+class BaseVectors:
+    """Vectors of the frozen base encoder."""
+
+    def __init__(self, load: Callable[[], Encoder], fingerprint: str, dimension: int, cache: VectorCache) -> None:
+        """Name the parts; the encoder is loaded by `load` when a text is not in the cache."""
+        self._load = load
+        self._fingerprint = fingerprint
+        self._cache = cache
+        self.dimension = dimension
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded on first use. Raises EncoderError."""
+        return self._load()
+
+    def documents(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+        """Base vectors of documents, (len(texts), dimension) float32, normalised."""
+        space = f"{self._fingerprint}/document"
+        encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
+        return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
+
+    def queries(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
+        """Base vectors of queries, (len(texts), dimension) float32, normalised."""
+        space = f"{self._fingerprint}/query"
+        encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.queries(batch)
+        return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode queries")

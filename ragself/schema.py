@@ -1,0 +1,191 @@
+"""The values that travel between the parts: frozen, with no behaviour beyond their own derivation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Scalar: TypeAlias = str | int | float | bool
+Metadata: TypeAlias = Mapping[str, Scalar]
+Split: TypeAlias = Literal["train", "select", "confirm"]
+ProbeKind: TypeAlias = Literal["traffic", "title", "span"]
+VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One retrievable text.
+
+    Attributes:
+        id: Unique in the knowledge base. Adding a chunk whose id exists replaces it.
+        text: What is embedded, searched and returned. Never empty.
+        metadata: Flat values that Chroma can hold and filter on. Two keys mean something to
+            ragself: ``source`` groups the chunks of one document, ``title`` (a heading, a title or
+            a summary line) stands for what people might ask to find the chunk.
+    """
+
+    id: str
+    text: str
+    metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The document that the chunk belongs to: its ``source``, or itself."""
+        return str(self.metadata.get("source", self.id))
+
+    @property
+    def title(self) -> str | None:
+        """The chunk's title, or None where it has none."""
+        title = str(self.metadata.get("title", "")).strip()
+        return title or None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result.
+
+    Attributes:
+        id: The chunk's id.
+        text: The chunk's text.
+        metadata: The chunk's metadata.
+        score: Cosine similarity of query and chunk in the vector space of ``version``, -1 to 1.
+        version: Number of the index version that answered.
+    """
+
+    id: str
+    text: str
+    metadata: Metadata
+    score: float
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A text that stands for what users ask.
+
+    Attributes:
+        id: Content hash of kind and text.
+        text: What the student embeds as the query.
+        target: What the language model's likelihood is asked for, given a candidate chunk.
+        kind: Where it comes from: a query of the user's own (``traffic``), a ``title`` of a chunk,
+            or a prefix of a chunk whose continuation is the target (``span``).
+        source: Id of the chunk it was made from, or None for traffic.
+        split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
+    """
+
+    id: str
+    text: str
+    target: str
+    kind: ProbeKind
+    source: str | None
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An index version: one adapter and one Chroma collection, immutable once promoted.
+
+    Attributes:
+        number: 0 is the plain base model; then counted up, never used again.
+        kind: Kind of the adapter; ``base`` means that there is none.
+        collection: Name of the Chroma collection.
+        fingerprint: Hash of encoder and adapter; the collection carries the same.
+        dimension: Width of its vectors.
+        created: UTC time, ISO 8601.
+        figures: Held-out figures of the gate's confirm split, empty for version 0.
+    """
+
+    number: int
+    kind: VersionKind
+    collection: str
+    fingerprint: str
+    dimension: int
+    created: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was not taken, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an ``add`` did.
+
+    Attributes:
+        added: Chunks that are new or whose content changed.
+        unchanged: Chunks that were there already, word for word.
+        removed: Chunks of an earlier state of the same document, now gone.
+        truncated: Ids of chunks longer than the encoder reads; their end is stored and returned
+            but does not influence the vector.
+        skipped: Files that could not be taken, each with the reason.
+    """
+
+    added: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    truncated: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one pass did and decided.
+
+    Attributes:
+        decision: ``promote`` or ``keep``.
+        reason: Why, in a sentence.
+        version: The live version afterwards.
+        kind: Kind of the adapter that was judged, or None where none was trained.
+        documents: Chunks in the knowledge base.
+        probes: How many of each kind and split, as ``{"traffic": {"train": 640, ...}, ...}``.
+        dropped: Texts that were not taken as probes, by reason.
+        weight: The teacher's weight, and how it was found.
+        candidates: Figures on the select split of each adapter that was tried.
+        figures: Figures on the confirm split: before, after and the paired difference of each metric.
+        seconds: Wall time of each stage.
+    """
+
+    decision: Literal["promote", "keep"]
+    reason: str
+    version: int
+    kind: VersionKind | None
+    documents: int
+    probes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    weight: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Sequence[Mapping[str, Any]] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a knowledge base holds; read from small files, without loading a model or Chroma.
+
+    Attributes:
+        path: Its folder.
+        encoder: Name of the embedding model.
+        documents: Number of distinct sources.
+        chunks: Number of chunks.
+        live: The live version.
+        versions: All versions that can be switched to.
+        last: The last event of the history.
+        writer: Who is writing now, or None.
+        bytes: Size on disk by part.
+    """
+
+    path: str
+    encoder: str
+    documents: int
+    chunks: int
+    live: Version
+    versions: Sequence[Version]
+    last: Mapping[str, Any]
+    writer: str | None
+    bytes: Mapping[str, int]

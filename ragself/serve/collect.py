@@ -1,0 +1,63 @@
+"""Removing what is no longer needed, and building again what is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+from ragself.progress import Progress, silent
+from ragself.serve.reindex import follow
+from ragself.serve.store import Store
+
+
+def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
+    """Clean a knowledge base.
+
+    Version 0, the live version, the one before it and the newest `keep` others stay.
+
+    Args:
+        store: Whose writer's lock the caller holds.
+        keep: How many versions to keep besides.
+        progress: Told of collections built again.
+
+    Returns:
+        What was done, one line each.
+    """
+    done = []
+    live = store.registry.live()
+    versions = store.registry.versions()
+    spared = {0, live, *_before(store, live), *[v.number for v in versions if v.number not in (0, live)][-keep:]}
+    for version in versions:
+        if version.number not in spared:
+            store.registry.remove(version.number)
+            done.append(f"removed version {version.number} ({version.kind})")
+    kept = [version for version in versions if version.number in spared]
+
+    names = {version.collection for version in kept}
+    for name in sorted(store.chroma.names() - names):
+        if name.startswith("ragself-v"):
+            store.chroma.delete(name)
+            store.journal.forget(name)
+            done.append(f"removed collection {name}")
+    for folder in store.registry.unregistered():
+        shutil.rmtree(folder, ignore_errors=True)
+        done.append(f"removed unfinished {folder.name}")
+
+    missing = names - store.chroma.names()
+    for version in kept:
+        if version.collection in missing:
+            store.journal.mark_applied(version.collection, 0)
+            index = store.chroma.create(version.collection, version.fingerprint)
+            count = follow(
+                store.journal, version.collection, index, store.base, store.adapter(version), progress, "rebuild"
+            )
+            done.append(f"built collection {version.collection} again from {count} chunks")
+
+    orphans = store.chroma.sweep()
+    if orphans:
+        done.append(f"removed {orphans} folders that Chroma had left behind")
+    return done
+
+
+def _before(store: Store, live: int) -> list[int]:
+    before = store.registry.before(live)
+    return [] if before is None else [before]

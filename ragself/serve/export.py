@@ -1,0 +1,108 @@
+"""Writing a version so that others can use it: adapter, model card, and how to load it. No text, no path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ragself.errors import InputError, StoreError
+from ragself.models.embedder import CANARIES, Embedder
+from ragself.models.saved import public_name
+from ragself.schema import Version
+from ragself.serve.store import Store
+
+
+def export(store: Store, version: Version, directory: Path) -> list[Path]:
+    """Write a version's adapter with a model card.
+
+    Args:
+        store: The knowledge base.
+        version: Which version.
+        directory: A new or empty folder.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: The folder is not empty.
+        StoreError: It cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is not an empty folder. Give a new one; nothing was written.")
+    name = public_name(store.manifest.encoder)
+    embedder = Embedder(store.base.encoder, store.adapter(version))
+    about = {
+        "format": 1,
+        "kind": version.kind,
+        "base_model": name,
+        "base_revision": store.manifest.revision,
+        "encoder_fingerprint": store.manifest.fingerprint,
+        "fingerprint": version.fingerprint,
+        "dimension": version.dimension,
+        "canary": embedder.documents(CANARIES).tolist(),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if embedder.adapter is not None:
+            shutil.copyfile(store.registry.adapter_path(version.number), directory / "adapter.safetensors")
+        (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        (directory / "README.md").write_text(_card(version, name, len(store.journal)), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"Cannot write {directory}: {error}. Free some space or mend the permissions.") from error
+    return sorted(directory.iterdir())
+
+
+def _card(version: Version, base: str, documents: int) -> str:
+    gate = (
+        "This version passed ragself's gate: on held-out probes of the corpus it was trained on, paired bootstrap "
+        "intervals of the change, no labels.\n\n" + _table(version.figures)
+        if version.figures
+        else "This is the plain base model; nothing was trained.\n"
+    )
+    return f"""---
+base_model: {base}
+base_model_relation: adapter
+library_name: ragself
+pipeline_tag: sentence-similarity
+tags: [ragself, retrieval, self-training]
+---
+
+# A {version.kind} adapter for {base}
+
+Trained by [ragself](https://pypi.org/project/ragself/) on a private corpus of {documents} chunks, supervised by the
+likelihood of a language model alone. Vectors have {version.dimension} dimensions and are compared by cosine.
+
+## How good it is
+
+{gate}
+## How to load it
+
+```python
+from ragself import Embedder
+
+embedder = Embedder.load("this-folder")
+documents = embedder.documents(["a text that is searched"])
+queries = embedder.queries(["what is asked"])
+scores = queries @ documents.T
+```
+
+Index and queries must both use this version: vectors of other versions are not comparable.
+
+## What it may reveal
+
+No text, query or path of the corpus is in these files. Words are kept as hashes with a weight: someone who
+guesses a word can tell whether it occurred in the corpus, and how often. Do not publish it where that matters.
+"""
+
+
+def _table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| metric | before | after | change | interval | probes |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {f['before']:.4f} | {f['after']:.4f} | {f['change']:+.4f} | {f['low']:+.4f} to {f['high']:+.4f} "
+        f"| {f['probes']} |"
+        for name, f in figures.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,103 @@
+"""One Chroma collection bound to one fingerprint: vectors, texts and metadata of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import chromadb
+import numpy as np
+from chromadb.errors import ChromaError
+from numpy.typing import NDArray
+
+from ragself.errors import InputError
+from ragself.schema import Chunk, Hit
+
+FINGERPRINT = "ragself:fingerprint"
+
+
+class Index:
+    """A collection of chunks with their vectors. Reading is safe from several threads."""
+
+    def __init__(self, collection: chromadb.Collection, batch: int) -> None:
+        """Wrap an open collection that takes at most `batch` rows a call; `Chroma` makes these."""
+        self._collection = collection
+        self._batch = batch
+
+    def __len__(self) -> int:
+        """Number of chunks."""
+        return int(self._collection.count())
+
+    def upsert(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
+        """Write chunks with their vectors, (len(chunks), dimension) float32; existing ids are replaced."""
+        for start in range(0, len(chunks), self._batch):
+            part = chunks[start : start + self._batch]
+            ids = [chunk.id for chunk in part]
+            before = self._collection.get(ids=ids, include=["metadatas"])
+            # Chroma merges metadata on upsert: only an explicit None takes an old key away.
+            known = zip(before["ids"], before["metadatas"] or [], strict=True)
+            old = {id: dict.fromkeys(metadata or {}) for id, metadata in known}
+            self._collection.upsert(
+                ids=ids,
+                embeddings=vectors[start : start + self._batch],
+                documents=[chunk.text for chunk in part],
+                metadatas=[{**old.get(chunk.id, {}), **chunk.metadata} or None for chunk in part],  # type: ignore[misc]
+            )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete chunks; ids that are not there are passed over."""
+        for start in range(0, len(ids), self._batch):
+            self._collection.delete(ids=list(ids[start : start + self._batch]))
+
+    def ids(self) -> set[str]:
+        """Ids of all chunks."""
+        return set(self._collection.get(include=[])["ids"])
+
+    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """Stored vectors, (len(ids), dimension) float32, in the order of `ids`."""
+        found = self._collection.get(ids=list(ids), include=["embeddings"])
+        rows = {id: row for row, id in enumerate(found["ids"])}
+        return np.asarray(found["embeddings"], dtype=np.float32)[[rows[id] for id in ids]]
+
+    def query(self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, version: int) -> list[Hit]:
+        """The `k` nearest chunks, nearest first.
+
+        Args:
+            vector: (dimension,) float32.
+            k: At most this many hits.
+            where: Chroma's metadata filter, or None for all chunks.
+            version: Number written into the hits.
+
+        Raises:
+            InputError: Chroma does not understand the filter.
+        """
+        try:
+            found = self._collection.query(
+                query_embeddings=vector[None, :],
+                n_results=k,
+                where=dict(where) if where else None,
+                include=["documents", "metadatas", "distances"],
+            )
+        except (ValueError, TypeError, ChromaError) as error:
+            if not where:
+                raise
+            raise InputError(
+                f"Chroma refuses the filter {dict(where)!r}: {error} "
+                'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
+            ) from error
+        documents, metadatas, distances = found["documents"], found["metadatas"], found["distances"]
+        assert documents and metadatas and distances  # asked for in `include`
+        return [
+            Hit(id, text, dict(metadata or {}), 1.0 - distance, version)  # type: ignore[arg-type]
+            for id, text, metadata, distance in zip(
+                found["ids"][0], documents[0], metadatas[0], distances[0], strict=True
+            )
+        ]
+
+    def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[list[str]]:
+        """Ids of the `k` nearest chunks of each of (n, dimension) float32 vectors."""
+        for start in range(0, len(vectors), 100):
+            found = self._collection.query(
+                query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
+            )
+            yield from found["ids"]

@@ -1,0 +1,202 @@
+"""The versions of an index, the pointer to the live one, and the history of every decision.
+
+    store.json              what the knowledge base is: format and encoder
+    versions/0001/          one folder a version: version.json, adapter.safetensors
+    live.json               the pointer; replacing it is the switch
+    history.jsonl           what happened, when, why, by whom
+
+Knows neither Chroma nor torch: plain files, read in milliseconds.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ragself.errors import InputError, StoreError, StoreTooNew
+from ragself.schema import Version
+from ragself.serve.files import append_json, read_json, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a knowledge base is.
+
+    Attributes:
+        format: Layout of the folder.
+        encoder: Name or path of the embedding model.
+        revision: Its commit on the hub, or None.
+        fingerprint: Its fingerprint.
+        dimension: Width of its vectors.
+        canary: Base vectors of the canary texts: what the encoder must reproduce.
+        created: UTC, ISO 8601.
+    """
+
+    format: int
+    encoder: str
+    revision: str | None
+    fingerprint: str
+    dimension: int
+    canary: list[list[float]]
+    created: str
+
+
+class Registry:
+    """The versions of one knowledge base, as files in its folder."""
+
+    def __init__(self, directory: Path) -> None:
+        """Name the registry of the knowledge base in `directory`; nothing is read or written yet."""
+        self.directory = directory
+        self._live = directory / "live.json"
+        self._history = directory / "history.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a knowledge base."""
+        return (self.directory / "store.json").exists()
+
+    def create(self, manifest: Manifest, base: Version) -> None:
+        """Write a new knowledge base with version 0 live. ``store.json`` comes last and makes it one."""
+        self.add(base)
+        write_json(self._live, {"version": 0})
+        write_json(self.directory / "store.json", asdict(manifest))
+        self.record("create", version=0, reason="plain base model")
+
+    def manifest(self) -> Manifest:
+        """Read what the knowledge base is.
+
+        Raises:
+            StoreError: There is none, or it is damaged.
+            StoreTooNew: A newer ragself wrote it.
+        """
+        if not self.exists:
+            raise StoreError(
+                f"{self.directory} holds no knowledge base (no store.json). Check the path, or make one: "
+                f"ragself add --kb {self.directory} FILES"
+            )
+        raw = read_json(self.directory / "store.json")
+        found = raw.get("format") if isinstance(raw, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise StoreTooNew(
+                f"{self.directory} has format {found}, written by a newer ragself; this one reads up to {FORMAT}. "
+                "Upgrade: pip install -U ragself"
+            )
+        try:
+            return Manifest(**raw)
+        except TypeError as error:
+            raise StoreError(f"{self.directory}/store.json is damaged: {error}. Restore it from a backup.") from error
+
+    # versions -------------------------------------------------------------------------------------
+
+    def folder(self, number: int) -> Path:
+        """Folder of a version."""
+        return self.directory / "versions" / f"{number:04d}"
+
+    def adapter_path(self, number: int) -> Path:
+        """Where a version's adapter lies."""
+        return self.folder(number) / "adapter.safetensors"
+
+    def unregistered(self) -> list[Path]:
+        """Folders of versions that were never finished, or not wholly removed."""
+        folders = (self.directory / "versions").glob("[0-9]*")
+        return sorted(path for path in folders if not (path / "version.json").exists())
+
+    def next_number(self) -> int:
+        """A number that no version has ever had."""
+        used = [-1, *(int(path.name) for path in (self.directory / "versions").glob("[0-9]*"))]
+        used += [int(event["version"]) for event in self.history() if event.get("version") is not None]
+        return max(used) + 1
+
+    def add(self, version: Version) -> None:
+        """Register a version that is built and verified."""
+        self.folder(version.number).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder(version.number) / "version.json", asdict(version))
+
+    def versions(self) -> list[Version]:
+        """All versions that can be switched to, oldest first."""
+        return [
+            Version(**read_json(path)) for path in sorted((self.directory / "versions").glob("[0-9]*/version.json"))
+        ]
+
+    def version(self, number: int) -> Version:
+        """Read one version. Raises InputError where there is none of that number."""
+        path = self.folder(number) / "version.json"
+        if not path.exists():
+            there = ", ".join(str(version.number) for version in self.versions()) or "none"
+            raise InputError(f"There is no version {number}. Versions here: {there}.")
+        return Version(**read_json(path))
+
+    def remove(self, number: int) -> None:
+        """Delete a version's files; its history stays."""
+        # Unregister first: a kill in between leaves an unregistered folder, which gc removes.
+        (self.folder(number) / "version.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder(number), ignore_errors=True)
+
+    # the pointer ----------------------------------------------------------------------------------
+
+    def live(self) -> int:
+        """Number of the live version."""
+        return int(read_json(self._live)["version"])
+
+    def before(self, number: int) -> int | None:
+        """The version that was live before `number` became so, or None where there was none."""
+        for event in reversed(self.history()):
+            if event.get("version") == number and event.get("before") is not None:
+                return int(event["before"])
+        return None
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever the pointer is written; costs one system call, so readers may ask per query."""
+        try:
+            stat = self._live.stat()
+        except OSError as error:
+            raise StoreError(f"{self._live} is gone: {error}. Restore it from a backup.") from error
+        return stat.st_mtime_ns, stat.st_ino
+
+    def point(self, number: int, event: str, reason: str, **details: Any) -> None:
+        """Make a version live with one atomic write, and record why."""
+        before = self.live()
+        self.version(number)
+        write_json(self._live, {"version": number})
+        self.record(event, version=number, before=before, reason=reason, **details)
+
+    # the history ----------------------------------------------------------------------------------
+
+    def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
+        """Append one event: create, promote, keep, rollback or gc."""
+        append_json(
+            self._history,
+            {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details},
+        )
+
+    def history(self) -> list[Mapping[str, Any]]:
+        """All events, oldest first. A line that a kill cut off is passed over."""
+        if not self._history.exists():
+            return []
+        events = []
+        for line in self._history.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
+
+
+def now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id may have no name
+        return "unknown"

@@ -1,0 +1,45 @@
+"""What a knowledge base holds, without loading a model or Chroma."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ragself.corpus.journal import Journal
+from ragself.schema import Status
+from ragself.serve.lock import WriterLock
+from ragself.serve.registry import Registry
+
+_PARTS = ("corpus.db", "cache.db", "chroma", "versions")
+
+
+def read_status(directory: Path) -> Status:
+    """Read the status of the knowledge base in `directory`, also while another process writes.
+
+    Raises:
+        StoreError: There is none, or it is damaged or too new.
+    """
+    registry = Registry(directory)
+    manifest = registry.manifest()
+    journal = Journal(directory / "corpus.db")
+    try:
+        documents, chunks = journal.sources(), len(journal)
+    finally:
+        journal.close()
+    history = registry.history()
+    return Status(
+        path=str(directory),
+        encoder=manifest.encoder,
+        documents=documents,
+        chunks=chunks,
+        live=registry.version(registry.live()),
+        versions=registry.versions(),
+        last=history[-1] if history else {},
+        writer=WriterLock(directory).holder(),
+        bytes={part: _size(directory / part) for part in _PARTS},
+    )
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))  # with its -wal and -shm
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,72 @@
+"""The open parts of a knowledge base that building, switching and cleaning work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragself.corpus.cache import VectorCache
+from ragself.corpus.journal import Journal
+from ragself.errors import StoreError
+from ragself.models.adapter import Adapter
+from ragself.models.embedder import Embedder
+from ragself.models.saved import fingerprint
+from ragself.models.saved import load as load_adapter
+from ragself.models.saved import save as save_adapter
+from ragself.models.vectors import BaseVectors
+from ragself.schema import Version
+from ragself.serve.chroma import Chroma
+from ragself.serve.registry import Manifest, Registry
+from ragself.serve.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What `KnowledgeBase` opens; the caller holds the writer's lock where anything is written.
+
+    Attributes:
+        directory: Folder of the knowledge base.
+        manifest: What it is.
+        registry: Its versions.
+        journal: Its documents.
+        cache: Vectors by content.
+        base: Base vectors.
+        chroma: Its collections.
+    """
+
+    directory: Path
+    manifest: Manifest
+    registry: Registry
+    journal: Journal
+    cache: VectorCache
+    base: BaseVectors
+    chroma: Chroma
+
+    def adapter(self, version: Version) -> Adapter | None:
+        """Read a version's adapter, None for the plain base model.
+
+        Raises:
+            AdapterError: It is corrupted or foreign.
+            StoreError: Encoder and adapter do not make the fingerprint that the version was built with.
+        """
+        adapter = None
+        if version.kind != "base":
+            adapter = load_adapter(self.registry.adapter_path(version.number), self.manifest.fingerprint)
+        found = fingerprint(self.manifest.fingerprint, adapter)
+        if found != version.fingerprint:
+            raise StoreError(
+                f"Version {version.number} was built with fingerprint {version.fingerprint}, but its encoder and "
+                f"adapter now make {found}. Roll back to another version: ragself rollback --to NUMBER"
+            )
+        return adapter
+
+    def snapshot(self, number: int) -> Snapshot:
+        """Open a version for searching. Raises what `adapter` and `Chroma.open` raise."""
+        version = self.registry.version(number)
+        adapter = self.adapter(version)
+        index = self.chroma.open(version.collection, version.fingerprint)
+        return Snapshot(version, Embedder(self.base.encoder, adapter), index)
+
+    def save(self, adapter: Adapter, path: Path) -> None:
+        """Write an adapter with what it was trained on top of. Raises StoreError where the disk is full."""
+        save_adapter(adapter, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
