@@ -60,11 +60,12 @@ def run(store: Store, queries: Sequence[str], config: Config, progress: Progress
         return _finish(store, replace(report, reason=lack, seconds=clock.seconds))
 
     with clock("study"):
+        adapter = live.embedder.adapter
         lesson = study(
-            probes.probes,
+            probes.worth_studying(config.probes.min_train),
             chunks,
             store.base,
-            live.embedder.adapter,
+            adapter,
             NgramScorer,
             config.teacher,
             config.train.seed,

@@ -80,5 +80,6 @@ def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name
     if agreement < AGREEMENT:
         raise EncoderError(
             f"{name!r} encodes the canary texts differently than before (cosine {agreement:.4f}, "
-            f"expected {AGREEMENT}): a library may have changed its pooling or an adapter was lost. Reinstall the versions that were used."
+            f"expected {AGREEMENT}): a library may have changed its pooling, or an adapter was lost. "
+            "Reinstall the versions that were used then."
         )
