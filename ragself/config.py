@@ -1,7 +1,7 @@
 """Settings: frozen values, read from ``ragself.toml`` in the knowledge base and from ``RAGSELF_*``.
 
 The defaults are the measured best and the same for every collection; nothing needs to be set.
-Environment beats file, and ``RAGSELF_TRAIN__EPOCHS=3`` is the key ``epochs`` in the table ``[train]``.
+Environment beats file, and ``RAGSELF_TRAIN__STEPS=200`` is the key ``steps`` in the table ``[train]``.
 """
 
 from __future__ import annotations
@@ -57,17 +57,19 @@ class TeacherConfig(_Table):
     weight: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Weight of the likelihood gain against the base similarity; None calibrates it."
     )
-    dense: Positive = Field(100, description="Candidates per probe from the live vectors.")
-    lexical: Count = Field(100, description="Candidates per probe from BM25.")
-    random: Count = Field(50, description="Candidates per probe drawn at random.")
+    dense: Positive = Field(32, description="Candidates per probe from the live vectors.")
+    lexical: Count = Field(32, description="Candidates per probe from BM25.")
+    random: Count = Field(16, description="Candidates per probe drawn at random.")
 
 
 class TrainConfig(_Table):
     """The training step."""
 
     adapters: tuple[Literal["hybrid", "residual"], ...] = ("hybrid", "residual")
-    sketch: Positive = Field(512, description="Dimensions of the lexical sketch of `hybrid`.")
-    epochs: Positive = 5
+    sketch: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
+        1024, description="Dimensions of the lexical sketch of `hybrid`."
+    )
+    steps: Positive = Field(100, description="Optimiser steps; a step sees 64 probes.")
     seed: int = 0
 
 

@@ -60,10 +60,8 @@ def report(result: Report) -> None:
     if result.weight:
         out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
     if result.candidates:
-        rows = [
-            (str(row["name"]), *(_change(figure) for figure in row["figures"].values())) for row in result.candidates
-        ]
-        names = list(result.candidates[0]["figures"])
+        names = list(result.candidates[0]["figures"])[:2]
+        rows = [(str(row["name"]), *(_change(row["figures"][name]) for name in names)) for row in result.candidates]
         table("candidates on the select split, change with interval", "candidate", *names, rows=rows)
     if result.figures:
         _figures(f"{result.kind} against the live version, on the confirm split", result.figures)
@@ -103,7 +101,11 @@ def demo(result: Mapping[str, Any]) -> None:
         f"\nFinding a body by its summary line, on {held} docstrings of modules whose summary lines were never seen:"
     )
     rows = [
-        (name, *(_interval(result[when][name]) for when in ("before", "after")), _interval(result["change"][name], "+"))
+        (
+            name,
+            *(f"{result[when][name]['mean']:.3f}" for when in ("before", "after")),
+            _interval(result["change"][name], "+"),
+        )
         for name in result["before"]
     ]
     table(
@@ -148,19 +150,19 @@ def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _change(figure: Mapping[str, Any]) -> str:
-    return f"{figure['change']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
+    return f"{figure['change']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
 
 
 def _interval(interval: Mapping[str, float], sign: str = "") -> str:
     form = f"{sign}.3f"
-    return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
+    return f"{interval['mean']:{form}} ({interval['low']:{form}} to {interval['high']:{form}})"
 
 
 def _measured(result: Mapping[str, Any], metric: str) -> str:
     if result[metric] is None:
         return "-"
     low, high = result[f"{metric}_interval"]
-    return f"{result[metric]:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{result[metric]:.4f} ({low:.4f} to {high:.4f})"
 
 
 def _rank(rank: int) -> str:

@@ -12,7 +12,7 @@ from ragself.learn.metrics import Values, bootstrap, known_item
 from ragself.learn.study import Study
 from ragself.learn.teacher import fused
 
-WEIGHTS = (1.0, 2.5, 5.0)
+WEIGHTS = (1.0, 2.5, 4.0)
 SAFE = 1.0  # gains on every collection measured, where nothing is known
 
 

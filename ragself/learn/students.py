@@ -42,14 +42,14 @@ def teach(
         rows: Which of them to train on.
         lexicon: Word weights of the corpus, where training begins.
         weight: The teacher's.
-        config: Epochs, width and seed.
+        config: Steps, width and seed.
         progress: Told of steps.
     """
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
         study.queries[rows], study.documents[used], inverse.reshape(len(rows), -1).astype(np.int64), study.gains[rows]
     )
-    schedule = Schedule(weight, epochs=config.epochs, width=config.sketch, seed=config.seed)
+    schedule = Schedule(weight, steps=config.steps, width=config.sketch, seed=config.seed)
     if kind == "residual":
         learned = train(lesson, schedule, progress, "train residual")
         return Residual(learned.down, learned.up)

@@ -49,7 +49,7 @@ class Schedule:
 
     Attributes:
         weight: Of the likelihood gain against the base similarity in the teacher's law.
-        epochs: Passes over the probes.
+        steps: Of the optimiser, so that few probes are seen more often.
         batch: Probes a step.
         rank: Of the residual.
         anchor: Weight of the squared distance to the base vectors, both sides.
@@ -61,12 +61,12 @@ class Schedule:
     """
 
     weight: float
-    epochs: int = 4
+    steps: int = 100
     batch: int = 64
     rank: int = 64
-    anchor: float = 0.1
-    anchor_words: float = 0.1
-    rate: float = 2e-3
+    anchor: float = 0.3
+    anchor_words: float = 1.0
+    rate: float = 4e-3
     rate_words: float = 3e-2
     rate_mix: float = 1e-1
     mix: float = 0.4
@@ -82,7 +82,7 @@ class Learned:
         down, up: The residual, (base, rank) and (rank, base) float32.
         log_weight: (V,) float32, what each word's importance is multiplied by, as a logarithm; None without sketch.
         mix: Share of the lexical part; 0 without sketch.
-        loss: Mean KL divergence of each epoch.
+        loss: KL divergence of each step.
     """
 
     down: FloatArray
@@ -103,30 +103,29 @@ def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage
     """
     student = _Student(lesson, schedule)
     optimiser = torch.optim.AdamW(student.groups(schedule), weight_decay=0.0)
-    base_rates = [group["lr"] for group in optimiser.param_groups]
-    batches = math.ceil(len(lesson.queries) / schedule.batch)
-    total, step = schedule.epochs * batches, 0
+    rates = [group["lr"] for group in optimiser.param_groups]
     losses = []
-    for epoch in range(schedule.epochs):
-        epoch_loss = 0.0
-        for rows in _batches(len(lesson.queries), schedule, epoch):
-            for group, rate in zip(optimiser.param_groups, base_rates, strict=True):
-                group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / total)  # warm up, then decay to 0
-            divergence, penalty = student.loss(rows)
-            optimiser.zero_grad()
-            (divergence + penalty).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            epoch_loss += divergence.item() * len(rows)
-            step += 1
-            progress(stage, step, total)
-        losses.append(epoch_loss / len(lesson.queries))
+    for step, rows in enumerate(_batches(len(lesson.queries), schedule)):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / schedule.steps)  # warm up, decay to 0
+        divergence, penalty = student.loss(rows)
+        optimiser.zero_grad()
+        (divergence + penalty).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(divergence.item())
+        progress(stage, step + 1, schedule.steps)
     return student.learned(tuple(losses))
 
 
-def _batches(count: int, schedule: Schedule, epoch: int) -> Iterator[NDArray[np.int64]]:
-    order = np.random.default_rng([schedule.seed, epoch]).permutation(count)
-    for start in range(0, count, schedule.batch):
-        yield order[start : start + schedule.batch]
+def _batches(count: int, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
+    """Rows of each step's probes: every probe once, in random order, then again."""
+    random = np.random.default_rng(schedule.seed)
+    left = np.empty(0, dtype=np.int64)
+    for _ in range(schedule.steps):
+        if not len(left):
+            left = random.permutation(count)
+        yield left[: schedule.batch]
+        left = left[schedule.batch :]
 
 
 class _Student(nn.Module):

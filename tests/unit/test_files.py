@@ -119,7 +119,9 @@ def test_a_declared_encoding_is_believed(tmp_path: Path) -> None:
     assert text_of(tmp_path / "a.html", '<meta charset="cp1252"><p>“é”'.encode("cp1252")) == "“é”"
 
 
-@pytest.mark.parametrize("declaration", ["", "encoding: utf-16\n", "encoding: rot13\n", "coding: no-such-one\n"])
+@pytest.mark.parametrize(
+    "declaration", ["", "encoding: utf-16\n", "encoding:  utf-16\n", "encoding: rot13\n", "coding: no-such-one\n"]
+)
 def test_an_encoding_that_is_not_known_is_not_guessed(tmp_path: Path, declaration: str) -> None:
     reason = reason_for(tmp_path / "a.txt", declaration.encode() + "naïve café".encode("cp1252"))
     assert f"is not UTF-8 (byte {len(declaration) + 2})" in reason

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ragself.corpus.files import Document
-from ragself.corpus.split import split
+from ragself.corpus.split import _pieces, split
 from ragself.errors import InputError
 from ragself.schema import Chunk
 
@@ -127,6 +127,16 @@ def test_a_document_of_any_length_is_cut_in_time(line: str) -> None:
     assert len(chunks) <= 2 * len(line) / 1000 + 3
 
 
+def test_long_texts_are_handed_on_in_pieces_that_end_where_a_paragraph_does() -> None:
+    paragraph = f"{words(90)}\n\n"
+    text = paragraph * 400
+    spans = list(_pieces(text))
+    assert len(spans) == 3
+    assert [0, *(end for _, end in spans)] == [*(start for start, _ in spans), len(text)]
+    assert all(end - start <= 100_000 for start, end in spans)
+    assert {len(text[:end].rstrip("\n")) % len(paragraph) for _, end in spans} == {len(paragraph) - 2}
+
+
 # --- ids --------------------------------------------------------------------------------------
 
 
@@ -193,8 +203,8 @@ def test_comments_in_code_are_no_headings(code: str) -> None:
 
 
 def test_an_indented_comment_is_no_place_to_cut() -> None:
-    text = f"# Title\n\n{words(10)}\n\n   # comment\n   {words(10)}"
-    assert [chunk.text for chunk in split(markdown(text), TOKENIZER, 28)] == [text]
+    text = f"# Title\n\n{words(12)}\n\n   # comment\n   {words(8)}\n\n{words(30)}"
+    assert [chunk.text for chunk in split(markdown(text), TOKENIZER, 42)] == [text[: -len(words(30)) - 2], words(30)]
 
 
 def test_a_fence_is_over_where_it_is_closed() -> None:

@@ -71,6 +71,11 @@ class Thing(object):
     ]
 
 
+def test_a_body_that_is_indented_as_a_whole_is_not(tmp_path: Path) -> None:
+    write(tmp_path, "m.py", source(f"A summary\nof it.\n\n    {BODY}\n      More."))
+    assert [(chunk.title, chunk.text) for chunk in documents(tmp_path)] == [("A summary of it.", f"{BODY}\n  More.")]
+
+
 def test_what_says_too_little_is_no_document(tmp_path: Path) -> None:
     write(
         tmp_path,
