@@ -131,7 +131,8 @@ def _rank(
     ranked = {
         "bm25": lexical,
         "base": dense,
-        "rrf": 1.0 / (RRF_K + _ranks(lexical)) + 1.0 / (RRF_K + _ranks(dense)),
+        # A document without a word of the query is in no BM25 list, so it has no reciprocal rank there.
+        "rrf": np.where(lexical > 0, 1.0 / (RRF_K + _ranks(lexical)), 0.0) + 1.0 / (RRF_K + _ranks(dense)),
     }
     if report.weight:
         ranked["fused"] = fused(gains, dense, float(report.weight["weight"]))

@@ -22,7 +22,7 @@ from ragself.models.adapter import normalise
 
 Side: TypeAlias = Literal["document", "query"]
 
-LIMIT = 30_000  # words that have weights of their own, those in most documents
+LIMIT = 200_000  # words that have weights of their own, those in most documents
 MU = 200.0  # as in the document language model, whose form the document side follows
 
 
