@@ -10,9 +10,10 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: a busy core must not stall the others
 
 TOPICS = 24
-PER_TOPIC = 12
+PER_TOPIC = 16
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +62,7 @@ def corpus_words() -> list[str]:
     """One line of made-up words a topic."""
     draw = random.Random(0)
     syllables = ["ba", "do", "ki", "lu", "me", "no", "pa", "ri", "so", "tu", "ve", "zo"]
-    return [
-        " ".join("".join(draw.choice(syllables) for _ in range(3)) for _ in range(40)) for _ in range(TOPICS)
-    ]
+    return [" ".join("".join(draw.choice(syllables) for _ in range(3)) for _ in range(40)) for _ in range(TOPICS)]
 
 
 def documents() -> list[tuple[str, str, str]]:

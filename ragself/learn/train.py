@@ -101,11 +101,20 @@ def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage
         progress: Told of steps.
         stage: The name to tell it.
     """
-    student = _Student(lesson, schedule)
+    # One thread: the same bits on every machine, and threads that wait for a busy core cost ten times the step.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _minimise(_Student(lesson, schedule), schedule, progress, stage)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _minimise(student: _Student, schedule: Schedule, progress: Progress, stage: str) -> Learned:
     optimiser = torch.optim.AdamW(student.groups(schedule), weight_decay=0.0)
     rates = [group["lr"] for group in optimiser.param_groups]
     losses = []
-    for step, rows in enumerate(_batches(len(lesson.queries), schedule)):
+    for step, rows in enumerate(_batches(len(student.lesson.queries), schedule)):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / schedule.steps)  # warm up, decay to 0
         divergence, penalty = student.loss(rows)

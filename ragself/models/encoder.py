@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,9 +92,6 @@ class Encoder:
 
 
 def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     name = config.model
     local = Path(name).expanduser()
     if local.is_dir():
@@ -110,8 +108,12 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
 
 
 def _open(location: str, config: EncoderConfig, revision: str | None) -> SentenceTransformer:
+    # OpenMP threads that spin while they wait make torch ten times slower on a busy machine. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     try:
         return SentenceTransformer(location, device=config.device, revision=revision, trust_remote_code=False)
     except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
