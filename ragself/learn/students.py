@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.train import Lesson, Schedule, train
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
@@ -45,6 +44,8 @@ def teach(
         config: Steps, width and seed.
         progress: Told of steps.
     """
+    from ragself.learn.train import Lesson, Schedule, train  # loads torch, which only training needs
+
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
         study.queries[rows], study.documents[used], inverse.reshape(len(rows), -1).astype(np.int64), study.gains[rows]
