@@ -79,10 +79,12 @@ class KnowledgeBase:
         self._looked = 0.0
         self._reading = threading.Condition()
         self._readers = 0
+        self._reopening = False
         if not self._registry.exists:
             self._create()
         self._manifest = self._registry.manifest()
-        if "encoder" in self.config.model_fields_set and self.config.encoder.model != self._manifest.encoder:
+        named = "model" in self.config.encoder.model_fields_set
+        if named and self.config.encoder.model != self._manifest.encoder:
             raise EncoderError(
                 f"{self.path} was made with the encoder {self._manifest.encoder!r}, but the settings name "
                 f"{self.config.encoder.model!r}. Remove that setting, or make a new knowledge base for the other model."
@@ -322,6 +324,7 @@ class KnowledgeBase:
         """Lend the live snapshot; its Chroma connection is not closed before this ends."""
         self._refresh()
         with self._reading:
+            self._reading.wait_for(lambda: not self._reopening)
             if self._snapshot is None:
                 self._snapshot = self.store().snapshot(self._registry.live())
             snapshot = self._snapshot
@@ -354,14 +357,20 @@ class KnowledgeBase:
     def _reconnect(self) -> None:
         """Chroma shows a reader what others wrote only after reopening; wait until no query is in flight."""
         with self._reading:
-            self._reading.wait_for(lambda: self._readers == 0)
-            self._snapshot = None
-            if self._chroma is not None:
-                self._chroma.close()
-                self._chroma = None
+            self._reading.wait_for(lambda: not self._reopening)
+            self._reopening = True  # later queries wait, so that those in flight come to an end
+            try:
+                self._reading.wait_for(lambda: self._readers == 0)
+                self._snapshot = None
+                if self._chroma is not None:
+                    self._chroma.close()
+                    self._chroma = None
+            finally:
+                self._reopening = False
+                self._reading.notify_all()
 
     def _before(self, live: int) -> int:
-        before = self._registry.before(live)
+        before = self._registry.before()
         if before is None:
             raise InputError(f"Version {live} has nothing before it. Versions here: {self._numbers()}.")
         return before

@@ -28,9 +28,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a two-layer BERT with random weights and a word-level tokenizer: the real loading code, in 100 ms."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ImportError:  # before sentence-transformers 5.4
+        from sentence_transformers.models import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     words = sorted({word for text in corpus_words() for word in text.split()} | {chr(c) for c in range(33, 127)})

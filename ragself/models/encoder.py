@@ -7,7 +7,8 @@ import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ class Encoder:
         self.name = config.model
         self._batch_size = config.batch_size
         self._model, self.revision = _load(config)
-        self._lock = threading.Lock()  # tokenizers are not safe to share between threads mid-call
+        self._busy = threading.Lock()  # tokenizers are not safe to share between threads mid-call
+        self._next = threading.Lock()
         dimension = self._model.get_embedding_dimension()
         if dimension is None:
             raise EncoderError(f"{config.model} does not say how wide its vectors are; choose another model.")
@@ -73,22 +75,33 @@ class Encoder:
         suspects = [row for row, text in enumerate(texts) if len(text) > self.max_tokens - 2]
         if not suspects or self.tokenizer is None:
             return []
-        with self._lock:
+        with self._turn():
             ids = self._model.tokenizer([texts[row] for row in suspects], truncation=False, verbose=False)["input_ids"]
         return [row for row, tokens in zip(suspects, ids, strict=True) if len(tokens) > self.max_tokens]
 
     def _encode(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
-        if not texts:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        with self._lock:
-            vectors = encode(
-                list(texts),
-                batch_size=self._batch_size,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-        return np.asarray(vectors, dtype=np.float32)
+        out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for start in range(0, len(texts), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            with self._turn():
+                out[rows] = encode(
+                    list(texts[rows]),
+                    batch_size=self._batch_size,
+                    normalize_embeddings=True,
+                    convert_to_numpy=True,
+                    show_progress_bar=False,
+                )
+        return out
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One batch's turn at the model. Who waits is next: a query gets in between two batches of documents."""
+        with self._next:
+            self._busy.acquire()
+        try:
+            yield
+        finally:
+            self._busy.release()
 
 
 def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:

@@ -25,7 +25,7 @@ def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
     done = []
     live = store.registry.live()
     versions = store.registry.versions()
-    spared = {0, live, *_before(store, live), *[v.number for v in versions if v.number not in (0, live)][-keep:]}
+    spared = {0, live, store.registry.before(), *[v.number for v in versions if v.number not in (0, live)][-keep:]}
     for version in versions:
         if version.number not in spared:
             store.registry.remove(version.number)
@@ -56,8 +56,3 @@ def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
     if orphans:
         done.append(f"removed {orphans} folders that Chroma had left behind")
     return done
-
-
-def _before(store: Store, live: int) -> list[int]:
-    before = store.registry.before(live)
-    return [] if before is None else [before]

@@ -66,7 +66,7 @@ class Registry:
     def create(self, manifest: Manifest, base: Version) -> None:
         """Write a new knowledge base with version 0 live. ``store.json`` comes last and makes it one."""
         self.add(base)
-        write_json(self._live, {"version": 0})
+        write_json(self._live, {"version": 0, "before": None})
         write_json(self.directory / "store.json", asdict(manifest))
         self.record("create", version=0, reason="plain base model")
 
@@ -146,12 +146,11 @@ class Registry:
         """Number of the live version."""
         return int(read_json(self._live)["version"])
 
-    def before(self, number: int) -> int | None:
-        """The version that was live before `number` became so, or None where there was none."""
-        for event in reversed(self.history()):
-            if event.get("version") == number and event.get("before") is not None:
-                return int(event["before"])
-        return None
+    def before(self) -> int | None:
+        """The version that was live before this one, or None where there was none or it is gone."""
+        before = read_json(self._live).get("before")
+        there = before is not None and (self.folder(int(before)) / "version.json").exists()
+        return int(before) if there else None
 
     def stamp(self) -> tuple[int, int]:
         """Changes whenever the pointer is written; costs one system call, so readers may ask per query."""
@@ -165,7 +164,7 @@ class Registry:
         """Make a version live with one atomic write, and record why."""
         before = self.live()
         self.version(number)
-        write_json(self._live, {"version": number})
+        write_json(self._live, {"version": number, "before": before})
         self.record(event, version=number, before=before, reason=reason, **details)
 
     # the history ----------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""Memory and time of learning at 100,000 documents and a vocabulary of 30,000 words.
+
+    python tests/benchmarks/scale.py [--documents 100000] [--probes 4000]
+
+Documents and their base vectors are made up, so that only ragself's own work is measured: candidates, likelihoods,
+training the hybrid adapter, mapping every document. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+
+from ragself.config import TeacherConfig, TrainConfig
+from ragself.learn.judge import judge
+from ragself.learn.students import teach
+from ragself.learn.study import study
+from ragself.models.lexicon import Lexicon
+from ragself.models.ngram import NgramScorer
+from ragself.schema import Chunk, Probe
+
+DIMENSION = 384
+
+
+class MadeUpVectors:
+    """Random unit vectors instead of an encoder's."""
+
+    dimension = DIMENSION
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+
+    def documents(self, texts, progress=None):
+        vectors = self._random.standard_normal((len(texts), DIMENSION), dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    queries = documents
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--probes", type=int, default=4000)
+    arguments = parser.parse_args()
+    random = np.random.default_rng(1)
+    vocabulary = np.array([f"w{number}" for number in range(30_000)])
+    law = 1.0 / np.arange(1, len(vocabulary) + 1)
+    law /= law.sum()
+    chunks = [
+        Chunk(str(number), " ".join(random.choice(vocabulary, 100, p=law)), {}) for number in range(arguments.documents)
+    ]
+    probes = [
+        Probe(
+            str(n), " ".join(random.choice(vocabulary, 8, p=law)), "", "traffic", None, "train" if n % 5 else "select"
+        )
+        for n in range(arguments.probes)
+    ]
+    probes = [Probe(p.id, p.text, p.text, p.kind, p.source, p.split) for p in probes]
+    start_memory = _memory()
+    seconds: dict[str, float] = {}
+
+    began = time.perf_counter()
+    lesson = study(probes, chunks, MadeUpVectors(), None, NgramScorer, TeacherConfig(), 0)
+    seconds["candidates and likelihoods"] = time.perf_counter() - began
+    began = time.perf_counter()
+    lexicon = Lexicon.fit(lesson.texts)
+    adapter = teach("hybrid", lesson, lesson.rows("train"), lexicon, 2.5, TrainConfig())
+    seconds["train hybrid"] = time.perf_counter() - began
+    began = time.perf_counter()
+    judge(lesson, lesson.rows("select")[:200], adapter, 2.5, 10)
+    seconds["map and judge all documents"] = time.perf_counter() - began
+    print(
+        json.dumps(
+            {
+                "documents": arguments.documents,
+                "probes": arguments.probes,
+                "words": len(lexicon.keys),
+                "memory of the corpus itself, GB": round(start_memory, 2),
+                "peak memory, GB": round(_memory(), 2),
+                "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            },
+            indent=2,
+        )
+    )
+
+
+def _memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+if __name__ == "__main__":
+    main()
