@@ -45,9 +45,11 @@ class ProbesConfig(_Table):
     """Which texts stand for what users ask. Each number caps its source; traffic comes first."""
 
     traffic: Count = Field(4000, description="Queries of the user's own.")
-    titles: Count = Field(2000, description="Titles, headings and summary lines of chunks.")
-    spans: Count = Field(0, description="Prefix and continuation of a chunk's text.")
-    min_train: Positive = Field(50, description="With fewer training probes, nothing is trained.")
+    titles: Count = Field(2000, description="Titles, headings and summary lines, to train on without traffic.")
+    known_items: Count = Field(800, description="Held-out titles and first sentences that guard against harm.")
+    min_train: Positive = Field(
+        50, description="With fewer queries titles are trained on; with fewer of both, nothing."
+    )
 
 
 class TeacherConfig(_Table):
@@ -79,7 +81,7 @@ class GateConfig(_Table):
     k: Positive = Field(10, description="Depth at which rankings are judged.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     tolerance: Fraction = Field(
-        0.01, description="How far the lower bound of known-item nDCG@k may lie below the live version."
+        0.005, description="How far the lower bound of known-item nDCG@k may lie below the live version."
     )
     min_probes: Positive = Field(30, description="With fewer held-out probes, nothing is promoted.")
 

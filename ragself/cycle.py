@@ -62,7 +62,7 @@ def run(store: Store, queries: Sequence[str], config: Config, progress: Progress
     with clock("study"):
         adapter = live.embedder.adapter
         lesson = study(
-            probes.worth_studying(config.probes.min_train),
+            probes.probes,
             chunks,
             store.base,
             adapter,
@@ -123,7 +123,7 @@ def _lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None
 def _calibrate(lesson: Study, config: Config) -> Calibration:
     if config.teacher.weight is not None:
         return Calibration(config.teacher.weight, "set in the configuration", {}, 0)
-    return calibrate(lesson, lesson.rows("select"), config.gate.confidence, config.gate.min_probes)
+    return calibrate(lesson, lesson.rows("select"))
 
 
 def _students(
@@ -153,11 +153,11 @@ def _select(
 ) -> tuple[str, list[dict[str, Any]]]:
     """The candidate to put before the gate, chosen on the select split, and the figures of all."""
     rows, k = lesson.rows("select"), config.gate.k
-    before = judge(lesson, rows, live, weight, k).metrics
+    before = judge(lesson, rows, live, weight, config.gate)
     table: list[dict[str, Any]] = []
     for done, (name, adapter) in enumerate(adapters.items()):
         progress("judge", done, len(adapters))
-        after = judge(lesson, rows, adapter, weight, k).metrics
+        after = judge(lesson, rows, adapter, weight, config.gate)
         decision = decide(before, after, config.gate)
         table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
     progress("judge", len(adapters), len(adapters))
@@ -166,10 +166,10 @@ def _select(
 
 
 def _confirm(lesson: Study, adapter: Adapter, live: Adapter | None, weight: float, config: Config) -> Decision:
-    rows, k = lesson.rows("confirm"), config.gate.k
-    before = judge(lesson, rows, live, weight, k)
-    after = judge(lesson, rows, adapter, weight, k)
-    return decide(before.metrics, after.metrics, config.gate)
+    rows = lesson.rows("confirm")
+    before = judge(lesson, rows, live, weight, config.gate)
+    after = judge(lesson, rows, adapter, weight, config.gate)
+    return decide(before, after, config.gate)
 
 
 def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, progress: Progress) -> Version:

@@ -26,6 +26,7 @@ from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 
 DEPTH = 100
+RRF_DEPTH = 1000  # of each list; a document without a word of the query is in no BM25 list
 RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 
 
@@ -131,8 +132,9 @@ def _rank(
     ranked = {
         "bm25": lexical,
         "base": dense,
-        # A document without a word of the query is in no BM25 list, so it has no reciprocal rank there.
-        "rrf": np.where(lexical > 0, 1.0 / (RRF_K + _ranks(lexical)), 0.0) + 1.0 / (RRF_K + _ranks(dense)),
+        "rrf": _reciprocal_ranks(lexical, lexical > 0)
+        + _reciprocal_ranks(dense, np.isfinite(dense))
+        + 1e-9 * dense,  # reciprocal ranks tie often; the nearer one first
     }
     if report.weight:
         ranked["fused"] = fused(gains, dense, float(report.weight["weight"]))
@@ -147,11 +149,12 @@ def _top(scores: NDArray[np.float32], ids: NDArray[np.str_]) -> list[list[str]]:
     return [ids[row].tolist() for row in order]
 
 
-def _ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def _reciprocal_ranks(scores: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 / (k + rank) of the first `RRF_DEPTH` documents of a list, 0 of all others."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :], axis=1)
-    return ranks
+    return np.where(listed & (ranks <= RRF_DEPTH), 1.0 / (RRF_K + ranks), 0.0)
 
 
 def _measure(ranking: list[list[str]], qrels: Sequence[dict[str, int]]) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.config import GateConfig
 from ragself.learn.metrics import Values, known_item, utility
 from ragself.learn.study import Study
 from ragself.learn.teacher import law
@@ -15,30 +14,21 @@ from ragself.models.adapter import Adapter
 _BLOCK = 2000  # documents mapped at once: bounds memory, whatever the corpus
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """One value a probe, so that two students can be compared in pairs.
-
-    Attributes:
-        metrics: ``utility``, over all probes judged; ``ndcg``, ``mrr`` and ``recall``, over known-item probes.
-        ranks: (known items,) rank of each known item among all documents, 1 is best.
-        top: (P, k) rows of the corpus, each probe's best documents.
-    """
-
-    metrics: dict[str, Values]
-    ranks: NDArray[np.int64]
-    top: NDArray[np.int64]
-
-
-def judge(study: Study, rows: NDArray[np.int64], adapter: Adapter | None, weight: float, k: int) -> Judgement:
-    """Rank the corpus for each probe as a student would.
+def judge(
+    study: Study, rows: NDArray[np.int64], adapter: Adapter | None, weight: float, config: GateConfig
+) -> dict[str, Values]:
+    """Rank the corpus for each probe as a student would, one value a probe, so that students compare in pairs.
 
     Args:
         study: The probes and what the teacher knows of them.
         rows: Which probes, rows of the study.
         adapter: The student; None for the plain base model.
-        weight: Teacher's weight, for the utility.
-        k: Depth.
+        weight: The teacher's, for the utility.
+        config: Depth, and how many probes a verdict needs.
+
+    Returns:
+        ``utility`` at k: of the user's own queries, or of all probes where there are too few of those.
+        ``ndcg``, ``mrr`` and ``recall`` at k of known items among all documents.
     """
     texts = [study.probes[row].text for row in rows]
     queries = study.queries[rows]
@@ -50,17 +40,15 @@ def judge(study: Study, rows: NDArray[np.int64], adapter: Adapter | None, weight
         vectors = vectors if adapter is None else adapter.documents(vectors, study.texts[block])
         scores[:, block] = queries @ vectors.T
 
-    candidates, gains = study.candidates[rows], study.gains[rows]
-    seen = np.take_along_axis(scores, candidates, axis=1)
-    mass = law(gains, study.base[rows], weight)
-    values = {"utility": utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), k)}
+    traffic = study.positive[rows] < 0
+    asked = np.flatnonzero(traffic if traffic.sum() >= config.min_probes else np.ones_like(traffic))
+    candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
+    seen = np.take_along_axis(scores[asked], candidates, axis=1)
+    mass = law(gains, study.base[rows[asked]], weight)
+    found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), config.k)
 
-    positive = study.positive[rows]
-    known = np.flatnonzero(positive >= 0)
-    own = scores[known, positive[known]]
+    known = np.flatnonzero(~traffic)
+    own = scores[known, study.positive[rows[known]]]
     better = scores[known, : study.size] > own[:, None]
     better[np.arange(len(known)), study.source[rows[known]]] = False  # the source, with the probe still in it
-    ranks = 1 + better.sum(axis=1)
-    values.update(known_item(ranks, k))
-    top = np.argsort(-scores[:, : study.size], axis=1, kind="stable")[:, :k]
-    return Judgement(values, ranks, top)
+    return {"utility": found, **known_item(1 + better.sum(axis=1), config.k)}

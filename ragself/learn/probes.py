@@ -16,6 +16,7 @@ from ragself.learn.duplicates import groups
 from ragself.schema import Chunk, Probe, ProbeKind, Split
 
 _SAME = 0.8  # word overlap from which two queries count as one
+_JUDGES = "more known items than probes.known_items"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
 
 
@@ -30,16 +31,6 @@ class Probes:
 
     probes: tuple[Probe, ...]
     dropped: dict[str, int] = field(default_factory=dict)
-
-    def worth_studying(self, need: int) -> tuple[Probe, ...]:
-        """All that are held out, and of the others the kind that is best to train on.
-
-        What users ask teaches best: with at least `need` queries nothing else is trained on. Titles come
-        second. Spans are never trained on; they only judge.
-        """
-        queries = sum(p.kind == "traffic" and p.split == "train" for p in self.probes)
-        kind = "traffic" if queries >= need else "title"
-        return tuple(p for p in self.probes if p.split != "train" or p.kind == kind)
 
     def of(self, *, split: Split, kinds: Sequence[ProbeKind] | None = None) -> list[Probe]:
         """The probes of one split, of the given kinds; None means all kinds."""
@@ -57,12 +48,20 @@ def make(chunks: Sequence[Chunk], queries: Sequence[str], config: ProbesConfig, 
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
-    found = [
-        *_sample(_traffic(queries, dropped), config.traffic, rng, "more queries than probes.traffic", dropped),
-        *_sample(_titles(chunks, dropped), config.titles, rng, "more titles than probes.titles", dropped),
-        *_sample(_spans(chunks) if config.spans else [], config.spans, rng, "more spans than probes.spans", dropped),
-    ]
-    return Probes(tuple(found), dict(dropped))
+    traffic = _sample(_traffic(queries, dropped), config.traffic, rng, "more queries than probes.traffic", dropped)
+    # What users ask teaches best (measured): with enough of it nothing else is trained on.
+    queries_to_train_on = sum(probe.split == "train" for probe in traffic)
+    titles = _titles(chunks, dropped, held_out=False)
+    titles_to_train_on = sum(probe.split == "train" for probe in titles)
+    if queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on:
+        titles = _sample(titles, config.titles, rng, "more titles than probes.titles", dropped)
+        spans = [span for span in _spans(chunks, held_out=False) if span.split != "train"]  # spans only judge
+    else:  # no title is trained on, so that all may judge
+        titles = _sample(_titles(chunks, Counter(), held_out=True), config.known_items // 2, rng, _JUDGES, dropped)
+        spans = _spans(chunks, held_out=True)
+    room = config.known_items - sum(probe.split != "train" for probe in titles)
+    spans = _sample(spans, max(room, 0), rng, _JUDGES, dropped)
+    return Probes((*traffic, *titles, *spans), dict(dropped))
 
 
 def _traffic(queries: Sequence[str], dropped: Counter[str]) -> list[Probe]:
@@ -84,12 +83,12 @@ def _traffic(queries: Sequence[str], dropped: Counter[str]) -> list[Probe]:
     keys = list(distinct)
     first = {label: keys[row] for row, label in reversed(list(enumerate(labels)))}
     return [
-        _probe("traffic", text, text, None, group=first[label])
+        _probe("traffic", text, text, None, _split(first[label], held_out=False))
         for text, label in zip(distinct.values(), labels, strict=True)
     ]
 
 
-def _titles(chunks: Sequence[Chunk], dropped: Counter[str]) -> list[Probe]:
+def _titles(chunks: Sequence[Chunk], dropped: Counter[str], *, held_out: bool) -> list[Probe]:
     by_title: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         if chunk.title is not None:
@@ -103,30 +102,34 @@ def _titles(chunks: Sequence[Chunk], dropped: Counter[str]) -> list[Probe]:
         elif len(key.split()) < 2:
             dropped["title of fewer than two words"] += len(owners)
         else:  # a heading's first chunk is the one it announces
-            probes.append(_probe("title", title, title, owners[0].id, group=owners[0].source))
+            split = _split(owners[0].source, held_out=held_out)
+            probes.append(_probe("title", title, title, owners[0].id, split))
     return probes
 
 
-def _spans(chunks: Sequence[Chunk]) -> list[Probe]:
+def _spans(chunks: Sequence[Chunk], *, held_out: bool) -> list[Probe]:
     """First sentence of a chunk, and what follows as the target."""
     probes = []
     for chunk in chunks:
         body = chunk.text.removeprefix(chunk.title or "").strip()
         parts = _SENTENCE.split(body, maxsplit=1)
         if len(parts) == 2 and len(words(parts[0])) >= 4 and len(words(parts[1])) >= 8:
-            probes.append(_probe("span", parts[0].strip(), parts[1].strip(), chunk.id, group=chunk.source))
+            split = _split(chunk.source, held_out=held_out)
+            probes.append(_probe("span", parts[0].strip(), parts[0].strip(), chunk.id, split))
     return probes
 
 
-def _probe(kind: ProbeKind, text: str, target: str, source: str | None, group: str) -> Probe:
+def _probe(kind: ProbeKind, text: str, target: str, source: str | None, split: Split) -> Probe:
     identity = hashlib.blake2b(f"{kind}\0{text}\0{source}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return Probe(identity, text, target, kind, source, _split(group))
+    return Probe(identity, text, target, kind, source, split)
 
 
-def _split(group: str) -> Split:
-    """Four fifths train; the rest is held out, half to select and half to confirm. Stable as the corpus grows."""
+def _split(group: str, *, held_out: bool) -> Split:
+    """Stable as the corpus grows: four fifths train and the rest is held out, or all of it is (`held_out`)."""
     digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     part = int.from_bytes(digest, "big") % 10
+    if held_out:
+        return "select" if part % 2 == 0 else "confirm"
     return "select" if part == 0 else "confirm" if part == 1 else "train"
 
 

@@ -37,6 +37,7 @@ class Study:
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
+        overlap: (P,) float32 share of a known-item probe's words, by rarity, that its positive holds; nan for traffic.
     """
 
     probes: tuple[Probe, ...]
@@ -48,6 +49,7 @@ class Study:
     gains: NDArray[np.float32]
     positive: NDArray[np.int64]
     source: NDArray[np.int64]
+    overlap: NDArray[np.float32]
 
     def rows(self, split: str, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Rows of the probes of a split, of the given kinds; None means all kinds."""
@@ -108,8 +110,11 @@ def study(
     progress("score", 0, len(probes))
     gains = scorer(everything, len(texts)).gains([p.target for p in probes], found)
     progress("score", len(probes), len(probes))
-    gains = np.where(_leaks(probes, everything, len(texts), source, found), -np.inf, gains).astype(np.float32)
-    return Study(tuple(probes), tuple(everything), len(texts), documents, queries, found, gains, positive, source)
+    leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
+    gains = np.where(leaks, -np.inf, gains).astype(np.float32)
+    return Study(
+        tuple(probes), tuple(everything), len(texts), documents, queries, found, gains, positive, source, overlap
+    )
 
 
 def without(text: str, probe: Probe) -> str:
@@ -123,22 +128,31 @@ def without(text: str, probe: Probe) -> str:
     return rest if words(rest) else text
 
 
-def _leaks(
-    probes: Sequence[Probe], texts: Sequence[str], size: int, sources: NDArray[np.int64], found: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(P, K), where a candidate holds the probe's target because it is its source, or a copy of that."""
+def _compare_words(
+    probes: Sequence[Probe],
+    texts: Sequence[str],
+    size: int,
+    source: NDArray[np.int64],
+    positive: NDArray[np.int64],
+    found: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which candidates (P, K) hold a known-item probe because they are its source or a copy; and `Study.overlap`."""
     leaks = np.zeros(found.shape, dtype=np.bool_)
-    if not (sources >= 0).any():
-        return leaks
+    overlap = np.full(len(probes), np.nan, dtype=np.float32)
+    known = np.flatnonzero(source >= 0).tolist()
+    if not known:
+        return leaks, overlap
     tokenised = [words(text) for text in texts]
-    counts = Vocabulary.build(tokenised).counts(tokenised)
-    for row, probe in enumerate(probes):
-        if sources[row] < 0:
-            continue
-        near = found[row]
-        copies = jaccard(counts[sources[row]], counts[near])[0] >= _NEAR
-        own = near >= size  # passages are made to be safe
-        if probe.kind == "title":
-            copies &= np.array([probe.text in texts[document] for document in near])
-        leaks[row] = copies & ~own
-    return leaks
+    vocabulary = Vocabulary.build(tokenised[:size])
+    counts = vocabulary.counts(tokenised)
+    rarity = np.log((size + 1) / (vocabulary.frequency + 1)).astype(np.float32)
+    asked = vocabulary.counts([words(probes[row].text) for row in known]).sign()
+    for at, row in enumerate(known):
+        query, near, held = asked[at], found[row], counts[positive[row]]
+        copies = jaccard(counts[source[row]], counts[near])[0] >= _NEAR
+        if probes[row].kind == "title":
+            copies &= np.array([probes[row].text in texts[document] for document in near])
+        leaks[row] = copies & (near < size)  # passages are made to be safe
+        shared = np.isin(query.indices, held.indices)
+        overlap[row] = rarity[query.indices[shared]].sum() / max(rarity[query.indices].sum(), 1e-9)
+    return leaks, overlap
