@@ -23,6 +23,7 @@ from ragself.errors import ConfigError
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 FILE_NAME = "ragself.toml"
 ENV_PREFIX = "RAGSELF_"
+KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -37,6 +38,7 @@ class EncoderConfig(_Table):
     """The embedding model. It belongs to the knowledge base: changing it means building a new one."""
 
     model: str = Field(DEFAULT_ENCODER, description="Any sentence-transformers model, by name or path.")
+    revision: str | None = Field(None, description="Commit on the hub; None takes the newest.")
     device: str | None = Field(None, description="cpu, cuda or mps; None chooses the best there is.")
     batch_size: Positive = 32
 
@@ -141,7 +143,7 @@ def load(directory: Path | None = None, **overrides: Any) -> Config:
 def _refuse_unknown_variables() -> None:
     """pydantic-settings ignores variables that match no field; a misspelt one must not be ignored."""
     for name in os.environ:
-        if not name.startswith(ENV_PREFIX):
+        if not name.startswith(ENV_PREFIX) or name == KB_VARIABLE:
             continue
         table, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         field = Config.model_fields.get(table)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ragself.config import Config
+from ragself.errors import VerificationError
 from ragself.learn.calibrate import Calibration, calibrate
 from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge
@@ -185,9 +186,13 @@ def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, pro
     path.parent.mkdir(parents=True, exist_ok=True)
     store.save(adapter, path)
     served = store.adapter(version)  # what is read back from disk is what will serve
-    index = store.chroma.create(version.collection, mark)
+    index = store.build(version)
     follow(store.journal, version.collection, index, store.base, served, progress, "re-embed")
-    verify(store.journal, index, store.base, store.base.encoder, served)
+    try:
+        verify(store.journal, index, store.base, store.base.encoder, served)
+    except VerificationError:
+        store.discard(version)  # so that running it again builds it anew
+        raise
     store.registry.add(version)
     return version
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,14 +29,12 @@ from ragself.schema import Added, Chunk, Hit, Report, Skipped, Status, Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.collect import collect
 from ragself.serve.export import export
+from ragself.serve.live import Live
 from ragself.serve.lock import WriterLock
 from ragself.serve.registry import FORMAT, Manifest, Registry, now
 from ragself.serve.reindex import follow
-from ragself.serve.snapshot import Snapshot
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
-
-_FOREIGN_CHECK = 1.0  # seconds between two looks for what other processes wrote
 
 
 class KnowledgeBase:
@@ -73,13 +70,6 @@ class KnowledgeBase:
         self.config = config or load(self.path)
         self._lock = WriterLock(self.path)
         self._write = threading.RLock()  # one writing call at a time in this process
-        self._chroma: Chroma | None = None
-        self._snapshot: Snapshot | None = None
-        self._seen: tuple[object, ...] = ()
-        self._looked = 0.0
-        self._reading = threading.Condition()
-        self._readers = 0
-        self._reopening = False
         if not self._registry.exists:
             self._create()
         self._manifest = self._registry.manifest()
@@ -92,6 +82,7 @@ class KnowledgeBase:
         self._journal = Journal(self.path / "corpus.db")
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._load_encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
+        self._live = Live(self.path, self._registry, self._journal, self._lock, lambda n: self.store().snapshot(n))
 
     # documents ------------------------------------------------------------------------------------
 
@@ -166,7 +157,7 @@ class KnowledgeBase:
             raise InputError("The query is empty. Give at least one word.")
         if k < 1:
             raise InputError(f"k is {k}, expected 1 or more.")
-        with self._pinned() as snapshot:
+        with self._live.pinned() as snapshot:
             return snapshot.search(query, k, where)
 
     # learning -------------------------------------------------------------------------------------
@@ -190,7 +181,7 @@ class KnowledgeBase:
         with self._writing():
             self._follow_live(progress)
             report = cycle.run(self.store(), list(queries), self.config, progress)
-            self._forget_snapshot()
+            self._live.forget()
             return report
 
     def rollback(self, to: int | None = None) -> Version:
@@ -210,7 +201,7 @@ class KnowledgeBase:
             snapshot = self.store().snapshot(target.number)
             follow(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
             self._registry.point(target.number, "rollback", f"from version {live}")
-            self._forget_snapshot()
+            self._live.forget()
             return target
 
     def export(self, directory: str | Path) -> list[Path]:
@@ -253,9 +244,7 @@ class KnowledgeBase:
     def close(self) -> None:
         """Release files and the writer's lock. Safe to call twice."""
         with self._write:
-            if self._chroma is not None:
-                self._chroma.close()
-            self._chroma = self._snapshot = None
+            self._live.reconnect()
             self._journal.close()
             self._cache.close()
             self._lock.release()
@@ -274,17 +263,24 @@ class KnowledgeBase:
 
     def _create(self) -> None:
         self._lock.acquire()
-        encoder = Encoder(self.config.encoder)
-        mark = fingerprint(encoder.fingerprint, None)
-        base = Version(0, "base", "ragself-v0000", mark, encoder.dimension, now())
-        self._connected().create(base.collection, mark)
-        canary = [[float(x) for x in row] for row in encoder.documents(CANARIES)]
-        name, revision = self.config.encoder.model, encoder.revision
-        manifest = Manifest(FORMAT, name, revision, encoder.fingerprint, encoder.dimension, canary, now())
-        self._registry.create(manifest, base)
+        try:
+            encoder = Encoder(self.config.encoder)
+            mark = fingerprint(encoder.fingerprint, None)
+            base = Version(0, "base", "ragself-v0000", mark, encoder.dimension, now())
+            chroma = Chroma(self.path / "chroma")
+            chroma.create(base.collection, mark)
+            chroma.close()
+            canary = [[float(x) for x in row] for row in encoder.documents(CANARIES)]
+            name, revision = self.config.encoder.model, encoder.revision
+            manifest = Manifest(FORMAT, name, revision, encoder.fingerprint, encoder.dimension, canary, now())
+            self._registry.create(manifest, base)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _load_encoder(self) -> Encoder:
-        settings = self.config.encoder.model_copy(update={"model": self._manifest.encoder})
+        made_with = {"model": self._manifest.encoder, "revision": self._manifest.revision}
+        settings = self.config.encoder.model_copy(update=made_with)
         encoder = Encoder(settings)
         if encoder.fingerprint != self._manifest.fingerprint:
             raise EncoderError(
@@ -298,13 +294,8 @@ class KnowledgeBase:
     def store(self) -> Store:
         """The open parts, for tools that measure; nothing here is stable API."""
         return Store(
-            self.path, self._manifest, self._registry, self._journal, self._cache, self._base, self._connected()
+            self.path, self._manifest, self._registry, self._journal, self._cache, self._base, self._live.chroma()
         )
-
-    def _connected(self) -> Chroma:
-        if self._chroma is None:
-            self._chroma = Chroma(self.path / "chroma")
-        return self._chroma
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -312,62 +303,12 @@ class KnowledgeBase:
             first = not self._lock.held
             self._lock.acquire()
             if first:  # whatever another process wrote before is read afresh
-                self._reconnect()
+                self._live.reconnect()
             yield
 
     def _follow_live(self, progress: Progress) -> None:
-        with self._pinned() as live:
+        with self._live.pinned() as live:
             follow(self._journal, live.version.collection, live.index, self._base, live.embedder.adapter, progress)
-
-    @contextmanager
-    def _pinned(self) -> Iterator[Snapshot]:
-        """Lend the live snapshot; its Chroma connection is not closed before this ends."""
-        self._refresh()
-        with self._reading:
-            self._reading.wait_for(lambda: not self._reopening)
-            if self._snapshot is None:
-                self._snapshot = self.store().snapshot(self._registry.live())
-            snapshot = self._snapshot
-            self._readers += 1
-        try:
-            yield snapshot
-        finally:
-            with self._reading:
-                self._readers -= 1
-                self._reading.notify_all()
-
-    def _refresh(self) -> None:
-        """Notice a switch at once, and at most once a second what another process has written."""
-        stamp = self._registry.stamp()
-        switched = bool(self._seen) and stamp != self._seen
-        foreign = False
-        if not self._lock.held and time.monotonic() - self._looked > _FOREIGN_CHECK:
-            self._looked = time.monotonic()
-            foreign = self._journal.changed_elsewhere()
-        self._seen = stamp
-        if foreign or (switched and not self._lock.held):
-            self._reconnect()
-        elif switched:
-            self._forget_snapshot()
-
-    def _forget_snapshot(self) -> None:
-        with self._reading:
-            self._snapshot = None
-
-    def _reconnect(self) -> None:
-        """Chroma shows a reader what others wrote only after reopening; wait until no query is in flight."""
-        with self._reading:
-            self._reading.wait_for(lambda: not self._reopening)
-            self._reopening = True  # later queries wait, so that those in flight come to an end
-            try:
-                self._reading.wait_for(lambda: self._readers == 0)
-                self._snapshot = None
-                if self._chroma is not None:
-                    self._chroma.close()
-                    self._chroma = None
-            finally:
-                self._reopening = False
-                self._reading.notify_all()
 
     def _before(self, live: int) -> int:
         before = self._registry.before()

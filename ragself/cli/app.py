@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ragself.cli import console, show
+from ragself.config import KB_VARIABLE
 from ragself.errors import InputError, RagselfError, StoreLocked
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ app = typer.Typer(
     "10 nothing promoted (only with `adapt --exit-code`), 130 interrupted; run the same command again to go on.",
 )
 
-Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar="RAGSELF_KB")]
+Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar=KB_VARIABLE)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 

