@@ -58,7 +58,7 @@ class TeacherConfig(_Table):
     """What the student learns from."""
 
     scorer: Literal["ngram"] = "ngram"
-    weight: Annotated[float, Field(gt=0)] | None = Field(
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Weight of the likelihood gain against the base similarity; None calibrates it."
     )
     dense: Positive = Field(32, description="Candidates per probe from the live vectors.")
@@ -137,7 +137,8 @@ def load(directory: Path | None = None, **overrides: Any) -> Config:
         raise ConfigError(_explain(error, where)) from error
     except ValueError as error:  # tomllib.TOMLDecodeError is one; so are malformed JSON variables
         raise ConfigError(f"Cannot read the settings in {where}: {error}. Correct the line it names.") from error
-    return Config.model_construct(**{name: getattr(loaded, name) for name in Config.model_fields})
+    values = {name: getattr(loaded, name) for name in Config.model_fields}
+    return Config.model_construct(loaded.model_fields_set, **values)
 
 
 def _refuse_unknown_variables() -> None:
@@ -151,8 +152,8 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(
                 f"Unknown variable {name}: there is no setting {table!r}. Settings: {', '.join(Config.model_fields)}."
             )
-        if key and isinstance(field.default, BaseModel) and key not in type(field.default).model_fields:
-            keys = ", ".join(type(field.default).model_fields)
+        keys = ", ".join(type(field.default).model_fields) if isinstance(field.default, BaseModel) else "none"
+        if key and key not in keys.split(", "):
             raise ConfigError(f"Unknown variable {name}: [{table}] has no key {key!r}. Its keys: {keys}.")
 
 

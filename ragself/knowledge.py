@@ -15,7 +15,7 @@ import numpy as np
 from ragself import cycle
 from ragself.config import Config, load
 from ragself.corpus.cache import VectorCache
-from ragself.corpus.check import check
+from ragself.corpus.check import check, encodable
 from ragself.corpus.files import find, read
 from ragself.corpus.journal import Journal
 from ragself.corpus.split import split
@@ -69,6 +69,7 @@ class KnowledgeBase:
             raise StoreError(f"Cannot use {self.path} as a knowledge base: {error}. Choose another folder.") from error
         self.config = config or load(self.path)
         self._lock = WriterLock(self.path)
+        self._closed = False
         self._write = threading.RLock()  # one writing call at a time in this process
         if not self._registry.exists:
             self._create()
@@ -155,8 +156,11 @@ class KnowledgeBase:
         """
         if not query.strip():
             raise InputError("The query is empty. Give at least one word.")
+        if not encodable(query):
+            raise InputError("The query holds lone surrogates, which are no Unicode characters.")
         if k < 1:
             raise InputError(f"k is {k}, expected 1 or more.")
+        self._check_open()
         with self._live.pinned() as snapshot:
             return snapshot.search(query, k, where)
 
@@ -244,6 +248,9 @@ class KnowledgeBase:
     def close(self) -> None:
         """Release files and the writer's lock. Safe to call twice."""
         with self._write:
+            if self._closed:
+                return
+            self._closed = True
             self._live.reconnect()
             self._journal.close()
             self._cache.close()
@@ -300,11 +307,16 @@ class KnowledgeBase:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with self._write:
+            self._check_open()
             first = not self._lock.held
             self._lock.acquire()
             if first:  # whatever another process wrote before is read afresh
                 self._live.reconnect()
             yield
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
     def _follow_live(self, progress: Progress) -> None:
         with self._live.pinned() as live:

@@ -73,6 +73,7 @@ class _Lines:
         if done >= total:
             self._say(f"{stage}: {total} done in {now - began:.0f} s")
             del self._began[stage]
+            self._said.pop(stage, None)
         elif now - self._said.get(stage, -_LOG_EVERY) >= _LOG_EVERY:
             self._said[stage] = now
             left = f", about {(now - began) / done * (total - done):.0f} s left" if done else ""

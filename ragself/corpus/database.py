@@ -33,9 +33,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection to one thread."""
+        """Lend the connection to one thread. Raises StoreError where the file is damaged."""
         with self._lock:
-            yield self._connection
+            try:
+                yield self._connection
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(error) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -53,13 +56,18 @@ class Database:
                     self._connection.execute("ROLLBACK")
                     raise
                 self._connection.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if not isinstance(error, sqlite3.OperationalError):
+                    raise self._damaged(error) from error
                 raise StoreError(
                     f"Cannot write {self.path}: {error}. Nothing of this step was kept; "
                     "free some space or mend the permissions and run the same command again."
                 ) from error
+
+    def _damaged(self, error: sqlite3.DatabaseError) -> StoreError:
+        return StoreError(f"Cannot read {self.path}: {error}. Restore it from a backup.")
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -36,7 +36,7 @@ class Bm25:
             Rows (n, k) int64, best first, and their scores (n, k) float32; a score of 0 means no word in common.
         """
         k = min(k, self._size)
-        if self._bm25 is None or k == 0:
+        if self._bm25 is None or k == 0 or not queries:
             return np.tile(np.arange(k), (len(queries), 1)), np.zeros((len(queries), k), np.float32)
         tokens = bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
         rows, scores = self._bm25.retrieve(tokens, k=k, show_progress=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
+
+_BLOCK = 256
 
 
 def jaccard(one: csr_matrix, many: csr_matrix) -> NDArray[np.float32]:
@@ -34,11 +36,17 @@ def groups(counts: csr_matrix, threshold: float) -> NDArray[np.int32]:
     Returns:
         (n,) int32 labels.
     """
-    present = counts.sign()
-    shared = (present @ present.T).tocoo()
+    present = counts.sign().tocsr()
     sizes = np.asarray(present.sum(axis=1)).ravel()
-    union = sizes[shared.row] + sizes[shared.col] - shared.data
-    close = shared.data >= threshold * np.maximum(union, 1.0)
-    links = csr_matrix((np.ones(int(close.sum())), (shared.row[close], shared.col[close])), shape=shared.shape)
+    rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for start in range(0, present.shape[0], _BLOCK):  # all pairs at once would take memory with their square
+        shared = (present[start : start + _BLOCK] @ present.T).tocoo()
+        union = sizes[start + shared.row] + sizes[shared.col] - shared.data
+        close = shared.data >= threshold * np.maximum(union, 1.0)
+        rows.append(start + shared.row[close])
+        columns.append(shared.col[close])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    size = present.shape[0]
+    links = coo_matrix((np.ones(len(row)), (row, column)), (size, size)).tocsr()
     _, labels = connected_components(links, directed=False)
     return np.asarray(labels, dtype=np.int32)

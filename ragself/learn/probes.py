@@ -25,7 +25,7 @@ class Probes:
     """The probes of one pass.
 
     Attributes:
-        probes: In random but reproducible order.
+        probes: In a reproducible order.
         dropped: How many texts were not taken, by reason.
     """
 
@@ -48,7 +48,7 @@ def make(chunks: Sequence[Chunk], queries: Sequence[str], config: ProbesConfig, 
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
-    traffic = _sample(_traffic(queries, dropped), config.traffic, rng, "more queries than probes.traffic", dropped)
+    traffic = _traffic(queries, config.traffic, rng, dropped)
     # What users ask teaches best (measured): with enough of it nothing else is trained on.
     queries_to_train_on = sum(probe.split == "train" for probe in traffic)
     titles = _titles(chunks, dropped, held_out=False)
@@ -64,7 +64,7 @@ def make(chunks: Sequence[Chunk], queries: Sequence[str], config: ProbesConfig, 
     return Probes((*traffic, *titles, *spans), dict(dropped))
 
 
-def _traffic(queries: Sequence[str], dropped: Counter[str]) -> list[Probe]:
+def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
     distinct: dict[str, str] = {}
     for query in queries:
         text = " ".join(query.split())
@@ -75,16 +75,17 @@ def _traffic(queries: Sequence[str], dropped: Counter[str]) -> list[Probe]:
             dropped["query asked before"] += 1
         else:
             distinct[key] = text
-    tokenised = [key.split() for key in distinct]
-    if not tokenised:
+    taken = set(_take(sorted(distinct), limit, rng, "more queries than probes.traffic", dropped))
+    keys = [key for key in distinct if key in taken]
+    if not keys:
         return []
+    tokenised = [key.split() for key in keys]
     # Two wordings of one question must not lie on both sides of a split: the group decides, not the text.
     labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME)
-    keys = list(distinct)
     first = {label: keys[row] for row, label in reversed(list(enumerate(labels)))}
     return [
-        _probe("traffic", text, text, None, _split(first[label], held_out=False))
-        for text, label in zip(distinct.values(), labels, strict=True)
+        _probe("traffic", distinct[key], distinct[key], None, _split(first[label], held_out=False))
+        for key, label in zip(keys, labels, strict=True)
     ]
 
 
@@ -136,7 +137,12 @@ def _split(group: str, *, held_out: bool) -> Split:
 def _sample(
     probes: list[Probe], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]
 ) -> list[Probe]:
-    ordered = sorted(probes, key=lambda probe: probe.id)
+    by_id = {probe.id: probe for probe in probes}
+    return [by_id[id] for id in _take(sorted(by_id), limit, rng, reason, dropped)]
+
+
+def _take(ordered: list[str], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]) -> list[str]:
+    """At most `limit` of them in random order, and the count of the others under `reason`."""
     if len(ordered) > limit:
         dropped[reason] += len(ordered) - limit
     return [ordered[row] for row in rng.permutation(len(ordered))[:limit]]

@@ -17,12 +17,12 @@ def law(gains: NDArray[np.float32], base: NDArray[np.float32], weight: float) ->
         weight: Of the gain; 0 is the base alone.
 
     Returns:
-        (P, K) float32, rows sum to 1.
+        (P, K) float32, rows sum to 1, or to 0 where every candidate is out.
     """
     logits = np.where(np.isneginf(gains), -np.inf, fused(np.nan_to_num(gains, neginf=0.0), base, weight))
-    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.nan_to_num(logits.max(axis=1, keepdims=True), neginf=0.0)
     mass = np.exp(logits)
-    return np.asarray(mass / mass.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def fused(gains: NDArray[np.float32], base: NDArray[np.float32], weight: float) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ class Embedder:
             exported = json.loads((folder / "ragself.json").read_text(encoding="utf-8"))
             name, kind = model or str(exported["base_model"]), exported["kind"]
             canary = np.array(exported["canary"], dtype=np.float32)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(
                 f"{folder} is no exported version ({error!r}). Expected what `ragself export` wrote."
             ) from error
@@ -77,7 +77,7 @@ def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name
         EncoderError: They differ: a library may have changed how the model is run.
     """
     agreement = float((found * expected).sum(axis=1).min()) if found.shape == expected.shape else -1.0
-    if agreement < AGREEMENT:
+    if not agreement >= AGREEMENT:  # nan is no agreement
         raise EncoderError(
             f"{name!r} encodes the canary texts differently than before (cosine {agreement:.4f}, "
             f"expected {AGREEMENT}): a library may have changed its pooling, or an adapter was lost. "

@@ -73,15 +73,12 @@ def load(path: Path, encoder: str) -> Adapter:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            _check_format(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise AdapterError(
             f"Cannot read the adapter {path}: {error}. Roll back to another version: ragself rollback"
         ) from error
-    if metadata.get("format") != FORMAT:
-        raise AdapterError(
-            f"{path} is no adapter of this ragself: format {metadata.get('format')!r}, expected {FORMAT!r}."
-        )
     if metadata.get("hash") != _content_hash(metadata.get("kind", ""), tensors):
         raise AdapterError(f"{path} is corrupted: its content does not match its hash. Restore it or roll back.")
     if metadata.get("encoder") != encoder:
@@ -92,8 +89,18 @@ def load(path: Path, encoder: str) -> Adapter:
     kind = _KINDS.get(metadata.get("kind", ""))
     if kind is None:
         raise AdapterError(f"{path} is of unknown kind {metadata.get('kind')!r}; known: {', '.join(_KINDS)}.")
-    adapter: Adapter = kind.from_tensors(tensors)
+    try:
+        adapter: Adapter = kind.from_tensors(tensors)
+    except KeyError as error:
+        raise AdapterError(f"{path} lacks the tensor {error} of a {metadata['kind']} adapter. Roll back.") from error
     return adapter
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT or "kind" not in metadata:
+        raise AdapterError(
+            f"{path} is no adapter of this ragself: format {metadata.get('format')!r}, expected {FORMAT!r}."
+        )
 
 
 def _content_hash(kind: str, tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -37,11 +37,8 @@ class Chroma:
             ) from error
 
     def create(self, name: str, fingerprint: str) -> Index:
-        """Make a collection, or go on with one of this name and fingerprint that a kill left unfinished."""
-        try:
-            return self.open(name, fingerprint)
-        except StoreError:
-            self.delete(name)
+        """Make an empty collection in place of any of that name."""
+        self.delete(name)
         collection = self._client.create_collection(
             name,
             configuration={"hnsw": {"space": "cosine"}},

@@ -35,12 +35,22 @@ def write_json(path: Path, value: Any) -> None:
 def append_json(path: Path, value: Any) -> None:
     """Append one line of JSON durably. Raises StoreError where that is impossible."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        with path.open("ab") as file:
+            line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+            file.write(b"\n" + line if _cut_off(path) else line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether a kill left the file without the end of its last line."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def read_json(path: Path) -> Any:

@@ -41,15 +41,16 @@ class WriterLock:
             raise StoreError(
                 f"Cannot write to {self._holder.parent}: {error}. Mend the permissions or free some space."
             ) from error
-        self._holder.write_text(
-            json.dumps(
-                {
-                    "pid": os.getpid(),
-                    "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
-                    "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                }
-            )
-        )
+        holder = {
+            "pid": os.getpid(),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        try:
+            self._holder.write_text(json.dumps(holder))
+        except OSError as error:
+            self._lock.release()
+            raise StoreError(f"Cannot write {self._holder}: {error}. Free some space.") from error
 
     @property
     def held(self) -> bool:
@@ -79,5 +80,5 @@ class WriterLock:
         try:
             holder = json.loads(self._holder.read_text())
             return f"process {holder['pid']} ({holder['command']}, since {holder['since']})"
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return "another process"

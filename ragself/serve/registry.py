@@ -106,12 +106,11 @@ class Registry:
 
     def unregistered(self) -> list[Path]:
         """Folders of versions that were never finished, or not wholly removed."""
-        folders = (self.directory / "versions").glob("[0-9]*")
-        return sorted(path for path in folders if not (path / "version.json").exists())
+        return [path for path in self._folders() if not (path / "version.json").exists()]
 
     def next_number(self) -> int:
         """A number that no version has ever had."""
-        used = [-1, *(int(path.name) for path in (self.directory / "versions").glob("[0-9]*"))]
+        used = [-1, *(int(path.name) for path in self._folders())]
         used += [int(event["version"]) for event in self.history() if event.get("version") is not None]
         return max(used) + 1
 
@@ -122,9 +121,7 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions that can be switched to, oldest first."""
-        return [
-            Version(**read_json(path)) for path in sorted((self.directory / "versions").glob("[0-9]*/version.json"))
-        ]
+        return [self.version(int(path.name)) for path in self._folders() if (path / "version.json").exists()]
 
     def version(self, number: int) -> Version:
         """Read one version. Raises InputError where there is none of that number."""
@@ -132,7 +129,13 @@ class Registry:
         if not path.exists():
             there = ", ".join(str(version.number) for version in self.versions()) or "none"
             raise InputError(f"There is no version {number}. Versions here: {there}.")
-        return Version(**read_json(path))
+        try:
+            return Version(**read_json(path))
+        except TypeError as error:
+            raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
+
+    def _folders(self) -> list[Path]:
+        return sorted(path for path in (self.directory / "versions").glob("*") if path.name.isdecimal())
 
     def remove(self, number: int) -> None:
         """Delete a version's files; its history stays."""
@@ -144,7 +147,13 @@ class Registry:
 
     def live(self) -> int:
         """Number of the live version."""
-        return int(read_json(self._live)["version"])
+        try:
+            return int(read_json(self._live)["version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self._live} is damaged: {error!r}. "
+                'To go back to the base model write {"version": 0, "before": null} into it.'
+            ) from error
 
     def before(self) -> int | None:
         """The version that was live before this one, or None where there was none or it is gone."""
@@ -181,7 +190,7 @@ class Registry:
         if not self._history.exists():
             return []
         events = []
-        for line in self._history.read_text(encoding="utf-8").splitlines():
+        for line in self._history.read_bytes().split(b"\n"):
             try:
                 events.append(json.loads(line))
             except ValueError:

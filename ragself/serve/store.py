@@ -70,9 +70,11 @@ class Store:
 
     def build(self, version: Version) -> Index:
         """The collection of a version to fill: as a kill left it, or a new one that has followed nothing yet."""
-        if version.collection not in self.chroma.names():
+        try:
+            return self.chroma.open(version.collection, version.fingerprint)
+        except StoreError:
             self.journal.mark_applied(version.collection, 0)
-        return self.chroma.create(version.collection, version.fingerprint)
+            return self.chroma.create(version.collection, version.fingerprint)
 
     def discard(self, version: Version) -> None:
         """Delete the collection of a version that is not to be."""
