@@ -124,7 +124,7 @@ def _lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None
 def _calibrate(lesson: Study, config: Config) -> Calibration:
     if config.teacher.weight is not None:
         return Calibration(config.teacher.weight, "set in the configuration", {}, 0)
-    return calibrate(lesson, lesson.rows("select"))
+    return calibrate(lesson, lesson.rows("select"), config.gate.confidence)
 
 
 def _students(
