@@ -93,7 +93,7 @@ def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table; every column after the first is right-aligned."""
     grid = Table(title=title, title_justify="left", header_style="bold")
     for position, column in enumerate(columns):
-        grid.add_column(column, justify="right" if position else "left")
+        grid.add_column(column, justify="right" if position else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     out.print(grid)

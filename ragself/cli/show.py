@@ -37,9 +37,9 @@ def hits(query: str, found: Sequence[Hit]) -> None:
     if not found:
         out.print("Nothing found: the knowledge base is empty, or the filter matches nothing.")
     for rank, hit in enumerate(found, 1):
-        title = hit.metadata.get("title")
-        head = f"[bold]{rank}[/bold]  {hit.score:.3f}  [cyan]{escape(hit.id)}[/cyan]"
-        out.print(head + (f"  {escape(str(title))}" if title else ""))
+        where = escape(str(hit.metadata.get("source", hit.id)))
+        title = escape(str(hit.metadata.get("title", "")))
+        out.print(f"[bold]{rank}[/bold]  {hit.score:.3f}  [cyan]{where}[/cyan]  {title}".rstrip())
         out.print("   " + escape(" ".join(hit.text.split())[:240]))
 
 

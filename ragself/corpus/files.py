@@ -106,6 +106,8 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
     except InputError as error:
         return Skipped(source, str(error))
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            return Skipped(source, "a link to a file that is not there")
         return Skipped(source, f"cannot be read: {error.strerror or error}")
     except Exception as error:  # what a converter trips over in a damaged file is anyone's guess
         detail = " ".join(str(error).split())[:_MAX_DETAIL]

@@ -42,7 +42,7 @@ def export(store: Store, version: Version, directory: Path) -> list[Path]:
         "encoder_fingerprint": store.manifest.fingerprint,
         "fingerprint": version.fingerprint,
         "dimension": version.dimension,
-        "canary": embedder.documents(CANARIES).tolist(),
+        "canary": embedder.documents(CANARIES).round(6).tolist(),
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
