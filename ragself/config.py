@@ -152,9 +152,11 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(
                 f"Unknown variable {name}: there is no setting {table!r}. Settings: {', '.join(Config.model_fields)}."
             )
-        keys = ", ".join(type(field.default).model_fields) if isinstance(field.default, BaseModel) else "none"
-        if key and key not in keys.split(", "):
-            raise ConfigError(f"Unknown variable {name}: [{table}] has no key {key!r}. Its keys: {keys}.")
+        keys = list(type(field.default).model_fields) if isinstance(field.default, BaseModel) else []
+        if key and key not in keys:
+            raise ConfigError(
+                f"Unknown variable {name}: [{table}] has no key {key!r}. Its keys: {', '.join(keys) or 'none'}."
+            )
 
 
 def _explain(error: ValidationError, where: str) -> str:

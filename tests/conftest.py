@@ -33,7 +33,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     try:
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    except ImportError:  # before sentence-transformers 5.4
+    except ImportError:  # earlier releases have them there
         from sentence_transformers.models import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"

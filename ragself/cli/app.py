@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -205,15 +206,19 @@ def bench(
 
 def main() -> None:
     """Run the command line; every error that is meant for people becomes one line and an exit code."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except StoreLocked as error:
         _fail(error, 4)
     except RagselfError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        console.err.print("Interrupted. The live version was not touched; run the same command again to go on.")
-        sys.exit(130)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """Say what an interruption means; typer itself turns it into exit code 130."""
+    console.err.print("\nInterrupted. The live version was not touched; run the same command again to go on.")
+    raise KeyboardInterrupt
 
 
 def _fail(error: RagselfError, code: int) -> None:

@@ -34,11 +34,8 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection to one thread. Raises StoreError where the file is damaged."""
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.DatabaseError as error:
-                raise self._damaged(error) from error
+        with self._lock, self._explained():
+            yield self._connection
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -47,27 +44,30 @@ class Database:
         Raises:
             StoreError: The disk is full or cannot be written; nothing of the transaction was kept.
         """
-        with self._lock:
+        with self._lock, self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
+                yield self._connection
                 self._connection.execute("COMMIT")
-            except sqlite3.DatabaseError as error:
-                if self._connection.in_transaction:
+            except BaseException:
+                if self._connection.in_transaction:  # on a full disk SQLite has rolled back already
                     self._connection.execute("ROLLBACK")
-                if not isinstance(error, sqlite3.OperationalError):
-                    raise self._damaged(error) from error
-                raise StoreError(
-                    f"Cannot write {self.path}: {error}. Nothing of this step was kept; "
-                    "free some space or mend the permissions and run the same command again."
-                ) from error
+                raise
 
-    def _damaged(self, error: sqlite3.DatabaseError) -> StoreError:
-        return StoreError(f"Cannot read {self.path}: {error}. Restore it from a backup.")
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what can happen to a file into errors that say what to do; slips of ours stay as they are."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"Cannot use {self.path}: {error}. Nothing of this step was kept; "
+                "free some space or mend the permissions and run the same command again."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            raise StoreError(f"Cannot read {self.path}: {error}. Restore it from a backup.") from error
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

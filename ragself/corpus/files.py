@@ -106,7 +106,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
     except InputError as error:
         return Skipped(source, str(error))
     except OSError as error:
-        if path.is_symlink() and not path.exists():
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
             return Skipped(source, "a link to a file that is not there")
         return Skipped(source, f"cannot be read: {error.strerror or error}")
     except Exception as error:  # what a converter trips over in a damaged file is anyone's guess

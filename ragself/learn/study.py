@@ -146,7 +146,9 @@ def _compare_words(
     vocabulary = Vocabulary.build(tokenised[:size])
     counts = vocabulary.counts(tokenised)
     rarity = np.log((size + 1) / (vocabulary.frequency + 1)).astype(np.float32)
-    asked = vocabulary.counts([words(probes[row].text) for row in known]).sign()
+    queries = [set(words(probes[row].text)) for row in known]
+    asked = vocabulary.counts([sorted(query) for query in queries])
+    strange = [sum(word not in vocabulary.index for word in query) * np.log(size + 1) for query in queries]
     for at, row in enumerate(known):
         query, near, held = asked[at], found[row], counts[positive[row]]
         copies = jaccard(counts[source[row]], counts[near])[0] >= _NEAR
@@ -154,5 +156,5 @@ def _compare_words(
             copies &= np.array([probes[row].text in texts[document] for document in near])
         leaks[row] = copies & (near < size)  # passages are made to be safe
         shared = np.isin(query.indices, held.indices)
-        overlap[row] = rarity[query.indices[shared]].sum() / max(rarity[query.indices].sum(), 1e-9)
+        overlap[row] = rarity[query.indices[shared]].sum() / max(rarity[query.indices].sum() + strange[at], 1e-9)
     return leaks, overlap

@@ -19,6 +19,7 @@ from ragself.models.hybrid import Hybrid
 from ragself.models.residual import Residual
 
 FORMAT = "1"
+KEY = "ragself"
 _KINDS: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid}
 
 
@@ -48,12 +49,14 @@ def save(adapter: Adapter, path: Path, encoder: str, name: str, revision: str | 
         "format": FORMAT,
         "kind": adapter.kind,
         "encoder": encoder,
-        "base": json.dumps({"model": public_name(name), "revision": revision}),
+        "model": public_name(name),
+        "revision": revision,
         "hash": _content_hash(adapter.kind, tensors),
     }
     scratch = path.with_name(path.name + ".new")
     try:
-        save_file(tensors, scratch, metadata=metadata)
+        # One key: safetensors writes several in random order, and equal adapters shall be equal files.
+        save_file(tensors, scratch, metadata={KEY: json.dumps(metadata, sort_keys=True)})
         scratch.replace(path)
     except (SafetensorError, OSError) as error:
         raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
@@ -72,8 +75,7 @@ def load(path: Path, encoder: str) -> Adapter:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
+            metadata = _read_metadata(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
         raise AdapterError(
@@ -83,7 +85,7 @@ def load(path: Path, encoder: str) -> Adapter:
         raise AdapterError(f"{path} is corrupted: its content does not match its hash. Restore it or roll back.")
     if metadata.get("encoder") != encoder:
         raise AdapterError(
-            f"{path} was trained for an encoder with fingerprint {metadata.get('encoder')} ({metadata.get('base')}), "
+            f"{path} was trained for an encoder with fingerprint {metadata.get('encoder')} ({metadata.get('model')}), "
             f"but this one has {encoder}. Open it with the encoder it was trained for."
         )
     kind = _KINDS.get(metadata.get("kind", ""))
@@ -96,11 +98,15 @@ def load(path: Path, encoder: str) -> Adapter:
     return adapter
 
 
-def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != FORMAT or "kind" not in metadata:
-        raise AdapterError(
-            f"{path} is no adapter of this ragself: format {metadata.get('format')!r}, expected {FORMAT!r}."
-        )
+def _read_metadata(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        metadata = json.loads(header[KEY]) if KEY in header else header
+    except ValueError:
+        metadata = {}
+    found = metadata.get("format") if isinstance(metadata, dict) else None
+    if found != FORMAT or "kind" not in metadata:
+        raise AdapterError(f"{path} is no adapter of this ragself: format {found!r}, expected {FORMAT!r}.")
+    return dict(metadata)
 
 
 def _content_hash(kind: str, tensors: Mapping[str, NDArray[Any]]) -> str:

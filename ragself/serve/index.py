@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import chromadb
@@ -10,7 +11,7 @@ import numpy as np
 from chromadb.errors import ChromaError
 from numpy.typing import NDArray
 
-from ragself.errors import InputError
+from ragself.errors import InputError, StoreError
 from ragself.schema import Chunk, Hit
 
 FINGERPRINT = "ragself:fingerprint"
@@ -37,17 +38,19 @@ class Index:
             # Chroma merges metadata on upsert: only an explicit None takes an old key away.
             known = zip(before["ids"], before["metadatas"] or [], strict=True)
             old = {id: dict.fromkeys(metadata or {}) for id, metadata in known}
-            self._collection.upsert(
-                ids=ids,
-                embeddings=vectors[start : start + self._batch],
-                documents=[chunk.text for chunk in part],
-                metadatas=[{**old.get(chunk.id, {}), **chunk.metadata} or None for chunk in part],  # type: ignore[misc]
-            )
+            with _writing():
+                self._collection.upsert(
+                    ids=ids,
+                    embeddings=vectors[start : start + self._batch],
+                    documents=[chunk.text for chunk in part],
+                    metadatas=[{**old.get(chunk.id, {}), **chunk.metadata} or None for chunk in part],  # type: ignore[misc]
+                )
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete chunks; ids that are not there are passed over."""
         for start in range(0, len(ids), self._batch):
-            self._collection.delete(ids=list(ids[start : start + self._batch]))
+            with _writing():
+                self._collection.delete(ids=list(ids[start : start + self._batch]))
 
     def ids(self) -> set[str]:
         """Ids of all chunks."""
@@ -101,3 +104,14 @@ class Index:
                 query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
             )
             yield from found["ids"]
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except ChromaError as error:
+        raise StoreError(
+            f"Chroma cannot write: {error}. Nothing acknowledged is lost; free some space or mend the permissions "
+            "and run the same command again."
+        ) from error

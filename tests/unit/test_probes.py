@@ -1,0 +1,204 @@
+import random
+import tracemalloc
+from collections import Counter
+
+import pytest
+
+from ragself.config import ProbesConfig
+from ragself.corpus.words import words
+from ragself.learn.probes import Probes, make
+from ragself.schema import Chunk, Probe
+
+CONFIG = ProbesConfig(traffic=4000, titles=2000, known_items=800, min_train=50)
+SENTENCE = "The first sentence has enough words. "
+REST = "What follows it says eight different words at the least, or more."
+
+
+def chunk(number: int, source: str | None = None, title: str | None = None) -> Chunk:
+    text = f"{SENTENCE.replace('first', f'sentence{number}')}{REST}"
+    return Chunk(f"c{number}", text, {"source": source or f"s{number}", "title": title or f"Title number{number}"})
+
+
+def corpus(size: int) -> list[Chunk]:
+    return [chunk(number) for number in range(size)]
+
+
+def queries(count: int) -> list[str]:
+    """Queries that have nothing in common."""
+    draw = random.Random(0)
+    return [" ".join("".join(draw.choices("abcdefghij", k=8)) for _ in range(4)) for _ in range(count)]
+
+
+def overlap(a: str, b: str) -> float:
+    one, two = set(words(a)), set(words(b))
+    return len(one & two) / len(one | two)
+
+
+def by_split(probes: Probes) -> Counter[str]:
+    return Counter(probe.split for probe in probes.probes)
+
+
+def test_queries_are_probes_that_ask_for_themselves() -> None:
+    (probe,) = make([], ["  what\n is  new? "], CONFIG, 0).probes
+    assert (probe.text, probe.target, probe.kind, probe.source) == ("what is new?", "what is new?", "traffic", None)
+
+
+def test_queries_are_split_four_fifths_and_a_tenth_each() -> None:
+    counts = by_split(make([], queries(2000), CONFIG, 0))
+    assert sum(counts.values()) == 2000
+    assert 1540 < counts["train"] < 1660
+    assert 150 < counts["select"] < 250
+    assert 150 < counts["confirm"] < 250
+
+
+def test_texts_that_are_no_probes_are_counted_by_reason() -> None:
+    chunks = [
+        chunk(0, title="One"),
+        chunk(1, title="?!"),
+        chunk(2, "a", "Shared title"),
+        chunk(3, "b", "shared TITLE"),
+        chunk(4, "c", "A good title"),
+        chunk(5, "c", "A good title"),
+        Chunk("c6", "no title", {"title": "  "}),
+    ]
+    found = make(chunks, ["what now", "What, now?", "  ", "?", "what now"], CONFIG, 0)
+    assert found.dropped == {
+        "query without a word": 2,
+        "query asked before": 2,
+        "title of fewer than two words": 2,
+        "title of several documents": 2,
+    }
+    assert [probe.source for probe in found.probes if probe.kind == "title"] == ["c4"]
+
+
+def test_caps_are_kept_and_counted() -> None:
+    few = ProbesConfig(traffic=100, titles=60, known_items=30, min_train=50)
+    found = make(corpus(300), queries(150), few, 0)
+    kinds = Counter(probe.kind for probe in found.probes)
+    assert kinds["traffic"] == 100
+    assert kinds["title"] + kinds["span"] == 30
+    assert found.dropped["more queries than probes.traffic"] == 50
+    assert found.dropped["more known items than probes.known_items"] == 600 - 30
+    found = make(corpus(300), [], few, 0)
+    assert Counter(probe.kind for probe in found.probes)["title"] == 60
+    assert found.dropped["more titles than probes.titles"] == 240
+
+
+@pytest.mark.parametrize("count", [0, 20, 200])
+def test_known_items_are_capped_and_none_are_trained_on_with_enough_queries(count: int) -> None:
+    few = CONFIG.model_copy(update={"known_items": 90})
+    probes = make(corpus(500), queries(count), few, 0).probes
+    known = [probe for probe in probes if probe.kind != "traffic" and probe.split != "train"]
+    trained = {probe.kind for probe in probes if probe.split == "train"}
+    assert trained == ({"traffic"} if count == 200 else {"title", "traffic"} if count else {"title"})
+    if count == 200:
+        assert len(known) == 90
+        assert {probe.split for probe in known} == {"select", "confirm"}
+    assert not any(probe.kind == "span" and probe.split == "train" for probe in probes)
+
+
+def test_with_too_little_to_train_on_everything_judges() -> None:
+    probes = make(corpus(20), queries(10), CONFIG, 0).probes
+    assert all(probe.split != "train" for probe in probes if probe.kind != "traffic")
+    assert {probe.kind for probe in probes} == {"traffic", "title", "span"}
+
+
+@pytest.mark.parametrize("count", [0, 200])
+def test_the_probes_of_one_document_are_in_one_split(count: int) -> None:
+    chunks = [chunk(number, f"document {number // 6}") for number in range(600)]
+    source_of = {each.id: each.source for each in chunks}
+    splits: dict[str, set[str]] = {}
+    for probe in make(chunks, queries(count), CONFIG, 0).probes:
+        if probe.source is not None:
+            splits.setdefault(source_of[probe.source], set()).add(probe.split)
+    assert len(splits) == 100
+    assert all(len(each) == 1 for each in splits.values())
+
+
+def test_two_wordings_of_one_question_are_in_one_split() -> None:
+    asked = []
+    for query in queries(300):
+        first, *others = query.split()
+        asked += [query, f"{query}?", f"{query} please", " ".join([*others, first]), f"{query} please now"]
+    random.Random(1).shuffle(asked)
+    probes = make([], asked, CONFIG, 0).probes
+    assert len(probes) == 4 * 300
+    near = 0
+    for a in probes[:100]:
+        for b in probes:
+            if overlap(a.text, b.text) >= 0.8:
+                near += a != b
+                assert a.split == b.split
+    assert near > 100
+
+
+def test_the_split_of_a_probe_stays_when_the_corpus_grows() -> None:
+    def splits(size: int) -> dict[str, str]:
+        return {probe.id: probe.split for probe in make(corpus(size), queries(20), CONFIG, 0).probes}
+
+    before, after = splits(150), splits(400)
+    assert set(before) < set(after)
+    assert all(after[id] == split for id, split in before.items())
+
+
+def test_the_split_of_a_query_stays_when_others_are_asked() -> None:
+    asked = queries(300)
+    before = {probe.text: probe.split for probe in make([], asked[:200], CONFIG, 0).probes}
+    after = {probe.text: probe.split for probe in make(corpus(9), [*asked, f"{asked[0]} please"], CONFIG, 0).probes}
+    assert all(after[text] == split for text, split in before.items())
+    assert after[f"{asked[0]} please"] == before[asked[0]]
+
+
+def test_probes_are_reproducible_and_the_seed_decides_which_are_taken() -> None:
+    few = CONFIG.model_copy(update={"traffic": 50})
+    assert make(corpus(99), queries(200), few, 0) == make(corpus(99), queries(200), few, 0)
+    assert make([], queries(200), few, 0) != make([], queries(200), few, 1)
+
+
+def test_a_title_belongs_to_the_first_chunk_that_has_it() -> None:
+    chunks = [chunk(0, "a", "A long title"), chunk(1, "a", "A long title"), chunk(2, "a", "Another title")]
+    titles = [probe for probe in make(chunks, [], CONFIG, 0).probes if probe.kind == "title"]
+    assert sorted((probe.text, probe.source) for probe in titles) == [("A long title", "c0"), ("Another title", "c2")]
+
+
+def test_a_span_is_the_first_sentence_of_a_chunk_without_its_title() -> None:
+    texts = [f"A title\n\n{SENTENCE}{REST}", f"Too short. {REST}", f"{SENTENCE}Too little follows.", SENTENCE]
+    chunks = [Chunk(f"c{number}", text, {"title": "A title"}) for number, text in enumerate(texts)]
+    spans = [probe for probe in make(chunks, [], CONFIG, 0).probes if probe.kind == "span"]
+    assert [(probe.text, probe.source) for probe in spans] == [(SENTENCE.strip(), "c0")]
+    assert spans[0].text in texts[0]  # word for word, so that it can be taken out
+
+
+def test_ids_are_distinct_and_made_of_the_content() -> None:
+    probes = make(corpus(100), queries(100), CONFIG, 0).probes
+    assert len({probe.id for probe in probes}) == len(probes)
+    again = make(corpus(100)[::-1], queries(100)[::-1], CONFIG, 5).probes
+    assert {(probe.id, probe.text) for probe in again} == {(probe.id, probe.text) for probe in probes}
+
+
+def test_probes_are_picked_by_split_and_kind() -> None:
+    def probe(kind: str, split: str) -> Probe:
+        return Probe(f"{kind}-{split}", "x", "x", kind, None, split)  # type: ignore[arg-type]
+
+    probes = Probes(tuple(probe(kind, split) for kind in ("traffic", "title") for split in ("train", "confirm")))
+    assert [each.id for each in probes.of(split="train")] == ["traffic-train", "title-train"]
+    assert [each.id for each in probes.of(split="confirm", kinds=["title"])] == ["title-confirm"]
+
+
+def test_nothing_makes_no_probes() -> None:
+    assert make([], [], CONFIG, 0) == Probes((), {})
+
+
+def test_lone_surrogates_in_a_query_are_no_error() -> None:
+    assert len(make([], ["one \ud800 two"], CONFIG, 0).probes) == 1
+
+
+def test_memory_does_not_grow_with_the_square_of_the_queries() -> None:
+    asked = [f"how do i {query}" for query in queries(3000)]  # as people ask; 50,000 of these take 60 GB
+    tracemalloc.start()
+    try:
+        make([], asked, CONFIG, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
