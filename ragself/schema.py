@@ -69,7 +69,7 @@ class Probe:
         text: What the student embeds as the query.
         target: What the language model's likelihood is asked for, given a candidate chunk.
         kind: Where it comes from: a query of the user's own (``traffic``), a ``title`` of a chunk,
-            or a prefix of a chunk whose continuation is the target (``span``).
+            or the first sentence of a chunk, to be found in what follows it (``span``).
         source: Id of the chunk it was made from, or None for traffic.
         split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
     """

@@ -82,10 +82,12 @@ def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropp
     tokenised = [key.split() for key in keys]
     # Two wordings of one question must not lie on both sides of a split: the group decides, not the text.
     labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME)
-    first = {label: keys[row] for row, label in reversed(list(enumerate(labels)))}
+    first: dict[int, str] = {}  # the smallest wording of each group: the same in whatever order they were asked
+    for key, label in sorted(zip(keys, labels.tolist(), strict=True)):
+        first.setdefault(label, key)
     return [
         _probe("traffic", distinct[key], distinct[key], None, _split(first[label], held_out=False))
-        for key, label in zip(keys, labels, strict=True)
+        for key, label in zip(keys, labels.tolist(), strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def save(adapter: Adapter, path: Path, encoder: str, name: str, revision: str | 
     try:
         # One key: safetensors writes several in random order, and equal adapters shall be equal files.
         save_file(tensors, scratch, metadata={KEY: json.dumps(metadata, sort_keys=True)})
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())  # a registered version must not lose its adapter with the power
         scratch.replace(path)
     except (SafetensorError, OSError) as error:
         raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error

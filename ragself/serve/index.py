@@ -30,20 +30,23 @@ class Index:
         return int(self._collection.count())
 
     def upsert(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
-        """Write chunks with their vectors, (len(chunks), dimension) float32; existing ids are replaced."""
+        """Write chunks with their vectors, (len(chunks), dimension) float32; existing ids are replaced.
+
+        A chunk that is replaced is not found for the moment that this takes. Chroma's own upsert has no such
+        moment, but it keeps metadata keys that are gone, and leaves some changed vectors unreachable.
+        """
         for start in range(0, len(chunks), self._batch):
             part = chunks[start : start + self._batch]
             ids = [chunk.id for chunk in part]
-            before = self._collection.get(ids=ids, include=["metadatas"])
-            # Chroma merges metadata on upsert: only an explicit None takes an old key away.
-            known = zip(before["ids"], before["metadatas"] or [], strict=True)
-            old = {id: dict.fromkeys(metadata or {}) for id, metadata in known}
             with _writing():
-                self._collection.upsert(
+                replaced = self._collection.get(ids=ids, include=[])["ids"]
+                if replaced:
+                    self._collection.delete(ids=replaced)
+                self._collection.add(
                     ids=ids,
                     embeddings=vectors[start : start + self._batch],
                     documents=[chunk.text for chunk in part],
-                    metadatas=[{**old.get(chunk.id, {}), **chunk.metadata} or None for chunk in part],  # type: ignore[misc]
+                    metadatas=[dict(chunk.metadata) or None for chunk in part],  # type: ignore[misc]
                 )
 
     def delete(self, ids: Sequence[str]) -> None:

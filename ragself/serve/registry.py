@@ -135,7 +135,8 @@ class Registry:
             raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in (self.directory / "versions").glob("*") if path.name.isdecimal())
+        folders = [path for path in (self.directory / "versions").glob("*") if path.name.isdecimal()]
+        return sorted(folders, key=lambda path: int(path.name))
 
     def remove(self, number: int) -> None:
         """Delete a version's files; its history stays."""

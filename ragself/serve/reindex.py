@@ -112,7 +112,7 @@ def verify(journal: Journal, index: Index, base: BaseVectors, encoder: Encoder, 
 
 def _compare(stored: NDArray[np.float32], should: NDArray[np.float32], what: str, other: str) -> None:
     worst = float((stored * should).sum(axis=1).min()) if stored.shape == should.shape else -1.0
-    if worst < 1.0 - _TOLERANCE:
+    if not worst >= 1.0 - _TOLERANCE:  # nan is no agreement
         raise VerificationError(
             f"The new index's {what} {stored.shape} and {other} {should.shape} agree only to a cosine of {worst:.4f}, "
             f"expected {1 - _TOLERANCE}. Nothing was switched; delete cache.db, which may be damaged, and run it again."

@@ -129,3 +129,9 @@ def test_weights_that_rank_alike_leave_the_usual_one() -> None:
     study = known_items(telling=0.0)
     study.gains[:] = 0.0
     assert calibrate(study, np.arange(ENOUGH), 0.95).weight == WEIGHT
+
+
+def test_a_difference_within_the_noise_hardly_ever_moves_the_weight() -> None:
+    studies = [known_items(telling=2.2, seed=seed) for seed in range(40)]  # about as good at either weight
+    moved = sum(calibrate(study, np.arange(ENOUGH), 0.95).weight != WEIGHT for study in studies)
+    assert moved <= 4  # 2.5 % are expected at 95 % confidence, two-sided: 1, and three standard errors

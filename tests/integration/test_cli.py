@@ -1,0 +1,218 @@
+"""The command line: every command, its exit codes, and what a pipe reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ragself import Chunk
+from ragself.cli.app import main
+
+COMMANDS = ["demo", "add", "search", "adapt", "status", "history", "rollback", "gc", "export", "bench"]
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+Ragself = Callable[..., Done]
+
+
+@pytest.fixture
+def ragself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path) -> Ragself:
+    """Run a command in this process, as its entry point does."""
+    monkeypatch.setenv("RAGSELF_ENCODER__MODEL", str(tiny_model))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["ragself", *map(str, arguments)])
+        try:
+            main()
+            code: object = 0
+        except SystemExit as left:
+            code = left.code or 0
+        assert isinstance(code, int), code
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def docs(tmp_path: Path, chunks: list[Chunk]) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for chunk in chunks[:3]:
+        (folder / f"{chunk.id}.md").write_text(f"# {chunk.title}\n\n{chunk.text}\n")
+    (folder / "binary.md").write_bytes(b"\0\1")
+    return folder
+
+
+@pytest.fixture
+def asked_file(asked: list[str], tmp_path: Path) -> Path:
+    file = tmp_path / "asked.txt"
+    file.write_text("\n".join(["", *asked, "  "]))
+    return file
+
+
+def real(*arguments: object) -> Done:
+    command = [str(Path(sys.executable).with_name("ragself")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_installed_command(filled: Path) -> None:
+    helped = real("--help")
+    assert helped.code == 0
+    assert all(command in helped.out for command in COMMANDS)
+    assert "Exit codes" in helped.out
+    assert real("status", "--kb", filled, "--json").json["chunks"] == 384
+    missing = real("status", "--kb", filled / "nowhere")
+    assert (missing.code, missing.out) == (1, "")
+    assert "holds no knowledge base" in " ".join(missing.err.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_something_useful(ragself: Ragself, command: str) -> None:
+    done = ragself(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"{command} [OPTIONS]" in done.out
+    assert len(done.out.split()) > 30
+    assert "--kb" in done.out and "--json" in done.out
+
+
+def test_without_a_command_help_is_shown(ragself: Ragself) -> None:
+    done = ragself()
+    assert done.code == 2
+    assert "Commands" in done.out + done.err
+
+
+def test_add_search_and_again(ragself: Ragself, docs: Path, chunks: list[Chunk], tmp_path: Path) -> None:
+    kb = tmp_path / "kb"
+    added = ragself("add", docs, "--kb", kb, "--json")
+    assert added.json["result"]["added"] == added.json["chunks"] >= 3
+    assert [Path(item["name"]).name for item in added.json["result"]["skipped"]] == ["binary.md"]
+    assert "read files" in added.err  # progress, and not on standard output
+    again = ragself("add", docs, "--kb", kb)
+    assert again.code == 0
+    assert "0 chunks added or changed" in again.out
+    assert "binary.md" in again.out
+
+    hits = ragself("search", chunks[0].text, "--kb", kb, "-k", 2, "--json").json
+    assert len(hits) == 2
+    assert set(hits[0]) == {"id", "text", "metadata", "score", "version"}
+    source = str(docs / f"{chunks[1].id}.md")
+    only = ragself("search", "x", "--kb", kb, "--where", json.dumps({"source": source}), "--json").json
+    assert only and {hit["metadata"]["source"] for hit in only} == {source}
+    shown = ragself("search", chunks[0].text, "--kb", kb)
+    assert shown.code == 0
+    assert str(chunks[0].title) in shown.out
+    assert "Nothing found" in ragself("search", "x", "--kb", kb, "--where", '{"source": "none"}').out
+
+
+def test_the_encoder_is_named_once(
+    ragself: Ragself, docs: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAGSELF_ENCODER__MODEL")
+    kb = tmp_path / "kb"
+    assert ragself("add", docs, "--kb", kb, "--encoder", tiny_model, "--quiet").err == ""
+    assert ragself("search", "word", "--kb", kb, "--json").json
+    assert ragself("add", docs, "--kb", kb, "--json").json["result"]["added"] == 0
+    assert ragself("status", "--kb", kb, "--json").json["encoder"] == str(tiny_model)
+
+
+def test_a_pass_and_all_that_follows(ragself: Ragself, filled: Path, asked_file: Path, tmp_path: Path) -> None:
+    report = ragself("adapt", "--kb", filled, "--queries", asked_file, "--json", "--exit-code")
+    assert (report.json["decision"], report.json["version"]) == ("promote", 1)
+    assert report.json["probes"]["traffic"]["train"] > 100
+    assert "train hybrid" in report.err
+    assert ragself("status", "--kb", filled, "--json").json["live"]["number"] == 1
+    events = ragself("history", "--kb", filled, "--json").json
+    assert [event["event"] for event in events] == ["create", "promote"]
+    files = ragself("export", tmp_path / "out", "--kb", filled, "--json").json
+    assert {Path(file).name for file in files} == {"README.md", "adapter.safetensors", "ragself.json"}
+    assert ragself("export", tmp_path / "out", "--kb", filled).code == 1
+    assert ragself("rollback", "--kb", filled, "--json").json["number"] == 0
+    assert "Version 1 (" in ragself("rollback", "--kb", filled, "--to", 1).out
+    assert ragself("rollback", "--kb", filled, "--to", 5).code == 1
+    assert ragself("gc", "--kb", filled, "--json").json == []
+    assert "Nothing to remove" in ragself("gc", "--kb", filled).out
+    for command in ("status", "history"):
+        done = ragself(command, "--kb", filled)
+        assert done.code == 0
+        assert "rollback" in done.out
+
+
+def test_a_pass_for_people(ragself: Ragself, filled: Path, asked_file: Path) -> None:
+    done = ragself("adapt", "--kb", filled, "--queries", asked_file, "--quiet")
+    assert (done.code, done.err) == (0, "")
+    assert "promoted version 1" in done.out
+    assert "utility@10" in done.out
+
+
+def test_nothing_promoted(ragself: Ragself, docs: Path, tmp_path: Path) -> None:
+    ragself("add", docs, "--kb", tmp_path / "kb", "--quiet")
+    kept = ragself("adapt", "--kb", tmp_path / "kb", "--exit-code", "--json")
+    assert kept.code == 10
+    assert json.loads(kept.out)["decision"] == "keep"
+    assert ragself("adapt", "--kb", tmp_path / "kb").code == 0
+
+
+NO_KB = [["search", "x"], ["adapt"], ["status"], ["history"], ["rollback"], ["gc"], ["export", "out"]]
+
+
+@pytest.mark.parametrize("arguments", NO_KB, ids=lambda arguments: arguments[0])
+def test_where_there_is_no_knowledge_base(ragself: Ragself, arguments: list[str], tmp_path: Path) -> None:
+    done = ragself(*arguments, "--kb", tmp_path / "nowhere")
+    assert (done.code, done.out) == (1, "")
+    assert "nowhere holds no knowledge base" in " ".join(done.err.split())
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["search", "x", "--where", "{"], 1, "--where is no JSON"),
+        (["search", "x", "--where", "[1]"], 1, "expected an object"),
+        (["search", "x", "--where", '{"a": {"$x": 1}}'], 1, "Chroma refuses the filter"),
+        (["search", " "], 1, "The query is empty"),
+        (["search", "x", "-k", "0"], 2, "-k"),
+        (["search"], 2, "query"),
+        (["search", "x", "--colour"], 2, "--colour"),
+        (["adapt", "--queries", "nowhere.txt"], 1, "Cannot read the queries in nowhere.txt"),
+        (["add", "nowhere.md"], 1, "nowhere.md does not exist"),
+        (["add"], 2, "paths"),
+        (["rollback"], 1, "nothing before it"),
+        (["rollback", "--to", "x"], 2, "--to"),
+        (["unheard-of"], 2, "unheard-of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage(ragself: Ragself, filled: Path, arguments: list[str], code: int, said: str) -> None:
+    done = ragself(*arguments, *(["--kb", filled] if arguments != ["unheard-of"] else []))
+    assert (done.code, done.out) == (code, "")
+    assert said.lower() in " ".join(done.err.replace("│", " ").split()).lower()
+    assert "Traceback" not in done.err
+
+
+def test_a_setting_that_does_not_exist(ragself: Ragself, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGSELF_TRAIN__STEP", "3")
+    done = ragself("search", "x", "--kb", filled)
+    assert done.code == 1
+    assert "'step'" in done.err

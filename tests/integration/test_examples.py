@@ -1,0 +1,36 @@
+"""What the README shows runs as it stands, with the default model."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_quick_start_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "added=120" in said
+    assert "quince" in said.splitlines()[1]
+    assert said.count("fig-") == 3
+
+
+def test_the_wheel_holds_the_package_whole_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "ragself").rglob("*.py")} | {"ragself/py.typed"}
+    assert held == there
+    assert "ragself = ragself.cli.app:main" in entry_points
