@@ -72,7 +72,7 @@ tags: [ragself, retrieval, self-training]
 
 # A {version.kind} adapter for {base}
 
-Trained by [ragself](https://pypi.org/project/ragself/) on a private corpus of {documents} chunks, supervised by the
+Trained by ragself on a private corpus of {documents} chunks, supervised by the
 likelihood of a language model alone. Vectors have {version.dimension} dimensions and are compared by cosine.
 
 ## How good it is
