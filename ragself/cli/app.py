@@ -171,8 +171,8 @@ def export(
 ) -> None:
     """Write the live version's adapter so that others can use it, with a model card and how to load it.
 
-    No document text, no query and no local path is written. The weights of words that occur in your documents are:
-    the words themselves are listed in the adapter.
+    No document text, no query and no local path is written. Words are kept as hashes with a weight: someone who
+    guesses a word can tell whether it occurs in your documents.
     """
     with _open(kb) as base:
         files = base.export(directory)

@@ -26,10 +26,10 @@ class Database:
             self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.executescript(schema)
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"Cannot open {path}: {error}. Free some space or mend the permissions.") from error
         except sqlite3.Error as error:
-            raise StoreError(
-                f"Cannot open {path}: {error}. Restore it from a backup, or build the knowledge base anew."
-            ) from error
+            raise StoreError(f"Cannot open {path}: {error}. Restore it from a backup.") from error
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

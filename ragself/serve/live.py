@@ -66,15 +66,19 @@ class Live:
         with self._turn:
             self._snapshot = None
 
-    def reconnect(self) -> None:
-        """Open Chroma anew: it shows what other processes wrote only then. Waits for queries in flight."""
+    def reconnect(self, *, writing: bool = True) -> None:
+        """Open Chroma anew: it shows what other processes wrote only then. Waits for queries in flight.
+
+        Args:
+            writing: False keeps the connection if another thread has begun to write through it meanwhile.
+        """
         with self._turn:
             self._turn.wait_for(lambda: not self._reopening)
             self._reopening = True  # later queries wait, so that those in flight come to an end
             try:
                 self._turn.wait_for(lambda: self._readers == 0)
                 self._snapshot = None
-                if self._chroma is not None:
+                if self._chroma is not None and (writing or not self._lock.held):
                     self._chroma.close()
                     self._chroma = None
             finally:
@@ -90,6 +94,6 @@ class Live:
             foreign = self._journal.changed_elsewhere()
         self._stamp = stamp
         if foreign or (switched and not self._lock.held):
-            self.reconnect()
+            self.reconnect(writing=False)
         elif switched:
             self.forget()
