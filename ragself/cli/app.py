@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ragself.cli import console, show
+from ragself.cli.queries import read_queries
 from ragself.config import KB_VARIABLE
 from ragself.errors import InputError, RagselfError, StoreLocked
 
@@ -112,7 +113,7 @@ def adapt(
 
         ragself adapt --queries asked.txt
     """
-    texts = _lines(queries) if queries else []
+    texts = read_queries(queries) if queries else []
     with _open(kb) as base, console.progress(quiet) as progress:
         report = base.adapt(texts, progress)
     console.emit(report) if json else show.report(report)
@@ -231,15 +232,6 @@ def _open(kb: Path) -> KnowledgeBase:
     from ragself.knowledge import KnowledgeBase
 
     return KnowledgeBase(kb, create=False)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"Cannot read the queries in {path}: {error}. Expected UTF-8 text, one query a line."
-        ) from error
 
 
 def _json_object(text: str | None) -> dict[str, object] | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.cli.queries import read_queries
 from ragself.cycle import judged_adapter
 from ragself.errors import InputError
 from ragself.knowledge import KnowledgeBase
@@ -112,7 +113,7 @@ def _traffic(directory: Path, traffic: str | None) -> list[str]:
         raise InputError(
             f"--traffic {traffic!r} is neither a split of {directory} nor a file. Splits: {_splits(directory)}."
         )
-    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return read_queries(path)
 
 
 def _rank(

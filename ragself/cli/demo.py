@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from pathlib import Path
@@ -81,8 +82,6 @@ def _clear(folder: Path) -> None:
 
 
 def _held_out(module: str) -> bool:
-    import hashlib
-
     return hashlib.blake2b(module.encode(), digest_size=4).digest()[0] / 256 < _MEASURED
 
 

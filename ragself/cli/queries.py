@@ -1,0 +1,17 @@
+"""Reading what users asked from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ragself.errors import InputError
+
+
+def read_queries(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank. Raises InputError where it cannot be read."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Cannot read the queries in {path}: {error}. Expected UTF-8 text, one query a line."
+        ) from error
