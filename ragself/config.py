@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -21,6 +22,7 @@ from pydantic_settings import (
 from ragself.errors import ConfigError
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M"
 FILE_NAME = "ragself.toml"
 ENV_PREFIX = "RAGSELF_"
 KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
@@ -47,6 +49,7 @@ class ProbesConfig(_Table):
     """Which texts stand for what users ask. Each number caps its source; traffic comes first."""
 
     traffic: Count = Field(4000, description="Queries of the user's own.")
+    questions: Count = Field(200, description="Questions that the generator writes about chunks; none without one.")
     titles: Count = Field(2000, description="Titles, headings and summary lines, to train on without traffic.")
     known_items: Count = Field(800, description="Held-out titles and first sentences that guard against harm.")
     min_train: Positive = Field(
@@ -54,10 +57,70 @@ class ProbesConfig(_Table):
     )
 
 
+class GeneratorConfig(_Table):
+    """The causal language model that supervises. With neither `url` nor `model`, words are counted instead."""
+
+    url: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="vLLM servers of one model, such as http://127.0.0.1:8000; in a variable with commas between."
+    )
+    model: str | None = Field(
+        None, description="Without `url` a causal LM to load, by name or path; with it the name that is served."
+    )
+    api_key: SecretStr | None = Field(None, description="What the server was started with as --api-key.")
+    revision: str | None = Field(None, description="Commit on the hub; None takes the newest.")
+    device: str | None = Field(None, description="cpu, cuda or mps for a model loaded here; None chooses the best.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of a model loaded here; auto is bfloat16 on a GPU that has it, float32 on a CPU."
+    )
+    context: Annotated[int, Field(ge=16)] = Field(512, description="Tokens of a document that are read, at most.")
+    candidates: Annotated[int, Field(ge=4)] = Field(
+        16, description="Documents per probe that are scored: half nearest, a quarter by BM25, a quarter random."
+    )
+    pairs: Positive = Field(20_000, description="Pairs of document and probe that a pass scores, at most.")
+    connections: Positive = Field(4, description="Requests in flight to each server.")
+    patience: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        300.0, description="Seconds to wait for a server that is away or does not answer."
+    )
+    cache: Path | None = Field(
+        None, description="File of scores, to share it between knowledge bases; None is scores.db in the folder."
+    )
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(url.strip() for url in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is no URL; expected one such as http://127.0.0.1:8000")
+        return tuple(url.rstrip("/").removesuffix("/v1") for url in value)
+
+    def at(self, *places: str) -> GeneratorConfig:
+        """The same settings for another generator.
+
+        Args:
+            places: URLs of vLLM servers, or one name or path of a causal LM.
+
+        Raises:
+            ConfigError: URLs and names are mixed, or there is more than one name.
+        """
+        urls = [place for place in places if place.startswith(("http://", "https://"))]
+        if not places or (urls and len(urls) < len(places)) or (not urls and len(places) > 1):
+            raise ConfigError(
+                f"The generator is {', '.join(places) or 'empty'}; expected one or more URLs of vLLM servers that "
+                "serve the same model, or one name or path of a causal language model."
+            )
+        served = self.model if self.url else None
+        change = {"url": tuple(urls), "model": served} if urls else {"url": (), "model": places[0]}
+        return type(self).model_validate({**self.model_dump(), **change})
+
+
 class TeacherConfig(_Table):
     """What the student learns from."""
 
-    scorer: Literal["ngram"] = "ngram"
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="Weight of the likelihood gain against the base similarity; None calibrates it."
     )
@@ -95,10 +158,12 @@ class Config(BaseSettings):
 
     encoder: EncoderConfig = EncoderConfig()
     probes: ProbesConfig = ProbesConfig()
+    generator: GeneratorConfig = GeneratorConfig()
     teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     keep_versions: Positive = Field(3, description="Versions that gc keeps, besides 0 and the live one.")
+    keep_scores: Positive = Field(90, description="Days after which gc removes scores that no pass has used since.")
 
     @classmethod
     def settings_customise_sources(

@@ -4,6 +4,7 @@
     ├── ConfigError            a setting that does not exist or cannot be
     ├── InputError             documents, queries or arguments that cannot be taken
     ├── EncoderError           the embedding model cannot be loaded, or is not the one expected
+    ├── GeneratorError         the language model that supervises cannot be reached, loaded or used
     ├── AdapterError           an adapter file that is corrupted, foreign or of another encoder
     ├── StoreError             the knowledge base on disk cannot be used as it is
     │   ├── StoreLocked        another process is writing to it
@@ -28,6 +29,10 @@ class InputError(RagselfError):
 
 class EncoderError(RagselfError):
     """The embedding model cannot be loaded, or is not the one that the store was built with."""
+
+
+class GeneratorError(RagselfError):
+    """The language model that supervises cannot be reached, loaded or used. Scores had so far are kept."""
 
 
 class AdapterError(RagselfError):

@@ -14,8 +14,13 @@ from ragself.errors import StoreError
 class Database:
     """One SQLite file, shared by the threads of this process and safe beside other processes."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, *, durable: bool = True) -> None:
         """Open `path`, creating it with `schema` where it does not exist.
+
+        Args:
+            path: The file.
+            schema: SQL that makes its tables.
+            durable: A commit survives a power cut; without, it survives the end of the process and is faster.
 
         Raises:
             StoreError: The file is no SQLite database, is damaged or cannot be written.
@@ -25,6 +30,7 @@ class Database:
         try:
             self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._connection.executescript(schema)
         except sqlite3.OperationalError as error:
             raise StoreError(f"Cannot open {path}: {error}. Free some space or mend the permissions.") from error

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
+from pathlib import Path
 
+from ragself.config import Config
+from ragself.corpus.scores import ScoreCache
 from ragself.progress import Progress, silent
 from ragself.serve.reindex import follow
 from ragself.serve.store import Store
 
 
-def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
+def collect(store: Store, config: Config, progress: Progress = silent) -> list[str]:
     """Clean a knowledge base.
 
-    Version 0, the live version, the one before it and the newest `keep` others stay.
+    Version 0, the live version, the one before it and the newest `keep_versions` others stay, and scores that a
+    pass has used within `keep_scores` days.
 
     Args:
         store: Whose writer's lock the caller holds.
-        keep: How many versions to keep besides.
+        config: How many versions to keep besides, and how long scores.
         progress: Told of collections built again.
 
     Returns:
@@ -25,7 +30,12 @@ def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
     done = []
     live = store.registry.live()
     versions = store.registry.versions()
-    spared = {0, live, store.registry.before(), *[v.number for v in versions if v.number not in (0, live)][-keep:]}
+    spared = {
+        0,
+        live,
+        store.registry.before(),
+        *[v.number for v in versions if v.number not in (0, live)][-config.keep_versions :],
+    }
     for version in versions:
         if version.number not in spared:
             store.registry.remove(version.number)
@@ -51,7 +61,17 @@ def collect(store: Store, keep: int, progress: Progress = silent) -> list[str]:
             )
             done.append(f"built collection {version.collection} again from {count} chunks")
 
+    scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
+    if scores:
+        done.append(f"removed {scores} scores that no pass has used for {config.keep_scores} days")
     orphans = store.chroma.sweep()
     if orphans:
         done.append(f"removed {orphans} folders that Chroma had left behind")
     return done
+
+
+def _prune(path: Path, days: int) -> int:
+    if not path.exists():
+        return 0
+    with closing(ScoreCache(path)) as cache:
+        return cache.prune(days)

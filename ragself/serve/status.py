@@ -9,7 +9,7 @@ from ragself.schema import Status
 from ragself.serve.lock import WriterLock
 from ragself.serve.registry import Registry
 
-_PARTS = ("corpus.db", "cache.db", "chroma", "versions")
+_PARTS = ("corpus.db", "cache.db", "scores.db", "chroma", "versions")
 
 
 def read_status(directory: Path) -> Status:
