@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 Scalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, Scalar]
 Split: TypeAlias = Literal["train", "select", "confirm"]
-ProbeKind: TypeAlias = Literal["traffic", "title", "span"]
+ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
 VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
 
 
@@ -68,8 +68,9 @@ class Probe:
         id: Content hash of kind and text.
         text: What the student embeds as the query.
         target: What the language model's likelihood is asked for, given a candidate chunk.
-        kind: Where it comes from: a query of the user's own (``traffic``), a ``title`` of a chunk,
-            or the first sentence of a chunk, to be found in what follows it (``span``).
+        kind: Where it comes from: a query of the user's own (``traffic``), a ``question`` that a language
+            model wrote about a chunk, a ``title`` of a chunk, or the first sentence of a chunk, to be found in what
+            follows it (``span``).
         source: Id of the chunk it was made from, or None for traffic.
         split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
     """
@@ -144,7 +145,9 @@ class Report:
         kind: Kind of the adapter that was judged, or None where none was trained.
         documents: Chunks in the knowledge base.
         probes: How many of each kind and split, as ``{"traffic": {"train": 640, ...}, ...}``.
-        dropped: Texts that were not taken as probes, by reason.
+        dropped: Texts that were not taken as probes, and probes that the teacher has nothing to say about, by reason.
+        likelihood: The language model that scored, and what it cost: pairs, how many of them it was asked for, tokens,
+            seconds, and the noise of its answers in nats per token.
         weight: The teacher's weight, and how it was found.
         candidates: Figures on the select split of each adapter that was tried.
         figures: Figures on the confirm split: before, after and the paired difference of each metric.
@@ -158,10 +161,44 @@ class Report:
     documents: int
     probes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    likelihood: Mapping[str, Any] = field(default_factory=dict)
     weight: Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[Mapping[str, Any]] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a pass would cost at most; found out without doing any of it.
+
+    Attributes:
+        scorer: The language model that would score.
+        documents: Chunks in the knowledge base.
+        probes: How many of each kind and split, as in `Report`, before questions are written.
+        questions: That the generator would be asked to write.
+        prompts: Texts that the language model would read, at most; 0 where words are counted.
+        stored: Scores that are stored already, of any pass; what is among them is not asked for again.
+        tokens: In those prompts, at most, from the lengths of a sample.
+        encode: Texts that the encoder has to read first.
+        rates: Tokens and texts a second, as measured just now or in the last pass.
+        seconds: Time of each stage, at most.
+        bytes: Disk space of scores and of the new index.
+        lack: Why nothing would be learned; None where something would.
+    """
+
+    scorer: str
+    documents: int
+    probes: Mapping[str, Mapping[str, int]]
+    questions: int
+    prompts: int
+    stored: int
+    tokens: int
+    encode: int
+    rates: Mapping[str, float]
+    seconds: Mapping[str, float]
+    bytes: Mapping[str, int]
+    lack: str | None
 
 
 @dataclass(frozen=True, slots=True)

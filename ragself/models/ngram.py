@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
 from ragself.corpus.words import Vocabulary, words
+from ragself.progress import Progress, silent
+from ragself.schema import Probe
 
 _BATCH = 256  # targets scored at once: bounds memory to _BATCH x documents floats
 
@@ -50,12 +52,17 @@ class NgramScorer:
         self._length = np.log(mu / (self._lengths + mu)).astype(np.float32)
         self._bigrams, self._owner = self._list_bigrams(tokenised)
 
-    def gains(self, targets: Sequence[str], candidates: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gains(
+        self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
+    ) -> NDArray[np.float32]:
         """Gain of each target from its candidates, (P, K) float32, nats per word; 0 for a target of unknown words."""
         out = np.empty(candidates.shape, dtype=np.float32)
-        for start in range(0, len(targets), _BATCH):
+        for start in range(0, len(probes), _BATCH):
+            progress("score", start, len(probes))
             rows = slice(start, start + _BATCH)
-            out[rows] = np.take_along_axis(self.matrix(targets[rows]), candidates[rows], axis=1)
+            targets = [probe.target for probe in probes[rows]]
+            out[rows] = np.take_along_axis(self.matrix(targets), candidates[rows], axis=1)
+        progress("score", len(probes), len(probes))
         return out
 
     def matrix(self, targets: Sequence[str]) -> NDArray[np.float32]:

@@ -8,24 +8,30 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.progress import Progress, silent
+from ragself.schema import Probe
+
 
 class LikelihoodScorer(Protocol):
     """A language model that says how much likelier documents make a text.
 
     Attributes:
-        name: What decides its answers besides the texts (model, revision, settings): the key of stored scores.
+        name: What decides its answers besides the texts: model, revision, settings.
     """
 
     name: str
 
-    def gains(self, targets: Sequence[str], candidates: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Mean over the target's tokens of log p(token | document) - log p(token | no document).
+    def gains(
+        self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
+    ) -> NDArray[np.float32]:
+        """Mean over the target's tokens of log p(token | document) - log p(token | no telling document).
 
         Args:
-            targets: P texts.
+            probes: P probes.
             candidates: (P, K) rows of the scorer's documents.
+            progress: Told of what is scored.
 
         Returns:
-            (P, K) float32, nats per token.
+            (P, K) float32, nats per token; -inf where there is no answer to be had.
         """
         ...

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ragself.corpus.words import words
 from ragself.models.ngram import NgramScorer
+from ragself.schema import Probe
 
 DOCUMENTS = [
     "the cat sat on the mat and the cat slept",
@@ -63,8 +64,9 @@ def test_gains_are_those_of_the_formulas_for_any_texts(documents: list[str], tar
 def test_gains_pick_the_candidates_out_of_the_matrix_in_their_order() -> None:
     scorer = NgramScorer(DOCUMENTS)
     targets = [TARGETS[number % len(TARGETS)] for number in range(560)]  # more than are scored at once
+    probes = [Probe(str(number), "asked", target, "traffic", None, "train") for number, target in enumerate(targets)]
     candidates = np.random.default_rng(0).integers(0, len(DOCUMENTS), size=(len(targets), 3))
-    found = scorer.gains(targets, candidates)
+    found = scorer.gains(probes, candidates)
     matrix = scorer.matrix(TARGETS)
     expected = [[matrix[row % len(TARGETS), document] for document in each] for row, each in enumerate(candidates)]
     assert found.dtype == np.float32

@@ -115,7 +115,7 @@ def test_a_source_that_does_not_hold_its_title_is_its_own_passage(base: BaseVect
 def test_gains_are_the_scorers_and_base_is_the_cosine(base: BaseVectors) -> None:
     probes = [probe("traffic", "filler3 text3", None, "train"), probe("title", "Harbour wall", "own")]
     found = look(base, probes, CHUNKS)
-    expected = NgramScorer(found.texts, 44).gains(["filler3 text3", "Harbour wall"], found.candidates)
+    expected = NgramScorer(found.texts, 44).gains(probes, found.candidates)
     finite = np.isfinite(found.gains)
     np.testing.assert_allclose(found.gains[finite], expected[finite], rtol=1e-6)
     cosines = np.take_along_axis(base.queries([p.text for p in probes]) @ found.documents.T, found.candidates, 1)
