@@ -21,14 +21,16 @@ from typing import Any
 from ragself.config import Config
 from ragself.errors import VerificationError
 from ragself.learn.calibrate import Calibration, calibrate
+from ragself.learn.filters import DOUBTFUL
 from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge
 from ragself.learn.probes import Probes, make
+from ragself.learn.questions import Questions, keep_found, write
 from ragself.learn.students import teach, untrained
 from ragself.learn.study import Study, study
+from ragself.learn.supervision import Supervision, affordable, narrowed, supervise
 from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
-from ragself.models.ngram import NgramScorer
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report, Version
@@ -49,16 +51,31 @@ def run(store: Store, queries: Sequence[str], config: Config, progress: Progress
         queries: What users asked.
         config: Settings.
         progress: Told of each stage.
+
+    Raises:
+        GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
     """
+    with supervise(config, store.directory) as supervision:
+        return _learn(store, queries, config, supervision, progress)
+
+
+def _learn(
+    store: Store, queries: Sequence[str], config: Config, supervision: Supervision, progress: Progress
+) -> Report:
     clock = _Clock()
     chunks = store.journal.chunks()
     live = store.snapshot(store.registry.live())
+    with clock("questions"):
+        questions = _questions(chunks, store, config, supervision, progress)
     with clock("probes"):
-        probes = make(chunks, queries, config.probes, config.train.seed)
-    report = Report("keep", "", live.version.number, None, len(chunks), _tally(probes), probes.dropped)
-    lack = _lack(chunks, probes, config)
-    if lack:
-        return _finish(store, replace(report, reason=lack, seconds=clock.seconds))
+        limit = affordable(config, len(questions.questions))
+        probes = make(chunks, queries, config.probes, config.train.seed, questions.questions, limit)
+    report = Report(
+        "keep", "", live.version.number, None, len(chunks), tally(probes), questions.dropped | probes.dropped
+    )
+    missing = lack(chunks, probes, config)
+    if missing:
+        return _finish(store, replace(report, reason=missing, likelihood=supervision.report(), seconds=clock.seconds))
 
     with clock("study"):
         adapter = live.embedder.adapter
@@ -67,14 +84,22 @@ def run(store: Store, queries: Sequence[str], config: Config, progress: Progress
             chunks,
             store.base,
             adapter,
-            NgramScorer,
-            config.teacher,
+            supervision.scorer,
+            narrowed(config),
             config.train.seed,
             progress,
         )
         weight = _calibrate(lesson, config)
+    report = replace(report, dropped={**report.dropped, **lesson.judged[1]}, likelihood=supervision.report())
+    mute = len(probes.probes) - int(lesson.judged[0].sum())
+    if mute > DOUBTFUL * len(probes.probes):
+        reason = (
+            f"the language model has nothing to say about {mute} of {len(probes.probes)} probes: it is too weak, or "
+            "knows these documents by heart, or the chunks are all alike"
+        )
+        return _finish(store, replace(report, reason=reason, seconds=clock.seconds))
     with clock("train"):
-        folder = _folder(store, queries, config, live.version)
+        folder = _folder(store, [probe.id for probe in probes.probes], supervision.name, config, live.version)
         adapters = _students(store, folder, lesson, weight.weight, config, progress)
     with clock("judge"):
         best, table = _select(lesson, adapters, adapter, weight.weight, config, progress)
@@ -108,7 +133,7 @@ def judged_adapter(store: Store) -> Adapter | None:
 # the steps ----------------------------------------------------------------------------------------
 
 
-def _lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
+def lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
     """Why there is nothing to learn from, or None."""
     if len(chunks) < MIN_DOCUMENTS:
         return f"only {len(chunks)} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
@@ -119,6 +144,17 @@ def _lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None
             "give queries that users asked, or add documents with titles"
         )
     return None
+
+
+def _questions(
+    chunks: Sequence[Chunk], store: Store, config: Config, supervision: Supervision, progress: Progress
+) -> Questions:
+    """Questions that the generator writes and finds its way back from; none without a generator."""
+    if supervision.generator is None or supervision.cache is None or len(chunks) < MIN_DOCUMENTS:
+        return Questions((), {})
+    written = write(chunks, config.probes.questions, supervision.generator, supervision.cache, progress)
+    vectors = store.base.documents([chunk.text for chunk in chunks], progress)
+    return keep_found(written, chunks, vectors, supervision.scorer, progress)
 
 
 def _calibrate(lesson: Study, config: Config) -> Calibration:
@@ -136,6 +172,7 @@ def _students(
     adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch)}
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = lesson.rows("train")
+    rows = rows[lesson.judged[0][rows]]
     for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
         path = folder / _file(kind)
         if not path.exists():
@@ -210,9 +247,9 @@ def _finish(store: Store, report: Report) -> Report:
 # the folder of a pass -----------------------------------------------------------------------------
 
 
-def _folder(store: Store, queries: Sequence[str], config: Config, live: Version) -> Path:
+def _folder(store: Store, probes: Sequence[str], scorer: str, config: Config, live: Version) -> Path:
     """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
-    inputs = [store.journal.head, list(queries), config.model_dump(mode="json"), live.fingerprint]
+    inputs = [store.journal.head, list(probes), scorer, config.model_dump(mode="json"), live.fingerprint]
     key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = store.directory / "pass"
     stamp = folder / "pass.json"
@@ -227,7 +264,8 @@ def _file(name: str) -> str:
     return name.replace(" ", "-") + ".safetensors"
 
 
-def _tally(probes: Probes) -> dict[str, dict[str, int]]:
+def tally(probes: Probes) -> dict[str, dict[str, int]]:
+    """How many probes of each kind and split there are."""
     counts: dict[str, Counter[str]] = {}
     for probe in probes.probes:
         counts.setdefault(probe.kind, Counter())[probe.split] += 1

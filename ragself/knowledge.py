@@ -20,12 +20,13 @@ from ragself.corpus.files import find, read
 from ragself.corpus.journal import Journal
 from ragself.corpus.split import split
 from ragself.errors import EncoderError, InputError, StoreError
+from ragself.forecast import forecast
 from ragself.models.embedder import CANARIES, check_canary
 from ragself.models.encoder import Encoder
 from ragself.models.saved import fingerprint
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
-from ragself.schema import Added, Chunk, Hit, Report, Skipped, Status, Version
+from ragself.schema import Added, Chunk, Forecast, Hit, Report, Skipped, Status, Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.collect import collect
 from ragself.serve.export import export
@@ -166,7 +167,9 @@ class KnowledgeBase:
 
     # learning -------------------------------------------------------------------------------------
 
-    def adapt(self, queries: Iterable[str] = (), progress: Progress = silent) -> Report:
+    def adapt(
+        self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
+    ) -> Report:
         """One pass: train on the documents and the queries, judge on held-out probes, switch if better.
 
         A pass that was killed goes on where it was when it is called again with the same queries.
@@ -174,19 +177,37 @@ class KnowledgeBase:
         Args:
             queries: What users asked; texts only, no labels.
             progress: Told of each stage.
+            generator: The causal language model that supervises: URL of a vLLM server, or several of one model, or
+                name or path of a model to load; None takes the settings, and with none there words are counted.
 
         Returns:
             What was done and decided, with all figures.
 
         Raises:
+            GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
             StoreLocked: Another process is writing.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
+        config = self._supervised_by(generator)
         with self._writing():
             self._follow_live(progress)
-            report = cycle.run(self.store(), list(queries), self.config, progress)
+            report = cycle.run(self.store(), list(queries), config, progress)
             self._live.forget()
             return report
+
+    def forecast(
+        self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
+    ) -> Forecast:
+        """What `adapt` with the same arguments would cost at most, without doing it.
+
+        A language model that never scored here is timed on a few texts, whose scores are kept.
+
+        Raises:
+            GeneratorError: The language model cannot be loaded or reached.
+        """
+        config = self._supervised_by(generator)
+        self._check_open()
+        return forecast(self.store(), list(queries), config, progress)
 
     def rollback(self, to: int | None = None) -> Version:
         """Make an earlier version live again.
@@ -243,7 +264,7 @@ class KnowledgeBase:
             What was done, one line each.
         """
         with self._writing():
-            return collect(self.store(), self.config.keep_versions, progress)
+            return collect(self.store(), self.config, progress)
 
     def close(self) -> None:
         """Release files and the writer's lock. Safe to call twice."""
@@ -303,6 +324,12 @@ class KnowledgeBase:
         return Store(
             self.path, self._manifest, self._registry, self._journal, self._cache, self._base, self._live.chroma()
         )
+
+    def _supervised_by(self, generator: str | Sequence[str] | None) -> Config:
+        if generator is None:
+            return self.config
+        places = [generator] if isinstance(generator, str) else list(generator)
+        return self.config.model_copy(update={"generator": self.config.generator.at(*places)})
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -66,6 +66,12 @@ class VectorCache:
                 out[row] = fresh[key]
         return out
 
+    def missing(self, space: str, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that have no vector yet, each once."""
+        keys = {text: _key(space, text) for text in texts}
+        known = self._lookup(list(keys.values()))
+        return [text for text, key in keys.items() if key not in known]
+
     def _lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         with self._db.read() as db:

@@ -41,7 +41,8 @@ def judge(
         scores[:, block] = queries @ vectors.T
 
     traffic = study.positive[rows] < 0
-    asked = np.flatnonzero(traffic if traffic.sum() >= config.min_probes else np.ones_like(traffic))
+    telling = study.judged[0][rows]
+    asked = np.flatnonzero(telling & (traffic if (traffic & telling).sum() >= config.min_probes else True))
     candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
     seen = np.take_along_axis(scores[asked], candidates, axis=1)
     mass = law(gains, study.base[rows[asked]], weight)

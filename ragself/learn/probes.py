@@ -13,6 +13,7 @@ import numpy as np
 from ragself.config import ProbesConfig
 from ragself.corpus.words import Vocabulary, words
 from ragself.learn.duplicates import groups
+from ragself.learn.questions import Question
 from ragself.schema import Chunk, Probe, ProbeKind, Split
 
 _SAME = 0.8  # word overlap from which two queries count as one
@@ -37,31 +38,46 @@ class Probes:
         return [p for p in self.probes if p.split == split and (kinds is None or p.kind in kinds)]
 
 
-def make(chunks: Sequence[Chunk], queries: Sequence[str], config: ProbesConfig, seed: int) -> Probes:
-    """Make probes from the user's queries and from the chunks themselves.
+def make(
+    chunks: Sequence[Chunk],
+    queries: Sequence[str],
+    config: ProbesConfig,
+    seed: int,
+    questions: Sequence[Question] = (),
+    limit: int | None = None,
+) -> Probes:
+    """Make probes from the user's queries, from questions written about chunks, and from the chunks themselves.
+
+    What users ask teaches best (measured): with enough of it nothing else is trained on, and the others only judge.
 
     Args:
         chunks: The corpus.
         queries: What users asked, any number, without labels.
         config: How many of each kind at most.
         seed: Decides which are taken where there are more.
+        questions: Written by a language model.
+        limit: Probes of all kinds together, thinned out evenly; None means any number.
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
     traffic = _traffic(queries, config.traffic, rng, dropped)
-    # What users ask teaches best (measured): with enough of it nothing else is trained on.
     queries_to_train_on = sum(probe.split == "train" for probe in traffic)
+    written = _questions(chunks, questions, held_out=False)
+    questions_to_train_on = sum(probe.split == "train" for probe in written)
+    if queries_to_train_on >= config.min_train:
+        written = _questions(chunks, questions, held_out=True)
     titles = _titles(chunks, dropped, held_out=False)
-    titles_to_train_on = sum(probe.split == "train" for probe in titles)
+    titles_to_train_on = questions_to_train_on + sum(probe.split == "train" for probe in titles)
     if queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on:
         titles = _sample(titles, config.titles, rng, "more titles than probes.titles", dropped)
         spans = [span for span in _spans(chunks, held_out=False) if span.split != "train"]  # spans only judge
     else:  # no title is trained on, so that all may judge
-        titles = _sample(_titles(chunks, Counter(), held_out=True), config.known_items // 2, rng, _JUDGES, dropped)
+        half = max(config.known_items - sum(probe.split != "train" for probe in written), 0) // 2
+        titles = _sample(_titles(chunks, Counter(), held_out=True), half, rng, _JUDGES, dropped)
         spans = _spans(chunks, held_out=True)
-    room = config.known_items - sum(probe.split != "train" for probe in titles)
+    room = config.known_items - sum(probe.split != "train" for probe in [*written, *titles])
     spans = _sample(spans, max(room, 0), rng, _JUDGES, dropped)
-    return Probes((*traffic, *titles, *spans), dict(dropped))
+    return Probes(tuple(_thin([*traffic, *written, *titles, *spans], limit, rng, dropped)), dict(dropped))
 
 
 def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
@@ -88,6 +104,13 @@ def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropp
     return [
         _probe("traffic", distinct[key], distinct[key], None, _split(first[label], held_out=False))
         for key, label in zip(keys, labels.tolist(), strict=True)
+    ]
+
+
+def _questions(chunks: Sequence[Chunk], questions: Sequence[Question], *, held_out: bool) -> list[Probe]:
+    documents = {chunk.id: chunk.source for chunk in chunks}
+    return [
+        _probe("question", q.text, q.text, q.source, _split(documents[q.source], held_out=held_out)) for q in questions
     ]
 
 
@@ -141,6 +164,19 @@ def _sample(
 ) -> list[Probe]:
     by_id = {probe.id: probe for probe in probes}
     return [by_id[id] for id in _take(sorted(by_id), limit, rng, reason, dropped)]
+
+
+def _thin(probes: list[Probe], limit: int | None, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
+    """At most `limit` probes, the same share of each kind and split, at least one."""
+    if limit is None or len(probes) <= limit:
+        return probes
+    of: dict[tuple[str, str], list[int]] = {}
+    for row, probe in enumerate(probes):
+        of.setdefault((probe.kind, probe.split), []).append(row)
+    share = limit / len(probes)
+    kept = sorted(row for rows in of.values() for row in rng.permutation(rows)[: max(int(len(rows) * share), 1)])
+    dropped["more probes than generator.pairs allows"] += len(probes) - len(kept)
+    return [probes[row] for row in kept]
 
 
 def _take(ordered: list[str], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,14 @@ from ragself.config import TeacherConfig
 from ragself.corpus.words import Vocabulary, words
 from ragself.learn.candidates import Bm25, gather
 from ragself.learn.duplicates import jaccard
+from ragself.learn.filters import judge_probes
 from ragself.models.adapter import Adapter
 from ragself.models.scorer import LikelihoodScorer
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
+_RUN = 13  # words in a row that nobody writes twice by chance
 _NEAR = 0.8  # word overlap from which a candidate counts as a copy of the probe's source
 
 
@@ -50,6 +53,11 @@ class Study:
     positive: NDArray[np.int64]
     source: NDArray[np.int64]
     overlap: NDArray[np.float32]
+
+    @cached_property
+    def judged(self) -> tuple[NDArray[np.bool_], Mapping[str, int]]:
+        """(P,) True where the teacher has something to say; and how many of the probes are not, by reason."""
+        return judge_probes(self.gains)
 
     def rows(self, split: str, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Rows of the probes of a split, of the given kinds; None means all kinds."""
@@ -107,9 +115,7 @@ def study(
     known = (positive >= 0) & ~(found == positive[:, None]).any(axis=1)
     found[known, -1] = positive[known]
 
-    progress("score", 0, len(probes))
-    gains = scorer(everything, len(texts)).gains([p.target for p in probes], found)
-    progress("score", len(probes), len(probes))
+    gains = scorer(everything, len(texts)).gains(probes, found, progress)
     leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
     gains = np.where(leaks, -np.inf, gains).astype(np.float32)
     return Study(
@@ -151,10 +157,20 @@ def _compare_words(
     strange = [sum(word not in vocabulary.index for word in query) * np.log(size + 1) for query in queries]
     for at, row in enumerate(known):
         query, near, held = asked[at], found[row], counts[positive[row]]
-        copies = jaccard(counts[source[row]], counts[near])[0] >= _NEAR
-        if probes[row].kind == "title":
-            copies &= np.array([probes[row].text in texts[document] for document in near])
-        leaks[row] = copies & (near < size)  # passages are made to be safe
+        if probes[row].kind != "question":  # whose words are not the document's: there is nothing to copy
+            copies = jaccard(counts[source[row]], counts[near])[0] >= _NEAR
+            if probes[row].kind == "title":
+                copies &= np.array([probes[row].text in texts[document] for document in near])
+            copies |= _quotes(words(probes[row].target), [tokenised[document] for document in near])
+            leaks[row] = copies & (near < size)  # passages are made to be safe
         shared = np.isin(query.indices, held.indices)
         overlap[row] = rarity[query.indices[shared]].sum() / max(rarity[query.indices].sum() + strange[at], 1e-9)
     return leaks, overlap
+
+
+def _quotes(target: Sequence[str], documents: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    """Which documents share a run of words with a target, so long that it is copied; (len(documents),)."""
+    runs = [f" {' '.join(target[start : start + _RUN])} " for start in range(len(target) - _RUN + 1)]
+    if not runs:
+        return np.zeros(len(documents), dtype=np.bool_)
+    return np.array([any(run in f" {' '.join(document)} " for run in runs) for document in documents])

@@ -34,6 +34,10 @@ class BaseVectors:
         encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those documents that were never encoded, each once."""
+        return self._cache.missing(f"{self._fingerprint}/document", texts)
+
     def queries(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
         """Base vectors of queries, (len(texts), dimension) float32, normalised."""
         space = f"{self._fingerprint}/query"

@@ -1,0 +1,33 @@
+"""Which probes the teacher has something to say about: those that documents help, and not all alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+HELP = 0.02  # nats per token that the best document must add
+RANGE = 0.1  # nats per token between the best and the worst (LLM-Embedder, Zhang et al. 2023)
+DOUBTFUL = 0.8  # share of probes dropped above which the language model or the chunks are at fault
+
+
+def judge_probes(gains: NDArray[np.float32]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Find the probes that can teach.
+
+    Args:
+        gains: (P, K) likelihood gain, nats per token; -inf where there is none.
+
+    Returns:
+        (P,) True where a probe can teach; and how many cannot, by reason.
+    """
+    finite = np.isfinite(gains)
+    best = np.where(finite, gains, -np.inf).max(axis=1, initial=-np.inf)
+    worst = np.where(finite, gains, np.inf).min(axis=1, initial=np.inf)
+    unknown = ~finite.any(axis=1)
+    unhelped = ~unknown & (best < HELP)
+    alike = ~unknown & ~unhelped & (best - worst < RANGE)
+    reasons = {
+        "probe without a likelihood": unknown,
+        f"probe that no document helps (gain below {HELP:g})": unhelped,
+        f"probe that all documents help alike (range below {RANGE:g})": alike,
+    }
+    return ~(unknown | unhelped | alike), {reason: int(mask.sum()) for reason, mask in reasons.items() if mask.any()}

@@ -1,0 +1,179 @@
+"""Questions that a language model writes about chunks, and which of them are good: known items like what users ask."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.scores import ScoreCache, digest
+from ragself.corpus.words import Vocabulary, words
+from ragself.learn.duplicates import groups
+from ragself.models.generator import Generator, identify
+from ragself.models.prompt import WRITING
+from ragself.models.scorer import LikelihoodScorer
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk, Probe
+
+PER_CHUNK = 2
+LOOKALIKES = 15  # chunks most like the source that a question must tell it from
+TOP = 3  # rank by p(question | document) that the source must reach among them
+_LEAST_WORDS = 12  # of a chunk worth a question
+_SAME = 0.8  # word overlap from which two questions count as one
+_CHARACTERS = 3000  # of a chunk that are shown: a question is about one thing
+_THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
+_LABEL = re.compile(r"^(question|q)?\s*\d*\s*[:.)-]\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the chunk that it was written about."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions of one pass, and how many were not taken, by reason."""
+
+    questions: tuple[Question, ...]
+    dropped: dict[str, int]
+
+
+def write(
+    chunks: Sequence[Chunk], count: int, generator: Generator, cache: ScoreCache, progress: Progress = silent
+) -> Questions:
+    """Let the language model write questions: one a chunk, or two where there are too few chunks.
+
+    Args:
+        chunks: The corpus, of which chunks are taken from as many documents as there are.
+        count: How many questions to ask for.
+        generator: The language model.
+        cache: Questions written before are taken from here, new ones are kept in it.
+        progress: Told of questions.
+
+    Raises:
+        GeneratorError: The model cannot be reached. What was written is kept.
+    """
+    jobs = plan(chunks, count)
+    written = _written(jobs, generator, cache, progress)
+    dropped: Counter[str] = Counter()
+    kept: dict[str, Question] = {}
+    for (chunk, _), text in zip(jobs, written, strict=True):
+        question, reason = _clean(text, chunk)
+        key = " ".join(words(question))
+        if not reason and key in kept:
+            reason = "question written before"
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept[key] = Question(question, chunk.id)
+    if not kept:
+        return Questions((), dict(dropped))
+    tokenised = [key.split() for key in kept]
+    labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME)
+    first = dict(zip(reversed(labels.tolist()), reversed(list(kept.values())), strict=True))
+    if len(first) < len(kept):
+        dropped["question written before"] += len(kept) - len(first)
+    return Questions(tuple(question for question in kept.values() if question in set(first.values())), dict(dropped))
+
+
+def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, int]]:
+    """Which chunks are asked about, and with which seed: one of each document in turn, stable as the corpus grows."""
+    by_source: dict[str, list[Chunk]] = {}
+    for chunk in sorted(chunks, key=lambda chunk: digest(chunk.id)):
+        if len(words(chunk.text)) >= _LEAST_WORDS:
+            by_source.setdefault(chunk.source, []).append(chunk)
+    ordered = sorted(
+        ((turn, digest(source), chunk) for source, own in by_source.items() for turn, chunk in enumerate(own)),
+        key=lambda item: item[:2],
+    )
+    return [(chunk, seed) for seed in range(PER_CHUNK) for _, _, chunk in ordered][:count]
+
+
+def keep_found(
+    written: Questions,
+    chunks: Sequence[Chunk],
+    vectors: NDArray[np.float32],
+    scorer: Callable[[Sequence[str], int], LikelihoodScorer],
+    progress: Progress = silent,
+) -> Questions:
+    """Keep questions whose source is among the three that make them likeliest, of the chunks most like it.
+
+    Args:
+        written: Questions about `chunks`.
+        chunks: The corpus, N.
+        vectors: (N, base) base vectors.
+        scorer: Makes a scorer of documents and the number of those that are the corpus.
+        progress: Told of what is scored.
+    """
+    if not written.questions:
+        return written
+    row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
+    sources = np.array([row_of[question.source] for question in written.questions])
+    width = min(LOOKALIKES + 1, len(chunks))
+    candidates = np.empty((len(sources), width), dtype=np.int64)
+    for at, source in enumerate(sources.tolist()):
+        likeness = vectors @ vectors[source]
+        likeness[source] = np.inf
+        candidates[at] = np.argsort(-likeness, kind="stable")[:width]  # the source first
+    probes = [Probe(question.source, question.text, question.text, "question", question.source, "train")
+              for question in written.questions]  # fmt: skip
+    gains = scorer([chunk.text for chunk in chunks], len(chunks)).gains(probes, candidates, progress)
+    better = (gains[:, 1:] > gains[:, :1]).sum(axis=1)
+    found = np.isfinite(gains[:, 0]) & (better < TOP)
+    dropped = dict(written.dropped)
+    if not found.all():
+        dropped[f"question whose source is not in the top {TOP} of its look-alikes"] = int((~found).sum())
+    return Questions(tuple(q for q, good in zip(written.questions, found, strict=True) if good), dropped)
+
+
+def _written(
+    jobs: Sequence[tuple[Chunk, int]], generator: Generator, cache: ScoreCache, progress: Progress
+) -> list[str]:
+    """What the model wrote for each job, from the cache or now; empty where it wrote nothing."""
+    if not jobs:
+        return []
+    model = cache.latest(generator.name)
+
+    def keys() -> list[bytes]:
+        name = f"{generator.name}#{model.id if model else ''}"
+        return [digest(name, WRITING.name, str(seed), chunk.text) for chunk, seed in jobs]
+
+    found = cache.look_up_texts(keys())
+    if model is None or len(found) < len(set(keys())):
+        model = identify(generator, cache)
+        found = cache.look_up_texts(keys())
+    done = sum(key in found for key in keys())
+    for seed in range(PER_CHUNK):
+        missing = {
+            key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of == seed and key not in found
+        }
+        order = list(missing)
+        for batch in generator.write([missing[key][:_CHARACTERS] for key in order], seed) if order else ():
+            texts = [(order[position], text or "") for position, text in batch]
+            cache.store_texts(model, texts)
+            found.update(texts)
+            done += len(batch)
+            progress("write questions", min(done, len(jobs)), len(jobs))
+    return [found.get(key, "") for key in keys()]
+
+
+def _clean(text: str, chunk: Chunk) -> tuple[str, str]:
+    """The question in what a model wrote, and why it is not taken; an empty reason means that it is."""
+    lines = [line.strip() for line in _THOUGHT.sub("", text).splitlines()]
+    line = next((line for line in lines if line), "")
+    question = " ".join(_LABEL.sub("", line.strip("*_#>` ")).strip("\"'“”„«» *").split())
+    count = len(words(question))
+    if count < 3:
+        return question, "question of fewer than three words"
+    if count > 40:
+        return question, "question of more than forty words"
+    if f" {' '.join(words(question))} " in f" {' '.join(words(chunk.text))} ":
+        return question, "question that its source holds word for word"
+    return question, ""

@@ -1,0 +1,90 @@
+"""The language model of one pass: a generator with what it has said before, or the words of the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ragself.config import Config, GeneratorConfig, TeacherConfig
+from ragself.corpus.scores import ScoreCache
+from ragself.models.gain import IRRELEVANT
+from ragself.models.generator import Generator, open_generator
+from ragself.models.likelihood import Account, LanguageModelScorer
+from ragself.models.ngram import NgramScorer
+from ragself.models.scorer import LikelihoodScorer
+
+SCORES = "scores.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """What scores.
+
+    Attributes:
+        config: Of the generator.
+        generator: The causal language model; None counts words.
+        cache: Its answers; None without one.
+        account: What it has cost so far.
+    """
+
+    config: GeneratorConfig
+    generator: Generator | None = None
+    cache: ScoreCache | None = None
+    account: Account = field(default_factory=Account)
+
+    @property
+    def name(self) -> str:
+        """Of the model that scores."""
+        return self.generator.name if self.generator else "ngram"
+
+    def scorer(self, documents: Sequence[str], corpus: int) -> LikelihoodScorer:
+        """A scorer of documents, the first `corpus` of which are the corpus."""
+        if self.generator is None or self.cache is None:
+            return NgramScorer(documents, corpus)
+        return LanguageModelScorer(documents, corpus, self.generator, self.cache, self.config, self.account)
+
+    def report(self) -> dict[str, Any]:
+        """The model, and what it has cost."""
+        return {"scorer": self.name, **(asdict(self.account) if self.generator else {})}
+
+
+@contextmanager
+def supervise(config: Config, directory: Path) -> Iterator[Supervision]:
+    """Open the language model that the settings name, and close it.
+
+    Raises:
+        GeneratorError: It cannot be loaded or reached.
+        StoreError: The file of scores is damaged.
+    """
+    generator = open_generator(config.generator)
+    if generator is None:
+        yield Supervision(config.generator)
+        return
+    with closing(generator), closing(ScoreCache(scores_file(config, directory))) as cache:
+        yield Supervision(config.generator, generator, cache)
+
+
+def scores_file(config: Config, directory: Path) -> Path:
+    """Where scores are kept."""
+    return config.generator.cache or directory / SCORES
+
+
+def narrowed(config: Config) -> TeacherConfig:
+    """Numbers of candidates: those of the teacher, or fewer where a language model reads each of them."""
+    if not (config.generator.url or config.generator.model):
+        return config.teacher
+    count = config.generator.candidates
+    return config.teacher.model_copy(
+        update={"dense": count // 2, "lexical": count // 4, "random": count - count // 2 - count // 4}
+    )
+
+
+def affordable(config: Config, questions: int) -> int | None:
+    """Probes that `generator.pairs` allows besides the checking of some questions; None means any number."""
+    if not (config.generator.url or config.generator.model):
+        return None
+    each = config.generator.candidates + IRRELEVANT
+    return max(config.generator.pairs // each - questions, 1)
