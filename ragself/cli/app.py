@@ -102,6 +102,17 @@ def adapt(
     queries: Annotated[
         Path | None, typer.Option(help="File of queries that users asked, one a line. No labels needed.")
     ] = None,
+    generator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The language model that supervises: URL of a vLLM server (repeat for several of one model), or name "
+            "or path of a causal LM to load here. Default: the settings; with none, words are counted."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what a pass would cost in prompts, tokens, time and disk; stop there."),
+    ] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 10 when nothing is promoted.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -111,11 +122,17 @@ def adapt(
     The live version answers meanwhile and stays if there is no proof. A pass that was killed goes on where it was
     when the same command is run again.
 
-        ragself adapt --queries asked.txt
+        ragself adapt --queries asked.txt --generator http://127.0.0.1:8000
     """
     texts = read_queries(queries) if queries else []
     with _open(kb) as base, console.progress(quiet) as progress:
-        report = base.adapt(texts, progress)
+        if dry_run:
+            cost = base.forecast(texts, progress, generator=generator)
+        else:
+            report = base.adapt(texts, progress, generator=generator)
+    if dry_run:
+        console.emit(cost) if json else show.forecast(cost)
+        return
     console.emit(report) if json else show.report(report)
     if exit_code and report.decision != "promote":
         raise typer.Exit(10)

@@ -99,6 +99,18 @@ def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> None:
     out.print(grid)
 
 
+def duration(seconds: float) -> str:
+    """Time for people.
+
+    >>> duration(75), duration(7300)
+    ('1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def size(count: int) -> str:
     """Bytes for people.
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from ragself.cli.console import out, size, table
-from ragself.schema import Added, Hit, Report, Status
+from ragself.cli.console import duration, out, size, table
+from ragself.schema import Added, Forecast, Hit, Report, Status
 
 _SHOWN = 10
 
@@ -51,12 +51,10 @@ def report(result: Report) -> None:
         else f"[yellow]kept version {result.version}[/yellow]"
     )
     out.print(f"{verdict}: {escape(result.reason)}.")
-    if result.probes:
-        rows = [
-            (kind, *(str(count.get(split, 0)) for split in ("train", "select", "confirm")))
-            for kind, count in result.probes.items()
-        ]
-        table("probes", "kind", "train", "select", "confirm", rows=rows)
+    _probes(result.probes)
+    if result.dropped:
+        table("not taken", "reason", "how many", rows=[(reason, str(n)) for reason, n in result.dropped.items()])
+    _likelihood(result.likelihood)
     if result.weight:
         out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
     if result.candidates:
@@ -66,6 +64,25 @@ def report(result: Report) -> None:
     if result.figures:
         _figures(f"{result.kind} against the live version, on the confirm split", result.figures)
     _seconds(result.seconds)
+
+
+def forecast(cost: Forecast) -> None:
+    """What a pass would cost."""
+    out.print(f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing was spent yet.")
+    if cost.lack:
+        out.print(f"[yellow]It would learn nothing[/yellow]: {escape(cost.lack)}.")
+        return
+    _probes(cost.probes)
+    rows = [("texts to encode first", f"{cost.encode:,}", _rate(cost.rates.get("encode"), "a second"))]
+    if cost.prompts:
+        rows += [
+            ("questions to write", f"{cost.questions:,}", ""),
+            ("prompts to score, at most", f"{cost.prompts:,}", f"{cost.stored:,} scores are stored already"),
+            ("tokens, at most", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
+        ]
+    rows += [(f"time to {stage}", duration(seconds), _told(stage)) for stage, seconds in cost.seconds.items()]
+    rows += [(f"disk, {part}", size(count), "at most") for part, count in cost.bytes.items()]
+    table("cost", "what", "how much", "", rows=rows)
 
 
 def status(found: Status) -> None:
@@ -139,6 +156,33 @@ def bench(result: Mapping[str, Any]) -> None:
     table(title, "ranker", "nDCG@10", "recall@100", rows=rows)
     out.print(f"decision: {result['decision']} ({escape(result['reason'])})")
     _seconds({**result["report"].seconds, "total": result["seconds"]})
+
+
+def _probes(probes: Mapping[str, Mapping[str, int]]) -> None:
+    splits = ("train", "select", "confirm")
+    rows = [(kind, *(str(count.get(split, 0)) for split in splits)) for kind, count in probes.items()]
+    if rows:
+        table("probes", "kind", *splits, rows=rows)
+
+
+def _likelihood(told: Mapping[str, Any]) -> None:
+    if not told.get("pairs"):
+        return
+    pace = (
+        f" in {duration(told['seconds'])} ({told['tokens'] / told['seconds']:,.0f} a second)" if told["seconds"] else ""
+    )
+    out.print(
+        f"Scored by {escape(told['scorer'])}: {told['pairs']:,} pairs, of which {told['asked']:,} were asked for, "
+        f"{told['tokens']:,} tokens{pace}; noise {told['floor']:.1g} nats a token."
+    )
+
+
+def _rate(rate: float | None, unit: str) -> str:
+    return f"{rate:,.0f} {unit}" if rate else ""
+
+
+def _told(stage: str) -> str:
+    return "at most" if stage in ("score", "encode") else "in the last pass"
 
 
 def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,0 +1,151 @@
+"""What a pass would cost: the same plan as the pass, with nothing done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ragself.config import Config
+from ragself.cycle import MIN_DOCUMENTS, lack, tally
+from ragself.learn.probes import make
+from ragself.learn.questions import LOOKALIKES, plan
+from ragself.learn.study import without
+from ragself.learn.supervision import Supervision, affordable, narrowed, supervise
+from ragself.models.gain import IRRELEVANT
+from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
+from ragself.models.prompt import TARGET_TOKENS, prompt
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk, Forecast, Probe
+from ragself.serve.status import read_status
+from ragself.serve.store import Store
+
+_SAMPLE = 64  # prompts whose tokens are counted
+_TRIAL = 4  # probes, each with a few documents, that a model is timed with that was never timed
+_ENCODED = 32  # texts that the encoder is timed with
+_PER_SCORE = 80  # bytes of a stored score besides four for each token of its target, measured with SQLite's overhead
+_STAGES = ("train", "judge", "re-embed")
+
+
+def forecast(store: Store, queries: Sequence[str], config: Config, progress: Progress = silent) -> Forecast:
+    """Plan a pass and tell what it would take at most.
+
+    Args:
+        store: The knowledge base.
+        queries: What users asked.
+        config: Settings.
+        progress: Told of what is timed.
+
+    Raises:
+        GeneratorError: The language model cannot be loaded or reached.
+    """
+    chunks = store.journal.chunks()
+    with supervise(config, store.directory) as supervision:
+        reads = supervision.generator is not None and len(chunks) >= MIN_DOCUMENTS
+        questions = len(plan(chunks, config.probes.questions)) if reads else 0
+        probes = make(chunks, queries, config.probes, config.train.seed, limit=affordable(config, questions))
+        missing = lack(chunks, probes, config) if not questions else None
+        seconds: dict[str, float] = {}
+        rates: dict[str, float] = {}
+        space: dict[str, int] = {}
+        prompts = tokens = 0
+        if reads:
+            teacher = narrowed(config)
+            width = min(teacher.dense + teacher.lexical + teacher.random, len(chunks)) + IRRELEVANT
+            # A question is read with each of its look-alikes; then, as a probe, with its candidates.
+            checked = questions * (min(LOOKALIKES + 1, len(chunks)) + IRRELEVANT)
+            asked = min(len(probes.probes) + questions, affordable(config, questions) or sys.maxsize)
+            prompts = checked + asked * width + NOISE_PAIRS
+            context, target = _lengths(supervision, chunks, probes.probes, config)
+            tokens = int((prompts + questions) * (context + target))
+            rates["tokens"] = _scoring_rate(supervision, chunks, probes.probes, progress)
+            seconds["score"] = tokens / rates["tokens"]
+            space["scores.db"] = int(prompts * (_PER_SCORE + 4 * target))
+        texts = _to_encode(store, chunks, probes.probes)
+        if texts:
+            rates["encode"] = _encoding_rate(store, texts, progress)
+            seconds["encode"] = len(texts) / rates["encode"]
+        last: dict[str, Any] = next(
+            (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
+        )
+        seconds.update({stage: value for stage, value in last.get("seconds", {}).items() if stage in _STAGES})
+        space["chroma"] = _index_bytes(store, config, len(chunks))
+        return Forecast(
+            scorer=supervision.name,
+            documents=len(chunks),
+            probes=tally(probes),
+            questions=questions,
+            prompts=prompts,
+            stored=len(supervision.cache) if supervision.cache else 0,
+            tokens=tokens,
+            encode=len(texts),
+            rates={name: round(rate, 1) for name, rate in rates.items()},
+            seconds={stage: round(value, 1) for stage, value in seconds.items()},
+            bytes=space,
+            lack=missing,
+        )
+
+
+def _lengths(
+    supervision: Supervision, chunks: Sequence[Chunk], probes: Sequence[Probe], config: Config
+) -> tuple[float, float]:
+    """Mean tokens of context and target, from a sample."""
+    assert supervision.generator is not None
+    random = np.random.default_rng(0)
+    documents = [chunks[row].text for row in random.permutation(len(chunks))[:_SAMPLE]]
+    asked = [probes[row] for row in random.permutation(len(probes))[:_SAMPLE]] or [_any(chunks[0])]
+    made = [prompt(document, asked[row % len(asked)]) for row, document in enumerate(documents)]
+    bodies = supervision.generator.encode([one.document for one in made])
+    frames = supervision.generator.encode([one.head + one.tail for one in made])
+    targets = supervision.generator.encode([one.target for one in made])
+    context = np.mean([min(len(body), config.generator.context) for body in bodies]) + np.mean([len(f) for f in frames])
+    return float(context), float(np.mean([min(len(target), TARGET_TOKENS) for target in targets]))
+
+
+def _scoring_rate(
+    supervision: Supervision, chunks: Sequence[Chunk], probes: Sequence[Probe], progress: Progress
+) -> float:
+    """Tokens a second: as when it last scored, or of a few texts now."""
+    assert supervision.generator is not None
+    assert supervision.cache is not None
+    model = supervision.cache.latest(supervision.generator.name)
+    if model is not None and model.rate:
+        return model.rate
+    scorer = supervision.scorer([chunk.text for chunk in chunks], len(chunks))
+    assert isinstance(scorer, LanguageModelScorer)
+    trial = list(probes[:_TRIAL]) or [_any(chunks[0])]
+    rows = np.random.default_rng(0).integers(len(chunks), size=(len(trial), 6))
+    return scorer.time(trial, rows, progress)
+
+
+def _any(chunk: Chunk) -> Probe:
+    text = chunk.text[:60]
+    return Probe("trial", text, text, "question", chunk.id, "train")
+
+
+def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> list[str]:
+    """Texts without a vector: documents, and sources as they are shown to their own probes."""
+    by_id = {chunk.id: chunk.text for chunk in chunks}
+    shown = [without(by_id[probe.source], probe) for probe in probes if probe.source is not None]
+    return [*store.base.missing([*by_id.values(), *shown]), *[p.text for p in probes if p.kind == "traffic"]]
+
+
+def _encoding_rate(store: Store, texts: Sequence[str], progress: Progress) -> float:
+    """Texts a second, of a few that need not be encoded again."""
+    store.base.documents(texts[:1], progress)  # the model is loaded
+    sample = texts[1 : 1 + _ENCODED] or texts
+    began = time.perf_counter()
+    store.base.documents(sample, progress)
+    return len(sample) / max(time.perf_counter() - began, 1e-3)
+
+
+def _index_bytes(store: Store, config: Config, chunks: int) -> int:
+    """Size of a new index, as large by number of the vectors as those that are here."""
+    versions = store.registry.versions()
+    here = read_status(store.directory).bytes["chroma"]
+    numbers = chunks * sum(version.dimension for version in versions)
+    wide = store.base.dimension + (config.train.sketch if "hybrid" in config.train.adapters else 0)
+    return int(here / max(numbers, 1) * chunks * wide)
