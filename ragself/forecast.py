@@ -17,7 +17,7 @@ from ragself.learn.study import without
 from ragself.learn.supervision import Supervision, affordable, narrowed, supervise
 from ragself.models.gain import IRRELEVANT
 from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
-from ragself.models.prompt import TARGET_TOKENS, prompt
+from ragself.models.prompt import QUESTION_TOKENS, TARGET_TOKENS, prompt
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Forecast, Probe
 from ragself.serve.status import read_status
@@ -60,7 +60,8 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
             asked = min(len(probes.probes) + questions, affordable(config, questions) or sys.maxsize)
             prompts = checked + asked * width + NOISE_PAIRS
             context, target = _lengths(supervision, chunks, probes.probes, config)
-            tokens = int((prompts + questions) * (context + target))
+            about_questions = checked + questions + min(questions, asked) * width
+            tokens = int(prompts * (context + target) + about_questions * QUESTION_TOKENS + questions * context)
             rates["tokens"] = _scoring_rate(supervision, chunks, probes.probes, progress)
             seconds["score"] = tokens / rates["tokens"]
             space["scores.db"] = int(prompts * (_PER_SCORE + 4 * target))

@@ -179,10 +179,10 @@ class Forecast:
         questions: That the generator would be asked to write.
         prompts: Texts that the language model would read, at most; 0 where words are counted.
         stored: Scores that are stored already, of any pass; what is among them is not asked for again.
-        tokens: In those prompts, at most, from the lengths of a sample.
+        tokens: In those prompts and in what is written, about, from the lengths of a sample.
         encode: Texts that the encoder has to read first.
         rates: Tokens and texts a second, as measured just now or in the last pass.
-        seconds: Time of each stage, at most.
+        seconds: Time of each stage.
         bytes: Disk space of scores and of the new index.
         lack: Why nothing would be learned; None where something would.
     """

@@ -78,7 +78,7 @@ def forecast(cost: Forecast) -> None:
         rows += [
             ("questions to write", f"{cost.questions:,}", ""),
             ("prompts to score, at most", f"{cost.prompts:,}", f"{cost.stored:,} scores are stored already"),
-            ("tokens, at most", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
+            ("tokens, about", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
         ]
     rows += [(f"time to {stage}", duration(seconds), _told(stage)) for stage, seconds in cost.seconds.items()]
     rows += [(f"disk, {part}", size(count), "at most") for part, count in cost.bytes.items()]
@@ -182,7 +182,7 @@ def _rate(rate: float | None, unit: str) -> str:
 
 
 def _told(stage: str) -> str:
-    return "at most" if stage in ("score", "encode") else "in the last pass"
+    return "about" if stage in ("score", "encode") else "in the last pass"
 
 
 def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -14,12 +14,11 @@ from ragself.corpus.scores import ScoreCache, digest
 from ragself.corpus.words import Vocabulary, words
 from ragself.learn.duplicates import groups
 from ragself.models.generator import Generator, identify
-from ragself.models.prompt import WRITING
+from ragself.models.prompt import WRITINGS, Writing
 from ragself.models.scorer import LikelihoodScorer
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
-PER_CHUNK = 2
 LOOKALIKES = 15  # chunks most like the source that a question must tell it from
 TOP = 3  # rank by p(question | document) that the source must reach among them
 _LEAST_WORDS = 12  # of a chunk worth a question
@@ -48,7 +47,7 @@ class Questions:
 def write(
     chunks: Sequence[Chunk], count: int, generator: Generator, cache: ScoreCache, progress: Progress = silent
 ) -> Questions:
-    """Let the language model write questions: one a chunk, or two where there are too few chunks.
+    """Let the language model write questions: one a chunk, or a question and a search where there are too few chunks.
 
     Args:
         chunks: The corpus, of which chunks are taken from as many documents as there are.
@@ -83,8 +82,8 @@ def write(
     return Questions(tuple(question for question in kept.values() if question in set(first.values())), dict(dropped))
 
 
-def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, int]]:
-    """Which chunks are asked about, and with which seed: one of each document in turn, stable as the corpus grows."""
+def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, Writing]]:
+    """Which chunks are asked about, and how: one of each document in turn, stable as the corpus grows."""
     by_source: dict[str, list[Chunk]] = {}
     for chunk in sorted(chunks, key=lambda chunk: digest(chunk.id)):
         if len(words(chunk.text)) >= _LEAST_WORDS:
@@ -93,7 +92,7 @@ def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, int]]:
         ((turn, digest(source), chunk) for source, own in by_source.items() for turn, chunk in enumerate(own)),
         key=lambda item: item[:2],
     )
-    return [(chunk, seed) for seed in range(PER_CHUNK) for _, _, chunk in ordered][:count]
+    return [(chunk, writing) for writing in WRITINGS for _, _, chunk in ordered][:count]
 
 
 def keep_found(
@@ -134,7 +133,7 @@ def keep_found(
 
 
 def _written(
-    jobs: Sequence[tuple[Chunk, int]], generator: Generator, cache: ScoreCache, progress: Progress
+    jobs: Sequence[tuple[Chunk, Writing]], generator: Generator, cache: ScoreCache, progress: Progress
 ) -> list[str]:
     """What the model wrote for each job, from the cache or now; empty where it wrote nothing."""
     if not jobs:
@@ -143,19 +142,19 @@ def _written(
 
     def keys() -> list[bytes]:
         name = f"{generator.name}#{model.id if model else ''}"
-        return [digest(name, WRITING.name, str(seed), chunk.text) for chunk, seed in jobs]
+        return [digest(name, writing.name, chunk.text) for chunk, writing in jobs]
 
     found = cache.look_up_texts(keys())
     if model is None or len(found) < len(set(keys())):
         model = identify(generator, cache)
         found = cache.look_up_texts(keys())
     done = sum(key in found for key in keys())
-    for seed in range(PER_CHUNK):
+    for writing in WRITINGS:
         missing = {
-            key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of == seed and key not in found
+            key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of is writing and key not in found
         }
         order = list(missing)
-        for batch in generator.write([missing[key][:_CHARACTERS] for key in order], seed) if order else ():
+        for batch in generator.write([missing[key][:_CHARACTERS] for key in order], writing) if order else ():
             texts = [(order[position], text or "") for position, text in batch]
             cache.store_texts(model, texts)
             found.update(texts)
@@ -166,7 +165,7 @@ def _written(
 
 def _clean(text: str, chunk: Chunk) -> tuple[str, str]:
     """The question in what a model wrote, and why it is not taken; an empty reason means that it is."""
-    lines = [line.strip() for line in _THOUGHT.sub("", text).splitlines()]
+    lines = [line.strip() for line in _THOUGHT.sub("", text.replace("\ufffd", "")).splitlines()]
     line = next((line for line in lines if line), "")
     question = " ".join(_LABEL.sub("", line.strip("*_#>` ")).strip("\"'“”„«» *").split())
     count = len(words(question))

@@ -15,7 +15,7 @@ import numpy as np
 from ragself.config import DEFAULT_GENERATOR, GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.models.generator import Likelihoods, Pair
-from ragself.models.prompt import WRITING
+from ragself.models.prompt import QUESTION_TOKENS, Writing
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +24,7 @@ _WINDOW = 512  # pairs sorted by length at once: like lengths together, less pad
 _TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}  # a batch, with its padding
 _LOGITS = {"cpu": 1 << 26, "mps": 1 << 27, "cuda": 1 << 30}  # numbers in the logits of a batch
 _LIMIT = 4096  # tokens of context and target: longer contexts are never asked for
-_QUESTION_TOKENS = 48
 _WRITTEN_AT_ONCE = 8
-_DRAWN = 0.7  # temperature of a question that is drawn
 
 
 class CausalLM:
@@ -68,26 +66,22 @@ class CausalLM:
                 answers = self._score([pair for _, pair in batch])
                 yield [(position, answer) for (position, _), answer in zip(batch, answers, strict=True)]
 
-    def write(self, documents: Sequence[str], seed: int) -> Iterator[list[tuple[int, str | None]]]:
+    def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
         """Write a question about each document; see `Generator.write`."""
         torch = self._torch
         chats = bool(getattr(self._tokenizer, "chat_template", None))
         order = sorted(range(len(documents)), key=lambda row: len(documents[row]))
         for start in range(0, len(order), _WRITTEN_AT_ONCE):
             rows = order[start : start + _WRITTEN_AT_ONCE]
-            ids = [self._ask(documents[row], chats) for row in rows]
+            ids = [self._ask(writing, documents[row], chats) for row in rows]
             longest = max(len(row) for row in ids)
             pad = self._tokenizer.pad_token_id
             pad = self._tokenizer.eos_token_id if pad is None else pad
             padded = torch.tensor([[pad or 0] * (longest - len(row)) + row for row in ids], device=self._device)
             mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self._device)
-            options: dict[str, Any] = {"do_sample": False}
-            if seed:
-                options = {"do_sample": True, "temperature": _DRAWN}
-            with torch.random.fork_rng(), torch.inference_mode():
-                torch.manual_seed(seed)
+            with torch.inference_mode():
                 out = self._model.generate(
-                    padded, attention_mask=mask, max_new_tokens=_QUESTION_TOKENS, pad_token_id=pad or 0, **options
+                    padded, attention_mask=mask, max_new_tokens=QUESTION_TOKENS, pad_token_id=pad or 0, do_sample=False
                 )
             texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
             yield list(zip(rows, texts if chats else [text.split("\n")[0] for text in texts], strict=True))
@@ -98,14 +92,14 @@ class CausalLM:
         if self._device.startswith("cuda"):
             self._torch.cuda.empty_cache()
 
-    def _ask(self, document: str, chats: bool) -> list[int]:
+    def _ask(self, writing: Writing, document: str, chats: bool) -> list[int]:
         if chats:
-            said = [{"role": "user", "content": WRITING.chat.format(document=document)}]
+            said = [{"role": "user", "content": writing.chat.format(document=document)}]
             text = self._tokenizer.apply_chat_template(
                 said, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
             return list(self.encode([text])[0])
-        return [*self.begin, *self.encode([WRITING.plain.format(document=document)])[0]]
+        return [*self.begin, *self.encode([writing.plain.format(document=document)])[0]]
 
     def _batches(self, window: list[tuple[int, Pair]]) -> Iterator[list[tuple[int, Pair]]]:
         """Pairs of like length together, longest first, as many as memory allows."""

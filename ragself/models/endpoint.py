@@ -12,15 +12,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.models.generator import Likelihoods, Pair
-from ragself.models.prompt import WRITING
+from ragself.models.prompt import QUESTION_TOKENS, Writing
 
 START = "vllm serve MODEL --max-model-len 4096"
-_QUESTION_TOKENS = 48
-_DRAWN = 0.7  # temperature of a question that is drawn
 _CONNECT = 10.0  # seconds
 
 
@@ -64,7 +63,10 @@ class Endpoint:
         try:
             self._client = httpx.Client(
                 base_url=url,
-                headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
+                headers={
+                    "Content-Type": "application/json",
+                    **({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}),
+                },
                 limits=httpx.Limits(max_connections=config.connections + 2),
                 trust_env=False,
             )
@@ -135,21 +137,22 @@ class Endpoint:
         choices = self._choices(answer, len(pairs))
         return [self._read(choice, target) for choice, (_, target) in zip(choices, pairs, strict=True)]
 
-    def write(self, model: str, documents: Sequence[str], seed: int, seconds: float) -> list[str | None]:
+    def write(self, model: str, documents: Sequence[str], writing: Writing, seconds: float) -> list[str | None]:
         """A question about each document: chatting with a model that has a chat template, else by continuation.
 
         Args:
             model: Name of the model.
             documents: Texts that fit.
-            seed: 0 writes the likeliest.
+            writing: How it is asked for.
             seconds: To wait for an answer to each request.
         """
-        options: dict[str, Any] = {"model": model, "max_tokens": _QUESTION_TOKENS, "temperature": 0}
-        if seed:
-            options.update(temperature=_DRAWN, seed=seed)
+        # No sampling with a seed: on a CPU that ends vLLM's engine ("CPU Generator does not use offset", 0.32).
+        options: dict[str, Any] = {"model": model, "max_tokens": QUESTION_TOKENS, "temperature": 0}
         if self._chats is not False:
             try:
-                written = [self._chat(document, options, seconds) for document in documents]
+                written = [
+                    self._chat(writing.chat.format(document=document), options, seconds) for document in documents
+                ]
             except Refused:
                 if self._chats:  # it did answer others
                     raise
@@ -159,7 +162,7 @@ class Endpoint:
                 return written
         body = {
             **options,
-            "prompt": [WRITING.plain.format(document=document) for document in documents],
+            "prompt": [writing.plain.format(document=document) for document in documents],
             "stop": ["\n"],
         }
         choices = self._choices(self._ask("POST", "/v1/completions", body, seconds), len(documents))
@@ -169,8 +172,8 @@ class Endpoint:
         """Close all connections."""
         self._client.close()
 
-    def _chat(self, document: str, options: dict[str, Any], seconds: float) -> str | None:
-        said = [{"role": "user", "content": WRITING.chat.format(document=document)}]
+    def _chat(self, text: str, options: dict[str, Any], seconds: float) -> str | None:
+        said = [{"role": "user", "content": text}]
         # A model that thinks first would spend its tokens on that; templates that know no such switch ignore it.
         body = {**options, "messages": said, "chat_template_kwargs": {"enable_thinking": False}}
         answer = self._ask("POST", "/v1/chat/completions", body, seconds)
@@ -203,7 +206,10 @@ class Endpoint:
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> Any:
         try:
             response = self._client.request(
-                method, path, json=body, timeout=httpx.Timeout(seconds, connect=_CONNECT, pool=None)
+                method,
+                path,
+                content=orjson.dumps(body) if body else None,
+                timeout=httpx.Timeout(seconds, connect=_CONNECT, pool=None),
             )
         except httpx.ConnectTimeout as error:
             raise Away(f"no connection within {_CONNECT:.0f} s") from error
@@ -219,7 +225,7 @@ class Endpoint:
             raise Away(str(error) or type(error).__name__) from error
         self._complain(response, path)
         try:
-            return response.json()
+            return orjson.loads(response.content)
         except ValueError as error:
             kind = response.headers.get("content-type", "no content type")
             raise self._no_vllm(f"{path} answers {kind}, not JSON") from error

@@ -189,9 +189,8 @@ class Fleet:
                     flying += 1
             if not flying and not again:
                 return
-            try:  # woken now and then while someone is away
-                job = done.get(timeout=None if all(server.here for server in self.servers) else 0.25)
-            except queue.Empty:
+            job = _wait(done, None if all(server.here for server in self.servers) else 0.25)
+            if job is None:  # woken now and then while someone is away
                 self._lose_patience()
                 continue
             flying -= 1
@@ -257,6 +256,13 @@ class Fleet:
         if all(other.dropped for other in self.servers):
             raise error or self.lost(reason)
         logger.warning("%s is dropped, its work goes to the others: %s", server.endpoint.url, reason)
+
+
+def _wait(done: queue.SimpleQueue[_Job], seconds: float | None) -> _Job | None:
+    try:
+        return done.get(timeout=seconds)
+    except queue.Empty:
+        return None
 
 
 def _next(again: deque[Batch], fresh: Iterator[tuple[int, Any]], size: int) -> Batch:

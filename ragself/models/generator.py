@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ragself.config import GeneratorConfig
 from ragself.corpus.scores import ModelRecord, ScoreCache
 from ragself.errors import GeneratorError
+from ragself.models.prompt import Writing
 
 Pair: TypeAlias = tuple[list[int], list[int]]
 """Token ids of a context, at least one, and of a target, at least one."""
@@ -55,13 +56,8 @@ class Generator(Protocol):
         """
         ...
 
-    def write(self, documents: Sequence[str], seed: int) -> Iterator[list[tuple[int, str | None]]]:
-        """Write a question that each document answers; as `score` does, in batches as they are done.
-
-        Args:
-            documents: Texts.
-            seed: 0 writes the likeliest question, another number draws one.
-        """
+    def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
+        """Write a question that each document answers, worded as `writing` asks; in batches, as `score` does."""
         ...
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ragself.schema import Probe, ProbeKind
 
+QUESTION_TOKENS = 48  # that a written question may have
 TARGET_TOKENS = 128  # of a target that are scored; its end says little that its beginning does not
 
 
@@ -40,7 +41,7 @@ TEMPLATES: Mapping[ProbeKind, Template] = {
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a question is asked for.
+    """How a question is asked for. The likeliest answer is taken: nothing is drawn at random.
 
     Attributes:
         name: With its version; part of the key of stored questions.
@@ -53,11 +54,19 @@ class Writing:
     plain: str
 
 
-WRITING = Writing(
-    "write-question/1",
-    "Write one question that the passage below answers, worded as someone would ask who has not read it. "
-    "Write it in the language of the passage. Answer with the question alone.\n\nPassage: {document}",
-    "Passage: {document}\n\nQuestion:",
+WRITINGS = (
+    Writing(
+        "write-question/1",
+        "Write one question that the passage below answers, worded as someone would ask who has not read it. "
+        "Write it in the language of the passage. Answer with the question alone.\n\nPassage: {document}",
+        "Passage: {document}\n\nQuestion:",
+    ),
+    Writing(
+        "write-search/1",
+        "Write what someone would type into a search box to find the passage below: a few telling words. "
+        "Write it in the language of the passage. Answer with these words alone.\n\nPassage: {document}",
+        "Passage: {document}\n\nSearch query:",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from ragself.errors import GeneratorError
 from ragself.models.endpoint import START, Away, Endpoint, Refused, Slow
 from ragself.models.fleet import WARM_UP, Fleet, Server
 from ragself.models.generator import CANARY, Likelihoods, Pair
+from ragself.models.prompt import Writing
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +70,10 @@ class Vllm:
             self._canary = self._warm_up()
         return self._fleet.share(_score, pairs, self._check)
 
-    def write(self, documents: Sequence[str], seed: int) -> Iterator[list[tuple[int, str | None]]]:
+    def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
         """Write a question about each document; see `Generator.write`."""
         return self._fleet.share(
-            lambda server, batch, seconds: server.endpoint.write(server.served.model, batch, seed, seconds),
+            lambda server, batch, seconds: server.endpoint.write(server.served.model, batch, writing, seconds),
             documents,
             self._check,
         )
