@@ -190,16 +190,16 @@ def _select(
     progress: Progress,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The candidate to put before the gate, chosen on the select split, and the figures of all."""
-    rows, k = lesson.rows("select"), config.gate.k
+    rows, depth = lesson.rows("select"), lesson.depth(config.gate.k)
     before = judge(lesson, rows, live, weight, config.gate)
     table: list[dict[str, Any]] = []
     for done, (name, adapter) in enumerate(adapters.items()):
         progress("judge", done, len(adapters))
         after = judge(lesson, rows, adapter, weight, config.gate)
-        decision = decide(before, after, config.gate)
+        decision = decide(before, after, config.gate, depth)
         table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
     progress("judge", len(adapters), len(adapters))
-    best = max(table, key=lambda row: (row["passes"], row["figures"][f"utility@{k}"]["change"]))
+    best = max(table, key=lambda row: (row["passes"], row["figures"][f"utility@{depth}"]["change"]))
     return str(best["name"]), table
 
 
@@ -207,7 +207,7 @@ def _confirm(lesson: Study, adapter: Adapter, live: Adapter | None, weight: floa
     rows = lesson.rows("confirm")
     before = judge(lesson, rows, live, weight, config.gate)
     after = judge(lesson, rows, adapter, weight, config.gate)
-    return decide(before, after, config.gate)
+    return decide(before, after, config.gate, lesson.depth(config.gate.k))
 
 
 def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, progress: Progress) -> Version:

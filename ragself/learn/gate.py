@@ -25,14 +25,22 @@ class Decision:
     figures: Mapping[str, Mapping[str, Any]]
 
 
-def compare(before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig) -> dict[str, dict[str, Any]]:
-    """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values."""
+def compare(
+    before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig, depth: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values.
+
+    Args:
+        before, after: Values, one a probe, by metric.
+        config: Depth and confidence.
+        depth: Of the utility; None is that of the others.
+    """
     figures = {}
     for name in before:
         if not len(before[name]):
             continue
         change = bootstrap(after[name] - before[name], config.confidence)
-        figures[f"{name}@{config.k}"] = {
+        figures[f"{name}@{depth if name == 'utility' and depth else config.k}"] = {
             "before": float(before[name].mean()),
             "after": float(after[name].mean()),
             "change": change.mean,
@@ -43,7 +51,9 @@ def compare(before: Mapping[str, Values], after: Mapping[str, Values], config: G
     return figures
 
 
-def decide(before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig) -> Decision:
+def decide(
+    before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig, depth: int | None = None
+) -> Decision:
     """Compare a candidate with the live version on the confirm split.
 
     Two judges must agree, for one that only repeats the teacher is fooled by a teacher weighed too heavily:
@@ -54,15 +64,16 @@ def decide(before: Mapping[str, Values], after: Mapping[str, Values], config: Ga
         before: Values of the live version, one a probe, by metric.
         after: Values of the candidate for the same probes.
         config: Depth, confidence and tolerance.
+        depth: Of the utility; None is that of the others.
     """
-    figures = compare(before, after, config)
-    k, need = config.k, config.min_probes
-    utility, item = figures.get(f"utility@{k}"), figures.get(f"ndcg@{k}")
+    figures = compare(before, after, config, depth)
+    k, need, depth = config.k, config.min_probes, depth or config.k
+    utility, item = figures.get(f"utility@{depth}"), figures.get(f"ndcg@{k}")
     if utility is None or utility["probes"] < need:
         count = utility["probes"] if utility else 0
         return Decision(False, f"only {count} held-out probes, at least {need} are needed to prove a gain", figures)
     if utility["low"] <= 0:
-        return Decision(False, f"LM utility@{k} did not rise beyond doubt ({_change(utility)})", figures)
+        return Decision(False, f"LM utility@{depth} did not rise beyond doubt ({_change(utility)})", figures)
     if item is None or item["probes"] < need:
         count = item["probes"] if item else 0
         reason = f"only {count} known items (held-out titles) to guard against harm, at least {need} are needed"
@@ -70,7 +81,7 @@ def decide(before: Mapping[str, Values], after: Mapping[str, Values], config: Ga
     if item["low"] < -config.tolerance:
         return Decision(False, f"known-item nDCG@{k} may have fallen ({_change(item)})", figures)
     return Decision(
-        True, f"LM utility@{k} rose ({_change(utility)}) and known-item nDCG@{k} held ({_change(item)})", figures
+        True, f"LM utility@{depth} rose ({_change(utility)}) and known-item nDCG@{k} held ({_change(item)})", figures
     )
 
 

@@ -27,7 +27,7 @@ def judge(
         config: Depth, and how many probes a verdict needs.
 
     Returns:
-        ``utility`` at k: of the user's own queries, or of all probes where there are too few of those.
+        ``utility`` at `Study.depth`: of the user's own queries, or of all probes where there are too few of those.
         ``ndcg``, ``mrr`` and ``recall`` at k of known items among all documents.
     """
     texts = [study.probes[row].text for row in rows]
@@ -41,12 +41,11 @@ def judge(
         scores[:, block] = queries @ vectors.T
 
     traffic = study.positive[rows] < 0
-    telling = study.judged[0][rows]
-    asked = np.flatnonzero(telling & (traffic if (traffic & telling).sum() >= config.min_probes else True))
+    asked = np.flatnonzero(study.judged[0][rows] & (traffic if traffic.sum() >= config.min_probes else True))
     candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
     seen = np.take_along_axis(scores[asked], candidates, axis=1)
     mass = law(gains, study.base[rows[asked]], weight)
-    found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), config.k)
+    found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), study.depth(config.k))
 
     known = np.flatnonzero(~traffic)
     own = scores[known, study.positive[rows[known]]]

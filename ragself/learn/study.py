@@ -64,6 +64,13 @@ class Study:
         chosen = [row for row, p in enumerate(self.probes) if p.split == split and (kinds is None or p.kind in kinds)]
         return np.array(chosen, dtype=np.int64)
 
+    def depth(self, k: int) -> int:
+        """Ranks that the utility of a ranking counts: k, but an eighth of the candidates at most.
+
+        Among few candidates nearly all of the teacher's mass is in the first ten, whoever ranks.
+        """
+        return min(k, max(int(self.candidates.shape[1]) // 8, 1))
+
     @property
     def base(self) -> NDArray[np.float32]:
         """(P, K) float32, cosine of base vectors of each probe and candidate."""

@@ -153,10 +153,10 @@ class Endpoint:
                 written = [
                     self._chat(writing.chat.format(document=document), options, seconds) for document in documents
                 ]
-            except Refused:
-                if self._chats:  # it did answer others
+            except Refused as reason:
+                if "chat template" not in str(reason):
                     raise
-                self._chats = False  # a base model has no chat template
+                self._chats = False  # a base model
             else:
                 self._chats = True
                 return written

@@ -242,7 +242,7 @@ class Fleet:
         self.refusal = str(job.error)
         logger.warning("%s refuses a text: %s", job.server.endpoint.url, self.refusal)
         if count >= _REFUSED:
-            raise GeneratorError(f"{job.server.endpoint.url} refuses every text: {self.refusal}.")
+            raise GeneratorError(f"{job.server.endpoint.url} refuses every text: {explain(self.refusal)}.")
 
     def _lose_patience(self) -> None:
         for server in self.servers:
@@ -256,6 +256,13 @@ class Fleet:
         if all(other.dropped for other in self.servers):
             raise error or self.lost(reason)
         logger.warning("%s is dropped, its work goes to the others: %s", server.endpoint.url, reason)
+
+
+def explain(refusal: str) -> str:
+    """What a server said, and what to do where that is known."""
+    if "JSON compliant" in refusal:
+        return f"{refusal} (its likelihoods are NaN; try another number format: vllm serve --dtype float32)"
+    return refusal
 
 
 def _wait(done: queue.SimpleQueue[_Job], seconds: float | None) -> _Job | None:

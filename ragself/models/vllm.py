@@ -11,7 +11,7 @@ import numpy as np
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.models.endpoint import START, Away, Endpoint, Refused, Slow
-from ragself.models.fleet import WARM_UP, Fleet, Server
+from ragself.models.fleet import WARM_UP, Fleet, Server, explain
 from ragself.models.generator import CANARY, Likelihoods, Pair
 from ragself.models.prompt import Writing
 
@@ -119,7 +119,7 @@ class Vllm:
         for server in self._fleet.servers:
             server.checked = False
         if answer is None:
-            why = self._fleet.refusal or "its likelihoods of plain English are NaN; try vllm serve --dtype float32"
+            why = explain(self._fleet.refusal) or "it has no likelihood for plain English"
             raise GeneratorError(f"{self.name} cannot score texts: {why}.")
         return pair, answer
 

@@ -18,6 +18,7 @@ import pytest
 from ragself import Chunk, Config, KnowledgeBase, Report
 from ragself.config import load
 from tests.conftest import documents, queries
+from tests.integration.vllm_server import VllmServer, interpreter
 
 CHILD = Path(__file__).with_name("child.py")
 PRELOADED = [
@@ -147,6 +148,53 @@ def spawn(_forkserver: Any, tmp_path: Path, tiny_model: Path) -> Iterator[Callab
     for child in started:
         child.process.kill()
         child.process.join()
+
+
+@pytest.fixture(scope="session")
+def random_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Llama with random weights, without a chat template."""
+    from tests.language_models import random_model, tokenizer
+
+    texts = [text for _, _, text in documents()]
+    return random_model(tmp_path_factory.mktemp("generators") / "llama", "llama", tokenizer(texts, 1000))
+
+
+@pytest.fixture(scope="session")
+def _vllm() -> None:
+    """What is needed to start a vLLM server; a test without it is skipped, but fails where CI is set."""
+    if interpreter() is None:
+        reason = (
+            "no vLLM: run `poe vllm` (makes .venv-vllm), or set VLLM_PYTHON to the python of an environment with vLLM"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(_vllm: None, random_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A server of the random Llama for all tests: leave it as it is."""
+    server = VllmServer(random_llama, tmp_path_factory.mktemp("vllm") / "log")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def make_vllm(_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VllmServer]]:
+    """Make ``make_vllm(model, *arguments, environment=...)``, a server to do harm to; it is not started yet."""
+    made: list[VllmServer] = []
+
+    def make(model: Path, *arguments: str, environment: dict[str, str] | None = None) -> VllmServer:
+        log = tmp_path_factory.mktemp("vllm") / "log"
+        made.append(VllmServer(model, log, *arguments, environment=environment))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
 
 
 def pytest_configure() -> None:
