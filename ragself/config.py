@@ -6,9 +6,11 @@ Environment beats file, and ``RAGSELF_TRAIN__STEPS=200`` is the key ``steps`` in
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -88,13 +90,16 @@ class GeneratorConfig(_Table):
     @field_validator("url", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(url.strip() for url in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.lstrip().startswith("[") else tuple(url.strip() for url in value.split(","))
 
     @field_validator("url")
     @classmethod
     def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
-            if not url.startswith(("http://", "https://")):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{url!r} is no URL; expected one such as http://127.0.0.1:8000")
         return tuple(url.rstrip("/").removesuffix("/v1") for url in value)
 

@@ -28,7 +28,7 @@ from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
 from ragself.learn.students import teach, untrained
 from ragself.learn.study import Study, study
-from ragself.learn.supervision import Supervision, affordable, narrowed, supervise
+from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
 from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
 from ragself.models.saved import fingerprint, load
@@ -68,8 +68,10 @@ def _learn(
     with clock("questions"):
         questions = _questions(chunks, store, config, supervision, progress)
     with clock("probes"):
-        limit = affordable(config, len(questions.questions))
-        probes = make(chunks, queries, config.probes, config.train.seed, questions.questions, limit)
+        limit = affordable(config, questions.checked)
+        probes = make(
+            chunks, queries, config.probes, config.train.seed, questions.questions, limit, config.gate.min_probes
+        )
     report = Report(
         "keep", "", live.version.number, None, len(chunks), tally(probes), questions.dropped | probes.dropped
     )
@@ -91,11 +93,11 @@ def _learn(
         )
         weight = _calibrate(lesson, config)
     report = replace(report, dropped={**report.dropped, **lesson.judged[1]}, likelihood=supervision.report())
-    mute = len(probes.probes) - int(lesson.judged[0].sum())
-    if mute > DOUBTFUL * len(probes.probes):
+    asked, mute = sum(probe.scored for probe in probes.probes), sum(lesson.judged[1].values())
+    if mute > DOUBTFUL * asked:
         reason = (
-            f"the language model has nothing to say about {mute} of {len(probes.probes)} probes: it is too weak, or "
-            "knows these documents by heart, or the chunks are all alike"
+            f"the language model has nothing to say about {mute} of {asked} probes: it is too weak, or knows these "
+            "documents by heart, or the chunks are all alike"
         )
         return _finish(store, replace(report, reason=reason, seconds=clock.seconds))
     with clock("train"):
@@ -151,8 +153,8 @@ def _questions(
 ) -> Questions:
     """Questions that the generator writes and finds its way back from; none without a generator."""
     if supervision.generator is None or supervision.cache is None or len(chunks) < MIN_DOCUMENTS:
-        return Questions((), {})
-    written = write(chunks, config.probes.questions, supervision.generator, supervision.cache, progress)
+        return Questions()
+    written = write(chunks, wanted_questions(config), supervision.generator, supervision.cache, progress)
     vectors = store.base.documents([chunk.text for chunk in chunks], progress)
     return keep_found(written, chunks, vectors, supervision.scorer, progress)
 
@@ -199,7 +201,7 @@ def _select(
         decision = decide(before, after, config.gate, depth)
         table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
     progress("judge", len(adapters), len(adapters))
-    best = max(table, key=lambda row: (row["passes"], row["figures"][f"utility@{depth}"]["change"]))
+    best = max(table, key=lambda row: (row["passes"], row["figures"].get(f"utility@{depth}", {}).get("change", 0.0)))
     return str(best["name"]), table
 
 

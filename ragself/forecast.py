@@ -14,7 +14,7 @@ from ragself.cycle import MIN_DOCUMENTS, lack, tally
 from ragself.learn.probes import make
 from ragself.learn.questions import LOOKALIKES, plan
 from ragself.learn.study import without
-from ragself.learn.supervision import Supervision, affordable, narrowed, supervise
+from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
 from ragself.models.gain import IRRELEVANT
 from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
 from ragself.models.prompt import QUESTION_TOKENS, TARGET_TOKENS, prompt
@@ -45,8 +45,15 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
     chunks = store.journal.chunks()
     with supervise(config, store.directory) as supervision:
         reads = supervision.generator is not None and len(chunks) >= MIN_DOCUMENTS
-        questions = len(plan(chunks, config.probes.questions)) if reads else 0
-        probes = make(chunks, queries, config.probes, config.train.seed, limit=affordable(config, questions))
+        questions = len(plan(chunks, wanted_questions(config))) if reads else 0
+        probes = make(
+            chunks,
+            queries,
+            config.probes,
+            config.train.seed,
+            limit=affordable(config, questions),
+            need=config.gate.min_probes,
+        )
         missing = lack(chunks, probes, config) if not questions else None
         seconds: dict[str, float] = {}
         rates: dict[str, float] = {}
@@ -57,7 +64,8 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
             width = min(teacher.dense + teacher.lexical + teacher.random, len(chunks)) + IRRELEVANT
             # A question is read with each of its look-alikes; then, as a probe, with its candidates.
             checked = questions * (min(LOOKALIKES + 1, len(chunks)) + IRRELEVANT)
-            asked = min(len(probes.probes) + questions, affordable(config, questions) or sys.maxsize)
+            scored = sum(probe.scored for probe in probes.probes)
+            asked = min(scored + questions, affordable(config, questions) or sys.maxsize)
             prompts = checked + asked * width + NOISE_PAIRS
             context, target = _lengths(supervision, chunks, probes.probes, config)
             about_questions = checked + questions + min(questions, asked) * width
@@ -128,10 +136,11 @@ def _any(chunk: Chunk) -> Probe:
 
 
 def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> list[str]:
-    """Texts without a vector: documents, and sources as they are shown to their own probes."""
+    """Texts without a vector: documents, sources as they are shown to their own probes, and probes."""
     by_id = {chunk.id: chunk.text for chunk in chunks}
     shown = [without(by_id[probe.source], probe) for probe in probes if probe.source is not None]
-    return [*store.base.missing([*by_id.values(), *shown]), *[p.text for p in probes if p.kind == "traffic"]]
+    asked = store.base.missing([probe.text for probe in probes], "query")
+    return [*store.base.missing([*by_id.values(), *shown], "document"), *asked]
 
 
 def _encoding_rate(store: Store, texts: Sequence[str], progress: Progress) -> float:

@@ -73,6 +73,7 @@ class Probe:
             follows it (``span``).
         source: Id of the chunk it was made from, or None for traffic.
         split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
+        scored: Whether the language model is asked about it; one that is not is only a known item.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Probe:
     kind: ProbeKind
     source: str | None
     split: Split
+    scored: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def calibrate(study: Study, rows: NDArray[np.int64], confidence: float) -> Calib
         rows: Known-item probes to use, held out from training; traffic among them is passed over.
         confidence: Of the paired interval.
     """
-    rows = rows[study.positive[rows] >= 0]
+    rows = rows[(study.positive[rows] >= 0) & ~np.isnan(study.gains[rows]).any(axis=1)]
     rows = rows[study.overlap[rows] <= HARD]
     if len(rows) < NEED:
         reason = f"the usual one: {len(rows)} hard known items, {NEED} are needed to say otherwise"

@@ -14,20 +14,23 @@ def judge_probes(gains: NDArray[np.float32]) -> tuple[NDArray[np.bool_], dict[st
     """Find the probes that can teach.
 
     Args:
-        gains: (P, K) likelihood gain, nats per token; -inf where there is none.
+        gains: (P, K) likelihood gain, nats per token; -inf where there is none, nan where none was asked for.
 
     Returns:
-        (P,) True where a probe can teach; and how many cannot, by reason.
+        (P,) True where a probe can teach; and how many of those asked about cannot, by reason.
     """
     finite = np.isfinite(gains)
+    asked = ~np.isnan(gains).any(axis=1)
     best = np.where(finite, gains, -np.inf).max(axis=1, initial=-np.inf)
     worst = np.where(finite, gains, np.inf).min(axis=1, initial=np.inf)
-    unknown = ~finite.any(axis=1)
-    unhelped = ~unknown & (best < HELP)
-    alike = ~unknown & ~unhelped & (best - worst < RANGE)
+    unknown = asked & ~finite.any(axis=1)
+    unhelped = asked & ~unknown & (best < HELP)
+    alike = asked & ~unknown & ~unhelped & (best - worst < RANGE)
     reasons = {
         "probe without a likelihood": unknown,
         f"probe that no document helps (gain below {HELP:g})": unhelped,
         f"probe that all documents help alike (range below {RANGE:g})": alike,
     }
-    return ~(unknown | unhelped | alike), {reason: int(mask.sum()) for reason, mask in reasons.items() if mask.any()}
+    return asked & ~(unknown | unhelped | alike), {
+        reason: int(mask.sum()) for reason, mask in reasons.items() if mask.any()
+    }

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,7 @@ def make(
     seed: int,
     questions: Sequence[Question] = (),
     limit: int | None = None,
+    need: int = 0,
 ) -> Probes:
     """Make probes from the user's queries, from questions written about chunks, and from the chunks themselves.
 
@@ -56,7 +57,9 @@ def make(
         config: How many of each kind at most.
         seed: Decides which are taken where there are more.
         questions: Written by a language model.
-        limit: Probes of all kinds together, thinned out evenly; None means any number.
+        limit: Probes that a language model is asked about, thinned out evenly; None means any number. Held-out known
+            items beyond it are kept: that they are found costs no likelihood.
+        need: Queries of users in the confirm split with which no likelihood of known items is needed there.
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
@@ -77,7 +80,7 @@ def make(
         spans = _spans(chunks, held_out=True)
     room = config.known_items - sum(probe.split != "train" for probe in [*written, *titles])
     spans = _sample(spans, max(room, 0), rng, _JUDGES, dropped)
-    return Probes(tuple(_thin([*traffic, *written, *titles, *spans], limit, rng, dropped)), dict(dropped))
+    return Probes(tuple(_thin([*traffic, *written, *titles, *spans], limit, need, rng, dropped)), dict(dropped))
 
 
 def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
@@ -166,17 +169,31 @@ def _sample(
     return [by_id[id] for id in _take(sorted(by_id), limit, rng, reason, dropped)]
 
 
-def _thin(probes: list[Probe], limit: int | None, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
-    """At most `limit` probes, the same share of each kind and split, at least one."""
-    if limit is None or len(probes) <= limit:
+def _thin(
+    probes: list[Probe], limit: int | None, need: int, rng: np.random.Generator, dropped: Counter[str]
+) -> list[Probe]:
+    """Let at most `limit` probes be scored, the same share of each kind and split, at least one.
+
+    The others are dropped, or kept as known items where they are held out and have a source.
+    """
+    if limit is None:
         return probes
+    enough = sum(probe.kind == "traffic" and probe.split == "confirm" for probe in probes) >= need > 0
     of: dict[tuple[str, str], list[int]] = {}
     for row, probe in enumerate(probes):
-        of.setdefault((probe.kind, probe.split), []).append(row)
-    share = limit / len(probes)
-    kept = sorted(row for rows in of.values() for row in rng.permutation(rows)[: max(int(len(rows) * share), 1)])
-    dropped["more probes than generator.pairs allows"] += len(probes) - len(kept)
-    return [probes[row] for row in kept]
+        if not (enough and probe.split == "confirm" and probe.kind != "traffic"):
+            of.setdefault((probe.kind, probe.split), []).append(row)
+    share = min(limit / max(sum(len(rows) for rows in of.values()), 1), 1.0)
+    scored = {row for rows in of.values() for row in rng.permutation(rows)[: max(int(len(rows) * share), 1)].tolist()}
+    out = []
+    for row, probe in enumerate(probes):
+        if row in scored:
+            out.append(probe)
+        elif probe.split != "train" and probe.source is not None:
+            out.append(replace(probe, scored=False))
+        else:
+            dropped["more probes than generator.pairs allows"] += 1
+    return out
 
 
 def _take(ordered: list[str], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]) -> list[str]:

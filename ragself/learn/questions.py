@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from ragself.corpus.scores import ScoreCache, digest
 from ragself.corpus.words import Vocabulary, words
 from ragself.learn.duplicates import groups
 from ragself.models.generator import Generator, identify
-from ragself.models.prompt import WRITINGS, Writing
+from ragself.models.prompt import QUESTION_TOKENS, WRITINGS, Writing
 from ragself.models.scorer import LikelihoodScorer
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
@@ -24,8 +24,9 @@ TOP = 3  # rank by p(question | document) that the source must reach among them
 _LEAST_WORDS = 12  # of a chunk worth a question
 _SAME = 0.8  # word overlap from which two questions count as one
 _CHARACTERS = 3000  # of a chunk that are shown: a question is about one thing
-_THOUGHT = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
-_LABEL = re.compile(r"^(question|q)?\s*\d*\s*[:.)-]\s*", re.IGNORECASE)
+_TEMPLATE = 64  # tokens that a chat template may put around it
+_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # a template may have begun the thought
+_LABEL = re.compile(r"^((question|search query|search|query|q)\s*\d*\s*[:.)]|\d{1,2}[.)]|[-•])\W*\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """The questions of one pass, and how many were not taken, by reason."""
+    """The questions of one pass.
 
-    questions: tuple[Question, ...]
-    dropped: dict[str, int]
+    Attributes:
+        questions: That are good.
+        dropped: How many were not taken, by reason.
+        checked: How many were compared with look-alikes of their source.
+    """
+
+    questions: tuple[Question, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    checked: int = 0
 
 
 def write(
@@ -129,7 +137,8 @@ def keep_found(
     dropped = dict(written.dropped)
     if not found.all():
         dropped[f"question whose source is not in the top {TOP} of its look-alikes"] = int((~found).sum())
-    return Questions(tuple(q for q, good in zip(written.questions, found, strict=True) if good), dropped)
+    kept = tuple(question for question, good in zip(written.questions, found, strict=True) if good)
+    return Questions(kept, dropped, len(found))
 
 
 def _written(
@@ -148,19 +157,35 @@ def _written(
     if model is None or len(found) < len(set(keys())):
         model = identify(generator, cache)
         found = cache.look_up_texts(keys())
-    done = sum(key in found for key in keys())
+    total = len(set(keys()))
+    done = len(found)
     for writing in WRITINGS:
         missing = {
             key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of is writing and key not in found
         }
         order = list(missing)
-        for batch in generator.write([missing[key][:_CHARACTERS] for key in order], writing) if order else ():
+        for batch in (
+            generator.write(_shown([missing[key] for key in order], writing, generator), writing) if order else ()
+        ):
             texts = [(order[position], text or "") for position, text in batch]
             cache.store_texts(model, texts)
             found.update(texts)
             done += len(batch)
-            progress("write questions", min(done, len(jobs)), len(jobs))
+            progress("write questions", min(done, total), total)
     return [found.get(key, "") for key in keys()]
+
+
+def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> list[str]:
+    """Beginnings of documents that leave room for the instruction and for the answer."""
+    (frame,) = generator.encode([writing.chat.format(document="")])
+    room = max(generator.limit - len(frame) - QUESTION_TOKENS - _TEMPLATE, 16)
+    texts = [document[:_CHARACTERS] for document in documents]
+    # A token is at least one byte, so short texts need no counting.
+    long = [row for row, text in enumerate(texts) if len(text.encode()) > room]
+    for row, ids in zip(long, generator.encode([texts[row] for row in long]), strict=True):
+        if len(ids) > room:
+            texts[row] = texts[row][: int(len(texts[row]) * room / len(ids))]
+    return texts
 
 
 def _clean(text: str, chunk: Chunk) -> tuple[str, str]:

@@ -36,7 +36,8 @@ class Study:
         documents: (N + M, base) float32 base vectors.
         queries: (P, base) float32 base vectors.
         candidates: (P, K) int64 rows of `texts`.
-        gains: (P, K) float32, nats per token; -inf where the candidate would leak the target.
+        gains: (P, K) float32, nats per token; -inf where the candidate would leak the target, nan
+            for a probe that the language model was not asked about.
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
@@ -122,9 +123,11 @@ def study(
     known = (positive >= 0) & ~(found == positive[:, None]).any(axis=1)
     found[known, -1] = positive[known]
 
-    gains = scorer(everything, len(texts)).gains(probes, found, progress)
+    scored = np.array([probe.scored for probe in probes], dtype=np.bool_)
+    gains = np.full(found.shape, np.nan, dtype=np.float32)
+    gains[scored] = scorer(everything, len(texts)).gains([p for p in probes if p.scored], found[scored], progress)
     leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
-    gains = np.where(leaks, -np.inf, gains).astype(np.float32)
+    gains[leaks & scored[:, None]] = -np.inf
     return Study(
         tuple(probes), tuple(everything), len(texts), documents, queries, found, gains, positive, source, overlap
     )

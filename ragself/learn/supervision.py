@@ -10,6 +10,7 @@ from typing import Any
 
 from ragself.config import Config, GeneratorConfig, TeacherConfig
 from ragself.corpus.scores import ScoreCache
+from ragself.learn.questions import LOOKALIKES
 from ragself.models.gain import IRRELEVANT
 from ragself.models.generator import Generator, open_generator
 from ragself.models.likelihood import Account, LanguageModelScorer
@@ -17,6 +18,7 @@ from ragself.models.ngram import NgramScorer
 from ragself.models.scorer import LikelihoodScorer
 
 SCORES = "scores.db"
+_CHECK = LOOKALIKES + 1 + IRRELEVANT  # pairs that a question costs before it is a probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,14 @@ def narrowed(config: Config) -> TeacherConfig:
     )
 
 
+def wanted_questions(config: Config) -> int:
+    """How many questions to write: checking them takes half of `generator.pairs` at most."""
+    return min(config.probes.questions, config.generator.pairs // (2 * _CHECK))
+
+
 def affordable(config: Config, questions: int) -> int | None:
     """Probes that `generator.pairs` allows besides the checking of some questions; None means any number."""
     if not (config.generator.url or config.generator.model):
         return None
-    each = config.generator.candidates + IRRELEVANT
-    return max(config.generator.pairs // each - questions, 1)
+    left = config.generator.pairs - questions * _CHECK
+    return max(left // (config.generator.candidates + IRRELEVANT), 1)

@@ -131,6 +131,7 @@ class CausalLM:
             ids[row, : lengths[row]] = torch.tensor([*context, *target])
         ids = ids.to(self._device)
         keep = {"logits_to_keep": torch.arange(first, max(lengths) - 1, device=self._device)} if self._keeps else {}
+        logits = None
         try:
             with torch.inference_mode():
                 logits = self._model(input_ids=ids, use_cache=False, **keep).logits
@@ -140,6 +141,7 @@ class CausalLM:
                     f"{self._device} has no memory for a text of {max(lengths)} tokens. Set generator.context lower, "
                     "or generator.device to cpu."
                 ) from error
+        if logits is None:  # here the error no longer holds what the whole took
             half = len(pairs) // 2
             return [*self._score(pairs[:half]), *self._score(pairs[half:])]
         if not self._keeps:

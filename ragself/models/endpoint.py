@@ -20,6 +20,7 @@ from ragself.models.generator import Likelihoods, Pair
 from ragself.models.prompt import QUESTION_TOKENS, Writing
 
 START = "vllm serve MODEL --max-model-len 4096"
+TOKENIZING = 8  # texts that are tokenized at once
 _CONNECT = 10.0  # seconds
 
 
@@ -67,7 +68,7 @@ class Endpoint:
                     "Content-Type": "application/json",
                     **({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}),
                 },
-                limits=httpx.Limits(max_connections=config.connections + 2),
+                limits=httpx.Limits(max_connections=config.connections + TOKENIZING + 1),
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as error:

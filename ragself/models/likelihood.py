@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import OrderedDict
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 NOISE_PAIRS = 200  # asked twice, once for a model
 _SMALLEST = 16  # tokens that a model must take
 _BLOCK = 64  # probes looked up at once
+_TOGETHER = 32  # pairs tokenised at once
 _REMEMBERED = 4096  # tokenised texts kept
 _BROKEN = 0.1  # share of pairs without an answer from which the model itself is broken
 
@@ -238,15 +240,25 @@ class LanguageModelScorer:
         """Pairs as the generator takes them; in `flying` the key and the tokens of each."""
         position = 0
         for block in _blocks(missing):
-            for key, (row, document) in self._unstored(block, probes, rows).items():
-                pair = self._pair(probes[row], self._documents[document])
-                flying[position] = (key, len(pair[0]) + len(pair[1]))
-                position += 1
-                yield pair
+            wanted = iter(self._unstored(block, probes, rows).items())
+            while few := list(itertools.islice(wanted, _TOGETHER)):
+                made = [self._pieces(probes[row], self._documents[document]) for _, (row, document) in few]
+                self._encode([piece for pieces in made for piece in pieces])  # all at once
+                for (key, _), pieces in zip(few, made, strict=True):
+                    pair = self._lay_out(pieces)
+                    flying[position] = (key, len(pair[0]) + len(pair[1]))
+                    position += 1
+                    yield pair
 
     def _pair(self, probe: Probe, document: str) -> Pair:
+        return self._lay_out(self._pieces(probe, document))
+
+    def _pieces(self, probe: Probe, document: str) -> list[str]:
         made = prompt(document, probe)
-        head, body, tail, target = self._encode([made.head, made.document, made.tail, made.target])
+        return [made.head, made.document, made.tail, made.target]
+
+    def _lay_out(self, pieces: Sequence[str]) -> Pair:
+        head, body, tail, target = self._encode(pieces)
         return lay_out(self._generator.begin, head, body, tail, target, self._room, self._limit)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:

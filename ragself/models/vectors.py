@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,9 @@ class BaseVectors:
         encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
-    def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those documents that were never encoded, each once."""
-        return self._cache.missing(f"{self._fingerprint}/document", texts)
+    def missing(self, texts: Sequence[str], side: Literal["document", "query"]) -> list[str]:
+        """Those texts that were never encoded on that side, each once."""
+        return self._cache.missing(f"{self._fingerprint}/{side}", texts)
 
     def queries(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:
         """Base vectors of queries, (len(texts), dimension) float32, normalised."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
-from ragself.models.endpoint import START, Away, Endpoint, Refused, Slow
+from ragself.models.endpoint import START, TOKENIZING, Away, Endpoint, Refused, Slow
 from ragself.models.fleet import WARM_UP, Fleet, Server, explain
 from ragself.models.generator import CANARY, Likelihoods, Pair
 from ragself.models.prompt import Writing
+from ragself.models.tokens import local_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +56,8 @@ class Vllm:
         self.name = f"vllm:{first.root}" + (f":{first.model}" if first.model != first.root else "")
         self.limit = min(server.served.limit for server in found) - 1  # one token is always generated
         self._begin: list[int] | None = None
+        self._local: Tokenizer | None = None
+        self._looked = False
         self._canary: tuple[Pair, Likelihoods] | None = None
 
     @property
@@ -62,7 +71,15 @@ class Vllm:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, by the server's own tokenizer. Raises GeneratorError where none can be had."""
-        return [self._tokenize(text, special=False) for text in texts]
+        ask = partial(self._tokenize, special=False)
+        if not self._looked:
+            self._local, self._looked = local_tokenizer(self._served.root, ask), True
+        if self._local is not None:
+            return [encoding.ids for encoding in self._local.encode_batch(list(texts), add_special_tokens=False)]
+        if len(texts) == 1:
+            return [ask(texts[0])]
+        with ThreadPoolExecutor(TOKENIZING) as threads:  # a busy server takes its time for each
+            return list(threads.map(ask, texts))
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
         """Score pairs; see `Generator.score`. Each server first answers the canary, which warms it up."""
