@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.vllm_server import VllmServer
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,6 +24,32 @@ def test_the_quick_start_runs(
     assert "added=120" in said
     assert "quince" in said.splitlines()[1]
     assert said.count("fig-") == 3
+
+
+def test_the_local_model_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], random_llama: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["local_model.py", str(random_llama)])
+    monkeypatch.setenv("RAGSELF_GENERATOR__PAIRS", "2000")
+    runpy.run_path(str(ROOT / "examples" / "local_model.py"), run_name="__main__")
+    cost, decision = capsys.readouterr().out.splitlines()
+    assert "'scorer': 'transformers:" in cost
+    assert decision.startswith(("keep - ", "promote - "))
+
+
+@pytest.mark.vllm
+def test_the_vllm_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vllm_server: VllmServer
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vllm_server.py", vllm_server.url])
+    monkeypatch.setenv("RAGSELF_GENERATOR__PAIRS", "2000")
+    runpy.run_path(str(ROOT / "examples" / "vllm_server.py"), run_name="__main__")
+    forecast, cost, _, decision = capsys.readouterr().out.splitlines()
+    assert forecast.startswith("at most ")
+    assert f"'scorer': 'vllm:{vllm_server.model}" in cost
+    assert decision.startswith(("keep - ", "promote - "))
 
 
 def test_the_wheel_holds_the_package_whole_and_nothing_else(tmp_path: Path) -> None:
