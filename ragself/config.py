@@ -35,7 +35,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Values are kept out of error texts: one of them may be a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class EncoderConfig(_Table):
@@ -113,7 +114,7 @@ class GeneratorConfig(_Table):
             ConfigError: URLs and names are mixed, or there is more than one name.
         """
         urls = [place for place in places if place.startswith(("http://", "https://"))]
-        if not places or (urls and len(urls) < len(places)) or (not urls and len(places) > 1):
+        if not all(places) or not places or (urls and len(urls) < len(places)) or (not urls and len(places) > 1):
             raise ConfigError(
                 f"The generator is {', '.join(places) or 'empty'}; expected one or more URLs of vLLM servers that "
                 "serve the same model, or one name or path of a causal language model."
@@ -159,7 +160,9 @@ class GateConfig(_Table):
 class Config(BaseSettings):
     """All settings of one knowledge base."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     encoder: EncoderConfig = EncoderConfig()
     probes: ProbesConfig = ProbesConfig()
@@ -242,5 +245,6 @@ def _explain(error: ValidationError, where: str) -> str:
             )
             lines.append(f"unknown key {path!r}; known here: {', '.join(keys)}")
         else:
-            lines.append(f"{path} = {item['input']!r}: {item['msg']}")
+            value = "..." if "api_key" in path else repr(item["input"])
+            lines.append(f"{path} = {value}: {item['msg']}")
     return f"Bad settings in {where}: " + "; ".join(lines) + "."

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ragself.errors import StoreError
+
+_TIMEOUT = 30.0  # seconds to wait for another process
 
 
 class Database:
@@ -28,8 +31,8 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         try:
-            self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection = sqlite3.connect(path, timeout=_TIMEOUT, check_same_thread=False, isolation_level=None)
+            _turn_on_log(self._connection)
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._connection.executescript(schema)
         except sqlite3.OperationalError as error:
@@ -79,3 +82,16 @@ class Database:
         """Close the file. Safe to call twice."""
         with self._lock:
             self._connection.close()
+
+
+def _turn_on_log(connection: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log. SQLite waits for no lock here, and another process may be doing the same."""
+    end = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.05)

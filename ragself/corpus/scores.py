@@ -21,7 +21,7 @@ from ragself.errors import StoreError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, canary BLOB NOT NULL, floor REAL, rate REAL
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, canary BLOB NOT NULL, floor REAL, rate REAL, seen INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS scores (
     key BLOB PRIMARY KEY, model INTEGER NOT NULL, day INTEGER NOT NULL, logprobs BLOB NOT NULL
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS texts (
     key BLOB PRIMARY KEY, model INTEGER NOT NULL, day INTEGER NOT NULL, text TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+_NEXT = "(SELECT coalesce(max(seen), 0) + 1 FROM models)"
 _LOOKUP = 1000  # keys a statement
 _SAME_MODEL = 0.05  # nats per token that two answers of one model to the canary may lie apart, in any precision
 _FRESH = 7  # days for which reading a score again is not written down
@@ -65,7 +66,7 @@ class ScoreCache:
         """The model last seen under a name, None where there was none."""
         with self._db.read() as db:
             row = db.execute(
-                "SELECT id, name, floor, rate FROM models WHERE name = ? ORDER BY id DESC LIMIT 1", (name,)
+                "SELECT id, name, floor, rate FROM models WHERE name = ? ORDER BY seen DESC LIMIT 1", (name,)
             ).fetchone()
         return ModelRecord(*row) if row else None
 
@@ -83,9 +84,10 @@ class ScoreCache:
             for id, _, floor, rate, blob in rows:
                 known = np.frombuffer(blob, dtype=np.float32)
                 if known.shape == canary.shape and float(np.abs(known - canary).mean()) <= _SAME_MODEL:
+                    db.execute(f"UPDATE models SET seen = {_NEXT} WHERE id = ?", (id,))
                     return ModelRecord(id, name, floor, rate)
             blob = canary.astype(np.float32).tobytes()
-            cursor = db.execute("INSERT INTO models (name, canary) VALUES (?, ?)", (name, blob))
+            cursor = db.execute(f"INSERT INTO models (name, canary, seen) VALUES (?, ?, {_NEXT})", (name, blob))
         return ModelRecord(int(cursor.lastrowid or 0), name, None, None)
 
     def note(self, model: ModelRecord) -> None:
@@ -125,8 +127,9 @@ class ScoreCache:
     # keeping house --------------------------------------------------------------------------------
 
     def prune(self, days: int) -> int:
-        """Remove answers that no pass has used for so many days. Returns how many."""
+        """Remove answers that no pass has used for so many days, at least eight. Returns how many."""
         removed = 0
+        days = max(days, _FRESH + 1)
         with self._db.write() as db:
             for table in ("scores", "texts"):
                 removed += db.execute(f"DELETE FROM {table} WHERE day < ?", (_today() - days,)).rowcount

@@ -178,13 +178,11 @@ def _thin(
     """
     if limit is None:
         return probes
-    enough = sum(probe.kind == "traffic" and probe.split == "confirm" for probe in probes) >= need > 0
-    of: dict[tuple[str, str], list[int]] = {}
-    for row, probe in enumerate(probes):
-        if not (enough and probe.split == "confirm" and probe.kind != "traffic"):
-            of.setdefault((probe.kind, probe.split), []).append(row)
-    share = min(limit / max(sum(len(rows) for rows in of.values()), 1), 1.0)
-    scored = {row for rows in of.values() for row in rng.permutation(rows)[: max(int(len(rows) * share), 1)].tolist()}
+    asked = [row for row, probe in enumerate(probes) if probe.split != "confirm" or probe.kind == "traffic"]
+    scored = _shared(probes, asked, limit, rng)
+    held = sum(probes[row].kind == "traffic" and probes[row].split == "confirm" for row in scored)
+    if held < need or not need:  # too few queries to judge by: known items stand for them
+        scored = _shared(probes, range(len(probes)), limit, rng)
     out = []
     for row, probe in enumerate(probes):
         if row in scored:
@@ -194,6 +192,14 @@ def _thin(
         else:
             dropped["more probes than generator.pairs allows"] += 1
     return out
+
+
+def _shared(probes: Sequence[Probe], rows: Sequence[int], limit: int, rng: np.random.Generator) -> set[int]:
+    of: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        of.setdefault((probes[row].kind, probes[row].split), []).append(row)
+    share = min(limit / max(len(rows), 1), 1.0)
+    return {row for own in of.values() for row in rng.permutation(own)[: max(int(len(own) * share), 1)].tolist()}
 
 
 def _take(ordered: list[str], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]) -> list[str]:

@@ -182,9 +182,12 @@ def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> 
     texts = [document[:_CHARACTERS] for document in documents]
     # A token is at least one byte, so short texts need no counting.
     long = [row for row, text in enumerate(texts) if len(text.encode()) > room]
-    for row, ids in zip(long, generator.encode([texts[row] for row in long]), strict=True):
-        if len(ids) > room:
-            texts[row] = texts[row][: int(len(texts[row]) * room / len(ids))]
+    while long:
+        counts = [len(ids) for ids in generator.encode([texts[row] for row in long])]
+        for row, count in zip(long, counts, strict=True):
+            if count > room:  # its beginning may take more tokens than its end: count again
+                texts[row] = texts[row][: int(len(texts[row]) * room / count)]
+        long = [row for row, count in zip(long, counts, strict=True) if count > room]
     return texts
 
 

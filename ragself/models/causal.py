@@ -131,24 +131,23 @@ class CausalLM:
             ids[row, : lengths[row]] = torch.tensor([*context, *target])
         ids = ids.to(self._device)
         keep = {"logits_to_keep": torch.arange(first, max(lengths) - 1, device=self._device)} if self._keeps else {}
-        logits = None
+        values = None
         try:
             with torch.inference_mode():
                 logits = self._model(input_ids=ids, use_cache=False, **keep).logits
+                if not self._keeps:
+                    logits = logits[:, first : max(lengths) - 1]
+                found = logits.gather(2, ids[:, first + 1 :, None])[:, :, 0].float() - logits.float().logsumexp(dim=2)
+                values = found.cpu().numpy()
         except torch.OutOfMemoryError as error:
             if len(pairs) == 1:
                 raise GeneratorError(
                     f"{self._device} has no memory for a text of {max(lengths)} tokens. Set generator.context lower, "
                     "or generator.device to cpu."
                 ) from error
-        if logits is None:  # here the error no longer holds what the whole took
+        if values is None:  # here the error no longer holds what the whole took
             half = len(pairs) // 2
             return [*self._score(pairs[:half]), *self._score(pairs[half:])]
-        if not self._keeps:
-            logits = logits[:, first : max(lengths) - 1]
-        predicted = ids[:, first + 1 :]
-        found = logits.gather(2, predicted[:, :, None])[:, :, 0].float() - logits.float().logsumexp(dim=2)
-        values = found.cpu().numpy()
         out: list[Likelihoods | None] = []
         for row, (context, target) in enumerate(pairs):
             start = len(context) - 1 - first

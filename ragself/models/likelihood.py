@@ -118,7 +118,8 @@ class LanguageModelScorer:
         # Probes with the same target lie together, so that no pair is asked for twice.
         order = sorted(range(len(probes)), key=lambda row: (probes[row].target, probes[row].kind))
         missing = self._fill(order, probes, rows, out)
-        if missing and not self._sure:
+        unmeasured = self._model is None or self._model.floor is None
+        if len(order) and (missing or unmeasured) and not self._sure:
             known, self._model, self._sure = self._model, identify(self._generator, self._cache), True
             if known is not None and known.id != self._model.id:
                 logger.warning("%s is another model than when its scores were stored: scoring anew", self.name)
@@ -126,6 +127,11 @@ class LanguageModelScorer:
         if missing:
             self._ask(missing, probes, rows, progress)
             self._fill(missing, probes, rows, out)
+            if len(self._unanswered) > _BROKEN * max(rows.size, 10):
+                raise GeneratorError(
+                    f"{self.name} has no likelihood (NaN or none) for {len(self._unanswered)} of {rows.size} texts. "
+                    "Its number format may be too narrow: try float32 or bfloat16 (vllm serve --dtype)."
+                )
         self.account.pairs += rows.size
         self.account.floor = self._noise(probes, rows) if len(probes) else 0.0
         return level(out, FLOORS * self.account.floor)
@@ -174,9 +180,7 @@ class LanguageModelScorer:
         out = np.empty((len(probes), IRRELEVANT), dtype=np.int64)
         for row, probe in enumerate(probes):
             random = np.random.default_rng(int.from_bytes(digest(probe.id)[:8], "big"))
-            drawn = (
-                random.permutation(self._corpus)[:64] if self._corpus < 1024 else random.integers(self._corpus, size=64)
-            )
+            drawn = random.choice(self._corpus, size=min(64, self._corpus), replace=False, shuffle=False)
             free = drawn[~np.isin(drawn, candidates[row])][:16]
             free = free if len(free) >= IRRELEVANT else np.resize(drawn, IRRELEVANT)
             length = np.median(self._lengths[candidates[row]])
@@ -189,7 +193,7 @@ class LanguageModelScorer:
         self, missing: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64], progress: Progress
     ) -> None:
         assert self._model is not None  # identified before
-        total = sum(len(self._unstored(block, probes, rows)) for block in _blocks(missing))
+        total = sum(1 for _ in self._wanted(missing, probes, rows))
         flying: dict[int, tuple[bytes, int]] = {}
         done, began = 0, time.monotonic()
         progress("score", 0, total)
@@ -200,6 +204,7 @@ class LanguageModelScorer:
                 self.account.tokens += tokens
                 if answer is None:
                     self._unanswered.add(key)
+                    self.account.unanswered += 1
                 else:
                     answers.append((key, answer))
             self._cache.store(self._model, answers)
@@ -208,27 +213,27 @@ class LanguageModelScorer:
         seconds = time.monotonic() - began
         self.account.asked += done
         self.account.seconds += seconds
-        self.account.unanswered = len(self._unanswered)
-        if len(self._unanswered) > _BROKEN * max(self.account.asked, 10):
-            raise GeneratorError(
-                f"{self.name} has no likelihood (NaN or none) for {len(self._unanswered)} of {self.account.asked} "
-                "texts. Its number format may be too narrow: try float32 or bfloat16 (vllm serve --dtype)."
-            )
         if self.account.seconds:
             self._model = replace(self._model, rate=self.account.tokens / self.account.seconds)
             self._cache.note(self._model)
 
-    def _unstored(
-        self, block: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64]
-    ) -> dict[bytes, tuple[int, int]]:
-        """Probe and document of each answer that is not here."""
-        wanted = {
-            key: (row, document)
-            for row in block
-            for key, document in zip(self._keys(probes[row], rows[row]), rows[row].tolist(), strict=True)
-        }
-        found = self._cache.look_up(list(wanted))
-        return {key: at for key, at in wanted.items() if key not in found and key not in self._unanswered}
+    def _wanted(
+        self, missing: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64]
+    ) -> Iterator[tuple[bytes, int, int]]:
+        """Key, probe and document of each answer that is not here, each once."""
+        target: str | None = None
+        seen: set[bytes] = set()  # of the present target: no other has the same keys
+        for start in range(0, len(missing), _BLOCK):
+            fresh: dict[bytes, tuple[int, int]] = {}
+            for row in missing[start : start + _BLOCK]:
+                if probes[row].target != target:
+                    target, seen = probes[row].target, set()
+                for key, document in zip(self._keys(probes[row], rows[row]), rows[row].tolist(), strict=True):
+                    if key not in seen and key not in self._unanswered:
+                        seen.add(key)
+                        fresh[key] = (row, document)
+            found = self._cache.look_up(list(fresh))
+            yield from ((key, *at) for key, at in fresh.items() if key not in found)
 
     def _pairs(
         self,
@@ -239,16 +244,15 @@ class LanguageModelScorer:
     ) -> Iterator[Pair]:
         """Pairs as the generator takes them; in `flying` the key and the tokens of each."""
         position = 0
-        for block in _blocks(missing):
-            wanted = iter(self._unstored(block, probes, rows).items())
-            while few := list(itertools.islice(wanted, _TOGETHER)):
-                made = [self._pieces(probes[row], self._documents[document]) for _, (row, document) in few]
-                self._encode([piece for pieces in made for piece in pieces])  # all at once
-                for (key, _), pieces in zip(few, made, strict=True):
-                    pair = self._lay_out(pieces)
-                    flying[position] = (key, len(pair[0]) + len(pair[1]))
-                    position += 1
-                    yield pair
+        wanted = self._wanted(missing, probes, rows)
+        while few := list(itertools.islice(wanted, _TOGETHER)):
+            made = [self._pieces(probes[row], self._documents[document]) for _, row, document in few]
+            self._encode([piece for pieces in made for piece in pieces])  # all at once
+            for (key, _, _), pieces in zip(few, made, strict=True):
+                pair = self._lay_out(pieces)
+                flying[position] = (key, len(pair[0]) + len(pair[1]))
+                position += 1
+                yield pair
 
     def _pair(self, probe: Probe, document: str) -> Pair:
         return self._lay_out(self._pieces(probe, document))
@@ -299,8 +303,3 @@ class LanguageModelScorer:
         self._model = replace(self._model, floor=floor)
         self._cache.note(self._model)
         return floor
-
-
-def _blocks(rows: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(rows), _BLOCK):
-        yield rows[start : start + _BLOCK]

@@ -1,10 +1,11 @@
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from ragself.config import DEFAULT_ENCODER, Config, TrainConfig, load
+from ragself.config import DEFAULT_ENCODER, Config, GeneratorConfig, TrainConfig, load
 from ragself.errors import ConfigError
 
 
@@ -147,3 +148,192 @@ def test_only_what_was_set_counts_as_set(tmp_path: Path) -> None:
     # KnowledgeBase refuses a store of another encoder where "encoder" is among these.
     assert load(tmp_path).model_fields_set == set()
     assert load(write(tmp_path, "keep_versions = 7")).model_fields_set == {"keep_versions"}
+
+
+# the generator ------------------------------------------------------------------------------------
+
+URL = "RAGSELF_GENERATOR__URL"
+BOTH = ("http://127.0.0.1:8000", "https://gpu.local:8001")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        (URL, f"{BOTH[0]},{BOTH[1]}"),
+        (URL, f" {BOTH[0]}/ , {BOTH[1]}/v1/ "),
+        ("RAGSELF_GENERATOR", f'{{"url": ["{BOTH[0]}/v1", "{BOTH[1]}/"]}}'),
+        ("RAGSELF_GENERATOR", f'{{"url": "{BOTH[0]}, {BOTH[1]}"}}'),
+        (URL, f' ["{BOTH[0]}", "{BOTH[1]}/v1"]'),
+    ],
+)
+def test_urls_are_read_from_a_variable(variable: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*variable)
+    assert load().generator.url == BOTH
+
+
+@pytest.mark.parametrize("value", [f'["{BOTH[0]}", "{BOTH[1]}/v1/"]', f'"{BOTH[0]}, {BOTH[1]}"'])
+def test_urls_are_read_from_a_file(tmp_path: Path, value: str) -> None:
+    assert load(write(tmp_path, f"[generator]\nurl = {value}")).generator.url == BOTH
+
+
+def test_one_url_is_one_url_and_the_variable_beats_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path, f"[generator]\nurl = '{BOTH[0]}'\ncontext = 99")
+    assert load(folder).generator.url == BOTH[:1]
+    monkeypatch.setenv(URL, BOTH[1])
+    generator = load(folder).generator
+    assert (generator.url, generator.context) == (BOTH[1:], 99)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "'' is no URL; expected one such as http://127.0.0.1:8000"),
+        ("127.0.0.1:8000", "'127.0.0.1:8000' is no URL"),
+        ("ftp://a", "'ftp://a' is no URL"),
+        ("http://a,", "'' is no URL"),
+        ("http://a,b", "'b' is no URL"),
+        ("http://", "is no URL"),
+        ("https:///v1", "is no URL"),
+        ("http://[::1", "RAGSELF_"),
+        ('["http://a"', "RAGSELF_"),
+        ("[5]", "RAGSELF_"),
+    ],
+)
+def test_what_is_no_url_is_named(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(URL, value)
+    with pytest.raises(ConfigError, match=message):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("context = 15", "generator.context = 15: .*greater than or equal to 16"),
+        ("candidates = 3", "generator.candidates = 3"),
+        ("pairs = 0", "generator.pairs = 0"),
+        ("patience = 0", "generator.patience = 0"),
+        ("patience = inf", "generator.patience"),
+        ("dtype = 'int8'", "generator.dtype = 'int8'"),
+        ("urls = []", "unknown key 'generator.urls'; known here: url, model, api_key"),
+        ("url = 5", "generator.url = 5"),
+    ],
+)
+def test_what_is_wrong_with_the_generator_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, f"[generator]\n{text}"))
+
+
+def test_without_settings_there_is_no_generator() -> None:
+    assert (load().generator.url, load().generator.model) == ((), None)
+
+
+SERVED = GeneratorConfig(url=BOTH, model="served", context=99, api_key="s3cret")  # type: ignore[arg-type]
+LOADED = GeneratorConfig(model="some/model", context=99)
+
+
+def test_the_same_settings_for_other_servers_keep_the_name_that_is_served() -> None:
+    found = SERVED.at("http://a/v1", "http://b/")
+    assert (found.url, found.model, found.context) == (("http://a", "http://b"), "served", 99)
+    assert found.api_key is not None
+    assert found.api_key.get_secret_value() == "s3cret"
+
+
+def test_the_name_of_a_model_that_was_loaded_here_is_not_one_that_is_served() -> None:
+    found = LOADED.at("http://a")
+    assert (found.url, found.model, found.context) == (("http://a",), None, 99)
+
+
+@pytest.mark.parametrize("settings", [SERVED, LOADED])
+def test_the_same_settings_for_another_model_ask_no_server(settings: GeneratorConfig) -> None:
+    found = settings.at("other/model")
+    assert (found.url, found.model, found.context) == ((), "other/model", 99)
+
+
+@pytest.mark.parametrize("places", [(), ("a", "b"), ("http://a", "b"), ("b", "http://a"), ("",)])
+def test_urls_and_names_do_not_mix_and_there_is_one_name(places: tuple[str, ...]) -> None:
+    said = ", ".join(places) or "empty"
+    with pytest.raises(ConfigError, match=f"The generator is {said}; expected one or more URLs"):
+        LOADED.at(*places)
+
+
+# the key ------------------------------------------------------------------------------------------
+
+KEY = "sk-12345678"
+
+
+@pytest.mark.parametrize("how", ["variable", "file", "argument", "at"])
+def test_the_key_is_read_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    if how == "variable":
+        monkeypatch.setenv("RAGSELF_GENERATOR__API_KEY", KEY)
+    if how == "file":
+        write(tmp_path, f"[generator]\napi_key = '{KEY}'")
+    config = load(tmp_path, **({"generator": {"api_key": KEY}} if how == "argument" else {}))
+    if how == "at":
+        generator = GeneratorConfig(api_key=KEY).at("http://a")  # type: ignore[arg-type]
+        config = config.model_copy(update={"generator": generator})
+    assert config.generator.api_key is not None
+    assert config.generator.api_key.get_secret_value() == KEY
+    shown = [repr(config), str(config), repr(config.generator), str(config.generator), f"{config.model_dump()}"]
+    shown += [f"{config.model_dump(mode='json')}", config.model_dump_json(), config.generator.model_dump_json()]
+    assert not [text for text in shown if KEY in text or "12345678" in text]
+
+
+def everything_about(error: BaseException) -> str:
+    """What Python prints where nobody catches it: its causes too, without the lines of code."""
+    lines = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += traceback.format_exception_only(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[generator]\napi_key = '{KEY}'\ncontext = 'many'",
+        f"[generator]\napi_key = '{KEY}'\nurl = 'nowhere'",
+        f"[generator]\napi_key = '{KEY}'\nunknown = 1",
+        f"[generator]\nApi_Key = '{KEY}'",
+        f"[generator]\napi_key = '{KEY}",
+        f"[generator]\napi_key = '{KEY}'\napi_key = '{KEY}'",
+        "[generator]\napi_key = 12345678",
+        f"[generator]\napi_key = ['{KEY}']",
+        f"[generator.api_key]\nvalue = '{KEY}'",
+    ],
+)
+def test_the_key_is_in_no_error_message(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert "12345678" not in everything_about(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RAGSELF_GENERATOR", f'{{"api_key": "{KEY}", "context": 1}}'),
+        ("RAGSELF_GENERATOR", f'{{"api_key": "{KEY}", "keys": 1}}'),
+        ("RAGSELF_GENERATOR", f'{{"api_key": "{KEY}"'),
+        ("RAGSELF_GENERATOR__API_KEYS", KEY),
+        ("RAGSELF_API_KEY", KEY),
+        ("RAGSELF_GENERATOR", '{"api_key": 12345678}'),
+    ],
+)
+def test_the_key_in_a_variable_is_in_no_error_message(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert "12345678" not in everything_about(caught.value)
+
+
+def test_a_key_of_digits_in_a_variable_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGSELF_GENERATOR__API_KEY", "12345678")
+    key = load().generator.api_key
+    assert key is not None
+    assert key.get_secret_value() == "12345678"
+
+
+def test_the_key_is_not_shown_where_settings_are_made_by_hand() -> None:
+    with pytest.raises(ValidationError) as caught:
+        GeneratorConfig(api_key=12345678)  # type: ignore[arg-type]
+    assert "12345678" not in str(caught.value)

@@ -1,12 +1,16 @@
 import random
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ragself.config import ProbesConfig
 from ragself.corpus.words import words
 from ragself.learn.probes import Probes, make
+from ragself.learn.questions import Question
 from ragself.schema import Chunk, Probe
 
 CONFIG = ProbesConfig(traffic=4000, titles=2000, known_items=800, min_train=50)
@@ -202,3 +206,166 @@ def test_memory_does_not_grow_with_the_square_of_the_queries() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 50e6
+
+
+# questions ----------------------------------------------------------------------------------------
+
+
+def about(chunks: list[Chunk]) -> list[Question]:
+    return [Question(f"what is said of {each.id}?", each.id) for each in chunks]
+
+
+def test_a_question_asks_for_itself_and_for_its_source() -> None:
+    (found,) = [
+        p for p in make(corpus(3), [], CONFIG, 0, [Question("What is it?", "c1")]).probes if p.kind == "question"
+    ]
+    assert (found.text, found.target, found.source) == ("What is it?", "What is it?", "c1")
+
+
+@pytest.mark.parametrize("count", [0, 20, 200])
+def test_questions_are_trained_on_where_there_are_too_few_queries_and_judge_all_where_there_are_enough(
+    count: int,
+) -> None:
+    chunks = corpus(400)
+    asked = make(chunks, queries(count), CONFIG, 0, about(chunks)).of
+    splits = {split: len(asked(split=split, kinds=["question"])) for split in ("train", "select", "confirm")}  # type: ignore[arg-type]
+    assert sum(splits.values()) == 400
+    if count == 200:
+        assert splits["train"] == 0
+        assert 150 < splits["select"] < 250
+    else:
+        assert 290 < splits["train"] < 350
+        assert 20 < splits["select"] < 65
+        assert 20 < splits["confirm"] < 65
+
+
+@pytest.mark.parametrize("count", [0, 200])
+def test_questions_are_in_the_split_of_their_document(count: int) -> None:
+    chunks = [chunk(number, f"document {number // 6}") for number in range(600)]
+    source_of = {each.id: each.source for each in chunks}
+    splits: dict[str, set[str]] = {}
+    for probe in make(chunks, queries(count), CONFIG, 0, about(chunks)).probes:
+        if probe.source is not None:
+            splits.setdefault(source_of[probe.source], set()).add(probe.split)
+    assert len(splits) == 100
+    assert all(len(each) == 1 for each in splits.values())
+
+
+def test_with_enough_questions_few_titles_are_trained_on_too() -> None:
+    chunks = corpus(70)[:55]  # whose titles alone are too few
+    assert not make(chunks, [], CONFIG, 0).of(split="train")
+    trained = make(chunks, [], CONFIG, 0, about(chunks)).of(split="train")
+    assert {probe.kind for probe in trained} == {"question", "title"}
+
+
+def test_questions_that_judge_take_the_room_of_titles_and_first_sentences() -> None:
+    few = CONFIG.model_copy(update={"known_items": 90})
+    chunks = corpus(500)
+    for written in (about(chunks[:40]), about(chunks[:90]), about(chunks[:200])):
+        found = make(chunks, queries(200), few, 0, written)
+        kinds = Counter(probe.kind for probe in found.probes if probe.split != "train" and probe.kind != "traffic")
+        assert kinds["question"] == len(written)
+        assert kinds["title"] == max(90 - len(written), 0) // 2
+        assert sum(kinds.values()) == max(90, len(written))
+
+
+def test_questions_leave_the_other_probes_as_they_are() -> None:
+    chunks = corpus(300)
+    before = make(chunks, queries(20), CONFIG, 0).probes
+    after = make(chunks, queries(20), CONFIG, 0, about(chunks[:50])).probes
+    assert [probe for probe in after if probe.kind != "question"] == list(before)
+
+
+# as many as can be afforded -----------------------------------------------------------------------
+
+REASON = "more probes than generator.pairs allows"
+
+
+def groups(probes: Probes) -> Counter[tuple[str, str]]:
+    """How many probes of each kind and split are scored."""
+    return Counter((probe.kind, probe.split) for probe in probes.probes if probe.scored)
+
+
+@pytest.mark.parametrize(("count", "asked"), [(0, 0), (300, 0), (300, 200), (40, 200)])
+@given(limit=st.integers(1, 900))
+@settings(deadline=None, max_examples=10)
+def test_probes_are_scored_evenly_as_far_as_can_be_afforded(count: int, asked: int, limit: int) -> None:
+    chunks = corpus(count)
+    everything = make(chunks, queries(asked), CONFIG, 0, about(chunks[:60]))
+    found = make(chunks, queries(asked), CONFIG, 0, about(chunks[:60]), limit)
+    whole, scored, total = groups(everything), groups(found), len(everything.probes)
+    assert scored.keys() == whole.keys()  # none is left out
+    assert sum(scored.values()) <= limit + sum(number * limit < total for number in whole.values())
+    for group, number in scored.items():
+        share = whole[group] * min(limit / max(total, 1), 1.0)
+        assert number == 1 or share - 1 - 1e-9 < number <= share + 1e-9
+
+
+@pytest.mark.parametrize("asked", [0, 200])
+@given(limit=st.integers(1, 900))
+@settings(deadline=None, max_examples=10)
+def test_held_out_known_items_judge_though_they_are_not_scored_and_all_others_are_dropped(
+    asked: int, limit: int
+) -> None:
+    chunks = corpus(300)
+    everything = make(chunks, queries(asked), CONFIG, 0, about(chunks[:60]))
+    found = make(chunks, queries(asked), CONFIG, 0, about(chunks[:60]), limit)
+    scored = {probe.id for probe in found.probes if probe.scored}
+    judges = {probe.id for probe in everything.probes if probe.split != "train" and probe.kind != "traffic"}
+    expected = [replace(probe, scored=probe.id in scored) for probe in everything.probes if probe.id in scored | judges]
+    assert list(found.probes) == expected  # in the same order
+    assert found.dropped.get(REASON, 0) == len(everything.probes) - len(found.probes)
+
+
+@pytest.mark.parametrize("count", [0, 40, 200, 600])
+@pytest.mark.parametrize("need", [0, 1, 22, 30])
+def test_with_enough_queries_to_prove_a_gain_known_items_are_not_scored_for_that(count: int, need: int) -> None:
+    chunks = corpus(300)
+    found = make(chunks, queries(count), CONFIG, 0, about(chunks[:60]), 10_000, need)
+    confirming = len(found.of(split="confirm", kinds=["traffic"]))
+    for probe in found.probes:
+        spared = probe.split == "confirm" and probe.kind != "traffic" and confirming >= need > 0
+        assert probe.scored == (not spared)
+    assert {(probe.id, probe.split) for probe in found.probes} == {
+        (probe.id, probe.split) for probe in make(chunks, queries(count), CONFIG, 0, about(chunks[:60])).probes
+    }
+
+
+def test_what_is_spared_for_known_items_is_spent_on_others() -> None:
+    all_scored = groups(make(corpus(300), queries(300), CONFIG, 0, (), 200))
+    spared = groups(make(corpus(300), queries(300), CONFIG, 0, (), 200, 10))
+    assert spared.keys() == {group for group in all_scored if group[0] == "traffic" or group[1] != "confirm"}
+    assert all(number > all_scored[group] for group, number in spared.items())
+    assert 200 - len(spared) < sum(spared.values()) <= 200
+
+
+def test_known_items_are_scored_where_too_few_queries_can_be_afforded() -> None:
+    found = make(corpus(300), queries(400), CONFIG, 0, (), 200, 30)
+    proving = [probe for probe in found.of(split="confirm") if probe.scored]
+    queries_there = [probe for probe in proving if probe.kind == "traffic"]
+    assert len(queries_there) >= 30 or len(proving) > len(queries_there)
+
+
+def test_probes_are_thinned_out_reproducibly_and_at_random() -> None:
+    one, two = (make(corpus(300), queries(200), CONFIG, 0, (), 100) for _ in range(2))
+    assert one == two
+    assert make(corpus(300), queries(200), CONFIG, 1, (), 100) != one
+    whole = make(corpus(300), queries(200), CONFIG, 0).of(split="train", kinds=["traffic"])
+    kept = [whole.index(probe) for probe in one.of(split="train", kinds=["traffic"])]
+    assert kept != list(range(len(kept)))
+
+
+@pytest.mark.parametrize("limit", [None, 10_000])
+def test_where_all_can_be_afforded_all_are_scored(limit: int | None) -> None:
+    assert make(corpus(99), queries(99), CONFIG, 0, (), limit) == make(corpus(99), queries(99), CONFIG, 0)
+
+
+def test_exactly_as_many_as_there_are_can_be_afforded() -> None:
+    everything = make(corpus(99), queries(99), CONFIG, 0)
+    assert make(corpus(99), queries(99), CONFIG, 0, (), len(everything.probes)) == everything
+    one_less = make(corpus(99), queries(99), CONFIG, 0, (), len(everything.probes) - 1)
+    assert sum(groups(one_less).values()) < len(everything.probes)
+
+
+def test_where_words_are_counted_all_are_scored() -> None:
+    assert all(probe.scored for probe in make(corpus(300), queries(300), CONFIG, 0, need=1).probes)

@@ -1,19 +1,28 @@
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.config import TeacherConfig
+from ragself.config import GateConfig, TeacherConfig
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.words import words
-from ragself.learn.study import Study, study, without
+from ragself.learn.filters import judge_probes
+from ragself.learn.judge import judge
+from ragself.learn.metrics import utility
+from ragself.learn.study import Study, _quotes, study, without
+from ragself.learn.teacher import law
 from ragself.models.adapter import normalise
 from ragself.models.ngram import NgramScorer
 from ragself.models.residual import Residual
 from ragself.models.vectors import BaseVectors
+from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
 CONFIG = TeacherConfig(dense=4, lexical=4, random=3)
@@ -180,3 +189,172 @@ def test_a_study_is_reproducible(base: BaseVectors) -> None:
 )
 def test_a_text_without_its_probe(kind: str, asked: str, text: str, expected: str) -> None:
     assert without(text, probe(kind, asked, "x")) == expected
+
+
+# copies of a run of words -------------------------------------------------------------------------
+
+WORDS = st.lists(st.sampled_from("ab"), max_size=40)
+
+
+def slow_quotes(target: list[str], document: list[str]) -> bool:
+    runs = [target[start : start + 13] for start in range(len(target) - 12)]
+    return any(document[start : start + 13] in runs for start in range(len(document) - 12))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "ab"]), min_size=11, max_size=30), WORDS, WORDS, st.integers(10, 15))
+@settings(deadline=None)
+def test_a_document_quotes_where_thirteen_words_in_a_row_are_the_targets(
+    target: list[str], before: list[str], after: list[str], length: int
+) -> None:
+    documents = [[*before, *target[-length:], *after], [*before, *target[:length], *after], target, [], before]
+    found = _quotes(target, documents)
+    assert (found.dtype, found.shape) == (np.bool_, (5,))
+    assert found.tolist() == [slow_quotes(target, document) for document in documents]
+
+
+def test_half_a_word_is_no_quotation() -> None:
+    target = [f"w{number}" for number in range(13)]
+    documents = [target, [*target[:12], "w123"], ["xw0", *target[1:]], ["x", *target, "y"], target[:12]]
+    assert _quotes(target, documents).tolist() == [True, False, False, True, False]
+
+
+LONG = "the long sentence of the first chunk goes on and on for fifteen words or more"
+
+
+def test_a_text_that_quotes_thirteen_words_of_a_span_leaks_and_one_that_quotes_twelve_does_not(
+    base: BaseVectors,
+) -> None:
+    run = words(LONG)
+    rest = [f"filler{number}" for number in range(60)]  # so that no text is a copy of another
+    quoting = [" ".join([*rest[start : start + 20], *run[start : start + size], *rest[40:]]) for start, size in
+               ((0, 12), (0, 13), (2, 13), (3, 12))]  # fmt: skip
+    chunks = [Chunk("own", f"{LONG}. What follows it is something else."), *(Chunk(t, t) for t in quoting)]
+    probes = [probe("span", f"{LONG}.", "own"), probe("traffic", LONG, None)]
+    found = look(base, probes, [*chunks, *CHUNKS[5:]], config=WIDE)
+    assert [row_of(found, 0, document) == -np.inf for document in range(5)] == [True, False, True, True, False]
+    assert np.isfinite(found.gains[1]).all()
+
+
+def test_a_title_of_thirteen_words_leaks_where_its_words_are_quoted_though_not_letter_by_letter(
+    base: BaseVectors,
+) -> None:
+    other = Chunk("other", LONG.upper().replace(" ", "-") + " " + " ".join(f"more{number}" for number in range(40)))
+    chunks = [Chunk("own", f"# {LONG}\n\n{BODY}"), other, *CHUNKS[3:]]
+    found = look(base, [probe("title", LONG, "own")], [*chunks, Chunk("far", "zebra")], config=WIDE)
+    assert [row_of(found, 0, document) == -np.inf for document in range(3)] == [True, True, False]
+    assert np.isfinite(row_of(found, 0, found.positive[0]))
+
+
+def test_nothing_leaks_to_a_question_not_even_its_source_and_copies_of_it(base: BaseVectors) -> None:
+    asked = f"{BODY} is what?"  # thirteen words of it
+    probes = [probe("question", asked, "own"), probe("question", "Wall of what?", "copy")]
+    found = look(base, probes, CHUNKS, config=WIDE)
+    assert np.isfinite(found.gains).all()
+    assert found.positive.tolist() == found.source.tolist() == [0, 1]
+    assert (found.candidates == found.positive[:, None]).sum(axis=1).tolist() == [1, 1]
+    assert found.overlap[0] > 0.7
+
+
+# what the teacher has something to say about ------------------------------------------------------
+
+
+def told(gains: list[list[float]], kinds: str) -> Study:
+    """A study of five documents, each a direction of its own; kind t is traffic, k a known item whose source is 0."""
+    source = np.array([-1 if kind == "t" else 0 for kind in kinds])
+    draw = np.random.default_rng(0)
+    return Study(
+        probes=tuple(Probe(f"{row}", "x", "x", "traffic" if kind == "t" else "title", None, "select")
+                     for row, kind in enumerate(kinds)),
+        texts=("x",) * 5,
+        size=5,
+        documents=np.eye(5, dtype=np.float32),
+        queries=draw.normal(size=(len(kinds), 5)).astype(np.float32),
+        candidates=np.tile(np.arange(5), (len(kinds), 1)),
+        gains=np.array(gains, dtype=np.float32),
+        positive=source,
+        source=source,
+        overlap=np.full(len(kinds), np.nan, dtype=np.float32),
+    )  # fmt: skip
+
+
+TELLING, MUTE, SILENT = [1.0, 0.5, 0.0, -0.5, 0.1], [0.01, 0.0, -0.5, 0.0, 0.0], [-np.inf] * 5
+
+
+def test_a_study_says_which_probes_can_teach_and_why_the_others_cannot(base: BaseVectors) -> None:
+    found = told([TELLING, MUTE, SILENT, TELLING], "ttkk")
+    assert found.judged[0].tolist() == [True, False, False, True]
+    assert sum(found.judged[1].values()) == 2
+    real = look(base, [probe("traffic", "filler3 text3", None), probe("traffic", "unheardof", None)], CHUNKS)
+    assert real.judged[0].tolist() == judge_probes(real.gains)[0].tolist() == [True, False]
+
+
+def of(found: Study, rows: list[int], min_probes: int) -> NDArray[np.float64]:
+    """The utility of probes of the base model, as a loop finds it."""
+    config = GateConfig(k=2, min_probes=min_probes)
+    values = judge(found, np.arange(len(found.probes)), None, 1.0, config)["utility"]
+    mass = law(found.gains[rows], found.base[rows], 1.0)
+    assert found.depth(2) == 1
+    np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
+    return values
+
+
+def test_probes_that_the_teacher_has_nothing_to_say_about_do_not_judge_the_utility() -> None:
+    found = told([TELLING, MUTE, TELLING, TELLING, TELLING, MUTE], "ttttkk")
+    assert len(of(found, [0, 2, 3], 4)) == 3  # queries of the user's own, where there are enough of them
+    assert len(of(found, [0, 2, 3, 4], 5)) == 4  # else all that tell something
+
+
+def test_known_items_are_judged_though_the_teacher_has_nothing_to_say_about_them() -> None:
+    found = told([MUTE, SILENT, TELLING, TELLING], "kkkt")
+    values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=1))
+    assert {name: len(value) for name, value in values.items()} == {"utility": 1, "ndcg": 3, "mrr": 3, "recall": 3}
+
+
+UNASKED = [np.nan] * 5
+
+
+def test_probes_that_nobody_was_asked_about_are_known_items_and_nothing_else() -> None:
+    found = told([TELLING, UNASKED, TELLING, UNASKED], "tkkk")
+    assert found.judged[0].tolist() == [True, False, True, False]
+    assert not found.judged[1]
+    values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=30))
+    assert {name: len(value) for name, value in values.items()} == {"utility": 2, "ndcg": 3, "mrr": 3, "recall": 3}
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+@pytest.mark.parametrize(("candidates", "k", "depth"), [(80, 10, 10), (79, 10, 9), (16, 10, 2), (5, 10, 1), (80, 3, 3)])
+def test_the_utility_counts_an_eighth_of_the_candidates_at_most(candidates: int, k: int, depth: int) -> None:
+    found = replace(told([TELLING], "t"), candidates=np.zeros((1, candidates), dtype=np.int64))
+    assert found.depth(k) == depth
+
+
+class Keeping(NgramScorer):
+    """Keeps the probes that it was asked about."""
+
+    asked: ClassVar[list[str]] = []
+
+    def gains(
+        self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
+    ) -> NDArray[np.float32]:
+        assert len(probes) == len(candidates)
+        self.asked.extend(probe.id for probe in probes)
+        return super().gains(probes, candidates, progress)
+
+
+def test_a_probe_that_is_not_scored_costs_nothing_and_changes_nothing_else(base: BaseVectors) -> None:
+    probes = [probe("title", "Harbour wall", "own"), probe("traffic", "filler3", None), probe("span", BODY, "own")]
+    whole = look(base, probes, CHUNKS)
+    some = [replace(probes[0], scored=False), *probes[1:]]
+    del Keeping.asked[:]
+    found = study(some, CHUNKS, base, None, Keeping, CONFIG, 0)
+    assert Keeping.asked == [probes[1].id, probes[2].id]
+    assert np.isnan(found.gains[0]).all()  # what would leak is not told apart
+    np.testing.assert_array_equal(found.gains[1:], whole.gains[1:])
+    for name in ("candidates", "positive", "source", "overlap", "queries", "documents"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+
+
+def test_where_the_teacher_says_nothing_at_all_there_is_no_utility() -> None:
+    found = told([MUTE, SILENT], "kt")
+    values = judge(found, np.arange(2), None, 1.0, GateConfig(k=2, min_probes=1))
+    assert (values["utility"].shape, values["ndcg"].shape) == ((0,), (1,))
