@@ -121,7 +121,10 @@ class GeneratorConfig(_Table):
             )
         served = self.model if self.url else None
         change = {"url": tuple(urls), "model": served} if urls else {"url": (), "model": places[0]}
-        return type(self).model_validate({**self.model_dump(), **change})
+        try:
+            return type(self).model_validate({**self.model_dump(), **change})
+        except ValidationError as error:
+            raise ConfigError(_explain(error, "the generator")) from error
 
 
 class TeacherConfig(_Table):

@@ -15,6 +15,7 @@ import numpy as np
 from ragself.config import DEFAULT_GENERATOR, GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.models.generator import Likelihoods, Pair
+from ragself.models.hub import cached_snapshot, newest_revision
 from ragself.models.prompt import QUESTION_TOKENS, Writing
 
 if TYPE_CHECKING:
@@ -168,9 +169,8 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, device: str) -> t
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what is wrong is said below, in one sentence
-    local = Path(name).expanduser()
-    where = str(local) if local.is_dir() else name
     try:
+        where, revision = _locate(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
         model, told = AutoModelForCausalLM.from_pretrained(
             where,
@@ -191,6 +191,17 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, device: str) -> t
         transformers_logging.set_verbosity(verbosity)
     _refuse_others(name, model, told["missing_keys"])
     return model, tokenizer
+
+
+def _locate(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Folder, or name and commit, of a model: a local folder, then the Hugging Face cache, then the hub."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return str(local), None
+    cached = cached_snapshot(name, revision, "config.json")
+    if cached is not None:
+        return str(cached), None
+    return name, revision or newest_revision(name)
 
 
 def _refuse_others(name: str, model: Any, missing: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ragself.config import DEFAULT_ENCODER, EncoderConfig
 from ragself.errors import EncoderError
+from ragself.models.hub import cached_snapshot, newest_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -109,7 +110,7 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
     local = Path(name).expanduser()
     if local.is_dir():
         return _open(str(local), config, None), None
-    cached = _cached_snapshot(name, config.revision)
+    cached = cached_snapshot(name, config.revision, "modules.json")
     if cached is not None:
         return _open(str(cached), config, None), cached.name
     packaged = _offline_package() if name == DEFAULT_ENCODER else None
@@ -134,11 +135,8 @@ def _open(location: str, config: EncoderConfig, revision: str | None) -> Sentenc
 
 
 def _hub_revision(name: str) -> str:
-    """Newest commit of a model on the hub: one short request, so that no network means no long wait."""
-    from huggingface_hub import HfApi
-
     try:
-        return str(HfApi().model_info(name, timeout=10).sha)
+        return newest_revision(name)
     except Exception as error:
         raise _not_loaded(name, error) from error
 
@@ -154,20 +152,6 @@ def _not_loaded(name: str, error: Exception) -> EncoderError:
         "Expected the folder of a sentence-transformers model, a model in the Hugging Face cache, or a hub that can "
         f"be reached. Check the name, connect once to download it, {hint}."
     )
-
-
-def _cached_snapshot(name: str, revision: str | None) -> Path | None:
-    """Folder of a model in the Hugging Face cache, or None. Asks no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, FileNotFoundError):
-        return None
-    # A download that was cut off leaves a snapshot without weights.
-    whole = (folder / "modules.json").exists() and any(folder.glob("**/*.safetensors"))
-    return folder if whole else None
 
 
 def _offline_package() -> Path | None:
