@@ -16,6 +16,11 @@ TOPICS = 24
 PER_TOPIC = 16
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests against vLLM last: its servers take their time to start, and then memory until the end."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -22,7 +22,7 @@ from rich.table import Table
 from ragself.progress import Progress
 
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole for who reads them
 
 _LOG_EVERY = 10.0  # seconds between two log lines of one stage
 

@@ -62,8 +62,10 @@ class Endpoint:
         """
         key = config.api_key
         try:
+            address = httpx.URL(url)
             self._client = httpx.Client(
-                base_url=url,
+                base_url=address.copy_with(userinfo=b""),  # httpx logs it
+                auth=(address.username, address.password) if address.userinfo else None,
                 headers={
                     "Content-Type": "application/json",
                     **({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}),
@@ -73,7 +75,7 @@ class Endpoint:
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise GeneratorError(f"{url!r} is no URL ({error}). Expected one such as http://127.0.0.1:8000") from error
-        self.url = str(self._client.base_url.copy_with(userinfo=b"")).rstrip("/")  # to show: without a password
+        self.url = str(self._client.base_url).rstrip("/")  # to show: without a password
         self._chats: bool | None = None  # whether the model has a chat template; None until it was asked
 
     def served(self, wanted: str | None) -> Served:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ragself.errors import GeneratorError
 from ragself.models.endpoint import Away, Endpoint, Refused, Served, Slow
+from ragself.models.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ _LARGEST = 64
 _LOOK = 2.0  # seconds that a request should take: long enough to cost little, short enough to lose little
 _PAUSE = 10.0  # seconds between two attempts at a server that is away, at most
 _LEAST = 30.0  # seconds to wait for any answer
-_REFUSED = 20  # texts refused one after the other, none taken, after which the fault is not in the texts
+_REFUSED = 20  # texts refused one after the other, after which the fault may not be in the texts
 
 
 class Server:
     """A server, its connections, and how it has been doing."""
 
     def __init__(self, endpoint: Endpoint, served: Served, connections: int) -> None:
-        """Start a thread for each connection. They are daemons: an interrupted program waits for no slow answer."""
+        """Start a thread for each connection."""
         self.endpoint, self.served = endpoint, served
         self.dropped = False
         self.here = True
@@ -51,13 +52,7 @@ class Server:
         self._pace: float | None = None  # seconds an item, the slowest of late
         self._stretch = 1.0
         self._left = self._next_try = self._pause = 0.0
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        for _ in range(connections):
-            threading.Thread(target=self._serve, daemon=True, name=f"ragself {endpoint.url}").start()
-
-    def _serve(self) -> None:
-        while (job := self._inbox.get()) is not None:
-            job.run()
+        self._threads = Threads(connections, f"ragself {endpoint.url}")
 
     def ensure(self, check: Callable[[Server], None]) -> None:
         """Check it before its first work and after it was away; once, whichever connection comes first."""
@@ -69,7 +64,7 @@ class Server:
     def take(self, job: _Job) -> None:
         """Give it a batch."""
         self.flying += 1
-        self._inbox.put(job)
+        self._threads.give(job.run)
 
     def wants(self) -> bool:
         """Whether it can be given more: one batch waits in line for whichever connection is free first."""
@@ -119,10 +114,8 @@ class Server:
         return 0.0 if self.here else time.monotonic() - self._left
 
     def close(self) -> None:
-        """Close its connections; requests in flight are abandoned."""
-        for _ in range(self._connections):
-            self._inbox.put(None)
-        self.endpoint.close()
+        """Close its connections as soon as no request is in flight; nobody waits for that."""
+        self._threads.close(self.endpoint.close)
 
 
 @dataclass(slots=True)
@@ -156,7 +149,6 @@ class Fleet:
     def __init__(self, servers: Sequence[Server], patience: float) -> None:
         """Name the servers, at least one, and how many seconds to wait for one that is away."""
         self.servers = tuple(servers)
-        self.refusal = ""  # what a server last said when it refused a single text
         self._patience = patience
 
     def share(
@@ -181,7 +173,7 @@ class Fleet:
         done: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         fresh = enumerate(items)
         again: deque[Batch] = deque()
-        flying = refused = 0
+        flying = taken = refused = 0
         while True:
             for server in self.servers:
                 while server.wants() and (batch := _next(again, fresh, server.size)):
@@ -196,12 +188,12 @@ class Fleet:
             flying -= 1
             job.server.flying -= 1
             if job.error is None:
-                refused = 0
+                taken, refused = taken + 1, 0
                 job.server.succeeded(len(job.batch), job.seconds)
                 yield [(position, answer) for (position, _), answer in zip(job.batch, job.answers, strict=True)]
             elif isinstance(job.error, Refused) and len(job.batch) == 1:
                 refused += 1
-                self._note_refusal(job, refused)
+                self._note_refusal(job, refused, taken)
                 yield [(job.batch[0][0], None)]
             else:
                 again.extend(self._failed(job))
@@ -215,7 +207,7 @@ class Fleet:
         )
 
     def close(self) -> None:
-        """Close all connections; requests in flight are abandoned."""
+        """Close all connections, each server's as soon as no request is in flight; nobody waits for that."""
         for server in self.servers:
             server.close()
 
@@ -238,11 +230,13 @@ class Fleet:
             raise error
         return [batch]
 
-    def _note_refusal(self, job: _Job, count: int) -> None:
-        self.refusal = str(job.error)
-        logger.warning("%s refuses a text: %s", job.server.endpoint.url, self.refusal)
-        if count >= _REFUSED:
-            raise GeneratorError(f"{job.server.endpoint.url} refuses every text: {explain(self.refusal)}.")
+    def _note_refusal(self, job: _Job, refused: int, taken: int) -> None:
+        url, reason = job.server.endpoint.url, str(job.error)
+        logger.warning("%s refuses a text: %s", url, reason)
+        if refused >= _REFUSED and not taken:
+            raise GeneratorError(f"{url} refuses every text: {explain(reason)}.")
+        if refused % _REFUSED == 0:  # it, or all these texts?
+            job.server.checked = False
 
     def _lose_patience(self) -> None:
         for server in self.servers:

@@ -180,7 +180,7 @@ class LanguageModelScorer:
         out = np.empty((len(probes), IRRELEVANT), dtype=np.int64)
         for row, probe in enumerate(probes):
             random = np.random.default_rng(int.from_bytes(digest(probe.id)[:8], "big"))
-            drawn = random.choice(self._corpus, size=min(64, self._corpus), replace=False, shuffle=False)
+            drawn = random.choice(self._corpus, size=min(64, self._corpus), replace=False)
             free = drawn[~np.isin(drawn, candidates[row])][:16]
             free = free if len(free) >= IRRELEVANT else np.resize(drawn, IRRELEVANT)
             length = np.median(self._lengths[candidates[row]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,11 @@ import numpy as np
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
-from ragself.models.endpoint import START, TOKENIZING, Away, Endpoint, Refused, Slow
+from ragself.models.endpoint import START, TOKENIZING, Away, Endpoint, Refused, Served, Slow
 from ragself.models.fleet import WARM_UP, Fleet, Server, explain
 from ragself.models.generator import CANARY, Likelihoods, Pair
 from ragself.models.prompt import Writing
+from ragself.models.threads import Threads
 from ragself.models.tokens import local_tokenizer
 
 if TYPE_CHECKING:
@@ -39,25 +39,14 @@ class Vllm:
         """
         self._wanted = config.model
         self._patience = config.patience
-        found = [server for url in config.url if (server := self._find(url, config)) is not None]
-        if not found:
-            raise GeneratorError(
-                f"No vLLM server answers at {', '.join(config.url)}. Start one, in an environment of its own: "
-                f"pip install vllm && {START}"
-            )
-        self._fleet = Fleet(found, config.patience)
-        self._served = first = found[0].served
-        for server in found[1:]:
-            if server.served.root != first.root:
-                raise GeneratorError(
-                    f"{found[0].endpoint.url} serves {first.root} but {server.endpoint.url} serves "
-                    f"{server.served.root}. Give servers of one model."
-                )
+        self._fleet = Fleet(self._find(config), config.patience)
+        self._served = first = self._fleet.servers[0].served
         self.name = f"vllm:{first.root}" + (f":{first.model}" if first.model != first.root else "")
-        self.limit = min(server.served.limit for server in found) - 1  # one token is always generated
+        self.limit = min(server.served.limit for server in self._fleet.servers) - 1  # one token is always generated
         self._begin: list[int] | None = None
         self._local: Tokenizer | None = None
-        self._looked = False
+        self._threads: Threads | None = None  # that tokenize
+        self._looked = self._waiting = False
         self._canary: tuple[Pair, Likelihoods] | None = None
 
     @property
@@ -78,8 +67,9 @@ class Vllm:
             return [encoding.ids for encoding in self._local.encode_batch(list(texts), add_special_tokens=False)]
         if len(texts) == 1:
             return [ask(texts[0])]
-        with ThreadPoolExecutor(TOKENIZING) as threads:  # a busy server takes its time for each
-            return list(threads.map(ask, texts))
+        if self._threads is None:  # a busy server takes its time for each
+            self._threads = Threads(TOKENIZING, f"ragself tokenizes with {self.name}")
+        return self._threads.map(ask, texts)
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
         """Score pairs; see `Generator.score`. Each server first answers the canary, which warms it up."""
@@ -96,21 +86,56 @@ class Vllm:
         )
 
     def close(self) -> None:
-        """Close all connections; requests in flight are abandoned."""
-        self._fleet.close()
+        """Close all connections as soon as no request is in flight; nobody waits for that."""
+        if self._threads is None:
+            self._fleet.close()
+        else:
+            self._threads.close(self._fleet.close)
 
-    def _find(self, url: str, config: GeneratorConfig) -> Server | None:
-        endpoint = Endpoint(url, config)
+    def _find(self, config: GeneratorConfig) -> list[Server]:
+        """The servers that answer, at least one, all of one model. No connection is left open on an error."""
+        found: list[Server] = []
+        missing: list[str] = []
+        try:
+            for url in config.url:
+                endpoint = Endpoint(url, config)
+                served = self._arrive(endpoint, config, missing)
+                if served is None:
+                    continue
+                found.append(Server(endpoint, served, config.connections))
+                if served.root != found[0].served.root:
+                    raise GeneratorError(
+                        f"{found[0].endpoint.url} serves {found[0].served.root} but {endpoint.url} serves "
+                        f"{served.root}. Give servers of one model."
+                    )
+            if not found:
+                raise GeneratorError(
+                    f"No vLLM server answers at {', '.join(missing)}. Start one, in an environment of its own: "
+                    f"pip install vllm && {START}"
+                )
+        except BaseException:
+            for server in found:
+                server.close()
+            raise
+        return found
+
+    def _arrive(self, endpoint: Endpoint, config: GeneratorConfig, missing: list[str]) -> Served | None:
+        """What a server serves, after a while if need be; None, and a word among the missing, if it does not answer."""
         began = time.monotonic()
-        while True:
-            try:
-                return Server(endpoint, endpoint.served(config.model), config.connections)
-            except (Away, Slow, Refused) as reason:
-                if len(config.url) > 1 or time.monotonic() - began > min(_ARRIVE, config.patience):
-                    logger.warning("%s does not answer: %s", endpoint.url, reason)
-                    endpoint.close()
-                    return None
-            time.sleep(1.0)
+        try:
+            while True:
+                try:
+                    return endpoint.served(config.model)
+                except (Away, Slow, Refused) as reason:
+                    if len(config.url) > 1 or time.monotonic() - began > min(_ARRIVE, config.patience):
+                        logger.warning("%s does not answer: %s", endpoint.url, reason)
+                        missing.append(f"{endpoint.url} ({reason})")
+                        endpoint.close()
+                        return None
+                time.sleep(1.0)
+        except BaseException:
+            endpoint.close()
+            raise
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         began = time.monotonic()
@@ -118,26 +143,37 @@ class Vllm:
             reason = "no server is left"
             for server in [server for server in self._fleet.servers if not server.dropped]:
                 try:
-                    return server.endpoint.tokenize(server.served.model, text, special=special)
+                    ids = server.endpoint.tokenize(server.served.model, text, special=special)
                 except (Away, Slow) as error:
                     reason = str(error)
                 except Refused as error:
                     raise GeneratorError(f"{server.endpoint.url} cannot tokenize a text: {error}.") from error
-            if time.monotonic() - began > self._patience:
-                raise self._fleet.lost(reason)
+                else:
+                    self._tell(server, None)
+                    return ids
+                server.checked = False  # what comes back may be another
+                self._tell(server, reason)
+            waited = time.monotonic() - began
+            if waited > self._patience:
+                raise self._fleet.lost(f"away for {waited:.0f} s ({reason})")
             time.sleep(1.0)
+
+    def _tell(self, server: Server, reason: str | None) -> None:
+        """Say once that there is nobody who tokenizes, and once that there is again."""
+        if self._waiting == (reason is None):
+            self._waiting = reason is not None
+            url = server.endpoint.url
+            logger.warning("%s is %s", url, f"away: {reason}" if reason is not None else "back")
 
     def _warm_up(self) -> tuple[Pair, Likelihoods]:
         """Let one server answer the canary, to which all others and all later answers are compared."""
         ids = self._tokenize(CANARY, special=False)
         half = self.limit // 2
         pair = ([*self.begin, *ids][:half], ids[:half])
-        ((_, answer),) = next(self._fleet.share(_score, [pair], lambda server: None))
+        answers = self._fleet.share(lambda server, _, __: [_speak(server, pair)], [pair], lambda server: None)
+        answer = next(answer for batch in answers for _, answer in batch if answer is not None)
         for server in self._fleet.servers:
             server.checked = False
-        if answer is None:
-            why = explain(self._fleet.refusal) or "it has no likelihood for plain English"
-            raise GeneratorError(f"{self.name} cannot score texts: {why}.")
         return pair, answer
 
     def _check(self, server: Server) -> None:
@@ -151,8 +187,7 @@ class Vllm:
         if self._canary is None:  # texts are written, nothing is scored yet
             return
         pair, known = self._canary
-        (answer,) = server.endpoint.score(served.model, [pair], WARM_UP)
-        if answer is None or float(np.abs(answer - known).mean()) > _DIFFERENT:
+        if float(np.abs(_speak(server, pair) - known).mean()) > _DIFFERENT:
             raise GeneratorError(
                 f"{server.endpoint.url} serves other weights under the name {served.root} than before, or than the "
                 "other servers do. Serve one model; run the same command again."
@@ -161,3 +196,15 @@ class Vllm:
 
 def _score(server: Server, batch: list[Pair], seconds: float) -> list[Likelihoods | None]:
     return server.endpoint.score(server.served.model, batch, seconds)
+
+
+def _speak(server: Server, canary: Pair) -> Likelihoods:
+    """Have a server score the canary, which every language model can."""
+    try:
+        (answer,) = server.endpoint.score(server.served.model, [canary], WARM_UP)
+        reason = "it has no likelihood for plain English"
+    except Refused as error:
+        answer, reason = None, explain(str(error))
+    if answer is None:
+        raise GeneratorError(f"{server.endpoint.url} cannot score texts: {reason}.")
+    return answer

@@ -159,8 +159,32 @@ def starved(kb: str, asked: str, ballast: str, free: int, ask: bool) -> dict[str
         return {"error": error, "same": same}
 
 
+def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
+    """Score what the test has written down, with a file of scores of which others may be writing too."""
+    import numpy as np
+
+    from ragself.config import GeneratorConfig
+    from ragself.corpus.scores import ScoreCache
+    from ragself.models.likelihood import Account, LanguageModelScorer
+    from ragself.models.vllm import Vllm
+    from ragself.schema import Probe
+
+    given = json.loads(Path(work).read_text())
+    texts, config, account = given["texts"], GeneratorConfig().at(url), Account()
+    probes = [Probe(query, query, query, "traffic", None, "train") for query in given["asked"]]
+    cache, generator = ScoreCache(Path(scores)), Vllm(config)
+    scorer = LanguageModelScorer(texts, len(texts), generator, cache, config, account)
+    say("ready")
+    if go:
+        wait(go)
+    found = scorer.gains(probes, np.array(given["candidates"]), lambda *where: say(list(where)))
+    model = cache.latest(generator.name)
+    generator.close()
+    return {"gains": found.tolist(), "asked": account.asked, "model": model.id if model else None}
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (adapt, cli, look, read, starved, write)
+    function.__name__: function for function in (adapt, cli, gains, look, read, starved, write)
 }
 
 

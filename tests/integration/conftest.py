@@ -182,7 +182,7 @@ def vllm_server(_vllm: None, random_llama: Path, tmp_path_factory: pytest.TempPa
         server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_vllm(_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VllmServer]]:
     """Make ``make_vllm(model, *arguments, environment=...)``, a server to do harm to; it is not started yet."""
     made: list[VllmServer] = []

@@ -60,12 +60,13 @@ class FakeGenerator:
         self.pairs: list[Frozen] = []
         self.canaries = 0
         self.writes: list[tuple[str, str]] = []
-        self.encoded = 0
+        self.encoded = self.encodings = 0
         self.closed = 0
         self._often: Counter[Frozen] = Counter()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         self.encoded += len(texts)
+        self.encodings += 1
         return [ids(text) for text in texts]
 
     def likelihood(self, pair: Pair) -> Likelihoods:

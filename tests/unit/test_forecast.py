@@ -34,9 +34,14 @@ def _filled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(tiny_model: Path, generator: str | None, **more: object) -> Config:
-    generators = {"model": generator, "candidates": 8, **more}
-    return load(None, encoder={"model": str(tiny_model)}, generator=generators, probes={"min_train": 5000})
+def settings(tiny_model: Path, generator: str | None, min_probes: int = 30, **more: object) -> Config:
+    return load(
+        None,
+        encoder={"model": str(tiny_model)},
+        generator={"model": generator, "candidates": 8, **more},
+        probes={"min_train": 5000},  # so that no pass trains anything
+        gate={"min_probes": min_probes},
+    )
 
 
 @pytest.fixture
@@ -90,6 +95,15 @@ def test_prompts_are_those_of_probes_and_of_questions_and_of_the_noise(
     assert found.seconds["score"] == pytest.approx(found.tokens / found.rates["tokens"], rel=0.01, abs=0.1)
 
 
+def test_known_items_that_need_no_likelihood_are_no_prompts(
+    kb: Callable[..., KnowledgeBase], generator: FakeGenerator
+) -> None:
+    found, fewer = kb().forecast(ASKED), kb(min_probes=3).forecast(ASKED)
+    assert fewer.probes == found.probes
+    spared = sum(splits["confirm"] for kind, splits in found.probes.items() if kind != "traffic")
+    assert found.prompts - fewer.prompts == spared * WIDTH > 0
+
+
 def test_tokens_are_those_of_prompts_of_usual_length(
     kb: Callable[..., KnowledgeBase], generator: FakeGenerator
 ) -> None:
@@ -103,10 +117,12 @@ def test_tokens_are_those_of_prompts_of_usual_length(
 def test_no_more_probes_are_counted_than_can_be_afforded(
     kb: Callable[..., KnowledgeBase], generator: FakeGenerator
 ) -> None:
-    found = kb(pairs=2400).forecast(ASKED)
+    opened = kb(pairs=2400)
+    found = opened.forecast(ASKED)
     questions = 2400 // 2 // CHECK
     afforded = (2400 - questions * CHECK) // WIDTH
     assert found.questions == questions
+    assert found.probes == tally(make(CHUNKS, ASKED, opened.config.probes, opened.config.train.seed, (), afforded, 30))
     assert found.prompts == questions * CHECK + afforded * WIDTH + NOISE_PAIRS <= 2400 + NOISE_PAIRS
 
 

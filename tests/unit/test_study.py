@@ -227,7 +227,7 @@ def test_a_text_that_quotes_thirteen_words_of_a_span_leaks_and_one_that_quotes_t
     run = words(LONG)
     rest = [f"filler{number}" for number in range(60)]  # so that no text is a copy of another
     quoting = [" ".join([*rest[start : start + 20], *run[start : start + size], *rest[40:]]) for start, size in
-               ((0, 12), (0, 13), (2, 13), (3, 12))]  # fmt: skip
+               ((0, 12), (0, 13), (3, 13), (4, 12))]  # fmt: skip
     chunks = [Chunk("own", f"{LONG}. What follows it is something else."), *(Chunk(t, t) for t in quoting)]
     probes = [probe("span", f"{LONG}.", "own"), probe("traffic", LONG, None)]
     found = look(base, probes, [*chunks, *CHUNKS[5:]], config=WIDE)

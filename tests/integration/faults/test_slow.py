@@ -1,0 +1,118 @@
+"""Servers that hang or are slow."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ragself.corpus.scores import ScoreCache
+from ragself.errors import GeneratorError
+from ragself.models import endpoint, fleet
+from ragself.models.likelihood import Account
+from tests.integration.faults.front import Front
+from tests.integration.faults.work import SHORT, WORK, answers, reach, same, score, some_pairs
+from tests.integration.vllm_server import VllmServer
+
+pytestmark = pytest.mark.vllm
+
+
+@contextmanager
+def throttled(server: VllmServer, runs: float, hangs: float) -> Iterator[None]:
+    """Let a server run and hang in turn for so many seconds each."""
+    over = threading.Event()
+
+    def throttle() -> None:
+        while not over.is_set():
+            server.suspend()
+            over.wait(hangs)
+            server.resume()
+            over.wait(runs)
+
+    thread = threading.Thread(target=throttle)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        server.resume()
+
+
+def test_a_server_that_hangs_for_a_while_is_waited_for(
+    steady: VllmServer,
+    undisturbed: NDArray[np.float32],
+    cache: ScoreCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(fleet, "_LEAST", 0.5)
+    monkeypatch.setattr(fleet, "_LOOK", 0.05)
+    monkeypatch.setattr(endpoint, "_CONNECT", 0.5)
+    timers: list[threading.Timer] = []
+
+    def told(stage: str, done: int, total: int) -> None:
+        if done >= total // 2 and not timers:
+            steady.suspend()
+            timers.append(threading.Timer(4, steady.resume))
+            timers[0].start()
+
+    account = Account()
+    try:
+        with closing(reach(steady)) as generator:
+            same(score(generator, cache, account=account, told=told), undisturbed)
+    finally:
+        steady.resume()
+    assert account.asked == len(cache) == WORK.pairs
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert re.fullmatch(rf"{steady.url} is away: no answer within \d+ s, nor to /health", said[0])
+    assert said[-1] == f"{steady.url} is back"
+
+
+def test_a_slow_server_gets_more_time_and_smaller_batches(
+    steady: VllmServer, undisturbed: NDArray[np.float32], cache: ScoreCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_LEAST", 0.02)
+    monkeypatch.setattr(fleet, "_LOOK", 0.02)
+    monkeypatch.setattr(fleet, "WARM_UP", 0.02)
+    slowed: list[tuple[int, float]] = []
+    original = fleet.Server.slowed
+
+    def noting(self: fleet.Server, seconds: float, patience: float) -> bool:
+        going_on = original(self, seconds, patience)
+        slowed.append((self.size, self._stretch))
+        return going_on
+
+    monkeypatch.setattr(fleet.Server, "slowed", noting)
+    account = Account()
+    with closing(reach(steady)) as generator, throttled(steady, 0.2, 0.3):
+        same(score(generator, cache, SHORT, account), undisturbed[:20])
+    assert account.asked == len(cache) == SHORT.pairs
+    sizes, stretches = zip(*slowed, strict=True)
+    assert min(sizes) < 8
+    assert list(stretches) == [2.0 ** (turn + 1) for turn in range(len(stretches))]
+
+
+def test_one_text_that_takes_longer_than_the_patience_is_an_error(
+    steady: VllmServer, front: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dawdle(path: str, body: bytes) -> None:
+        if path == "/v1/completions" and started:
+            time.sleep(3)
+
+    started: list[bool] = []
+    monkeypatch.setattr(fleet, "_LEAST", 0.1)
+    monkeypatch.setattr(fleet, "_LOOK", 0.01)
+    slow = front(steady.url, dawdle)
+    with closing(reach(slow, patience=0.5, connections=1)) as generator:
+        assert all(answer is not None for answer in answers(generator, some_pairs(40)))
+        started.append(True)
+        with pytest.raises(GeneratorError, match=rf"{slow.url} is lost: no answer within \d+ s, for a single text"):
+            answers(generator, some_pairs(40))
