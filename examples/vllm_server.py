@@ -1,6 +1,7 @@
 """Learn from a language model behind a vLLM server: see what a pass would cost, let it run, see what it cost.
 
-Start a server, in an environment of its own: pip install vllm && vllm serve Qwen/Qwen3-0.6B-Base --max-model-len 4096
+Start a server, in an environment of its own: pip install vllm &&
+vllm serve Qwen/Qwen3-0.6B-Base --host 127.0.0.1 --max-model-len 4096 --max-num-batched-tokens 2048
 Then, in an empty folder: python vllm_server.py http://127.0.0.1:8000
 """
 

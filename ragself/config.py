@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M"
 FILE_NAME = "ragself.toml"
 ENV_PREFIX = "RAGSELF_"
 KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
+
+_ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -88,6 +91,14 @@ class GeneratorConfig(_Table):
         None, description="File of scores, to share it between knowledge bases; None is scores.db in the folder."
     )
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value().strip() if value is not None else ""  # as read from a file
+        if not key.isascii() or not key.isprintable():
+            raise ValueError("it holds a character that no HTTP header can; expected the key that the server was given")
+        return SecretStr(key) if key else None
+
     @field_validator("url", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -114,11 +125,19 @@ class GeneratorConfig(_Table):
             ConfigError: URLs and names are mixed, or there is more than one name.
         """
         urls = [place for place in places if place.startswith(("http://", "https://"))]
-        if not all(places) or not places or (urls and len(urls) < len(places)) or (not urls and len(places) > 1):
+        if (
+            not all(place.strip() for place in places)
+            or not places
+            or (urls and len(urls) < len(places))
+            or (not urls and len(places) > 1)
+        ):
             raise ConfigError(
                 f"The generator is {', '.join(places) or 'empty'}; expected one or more URLs of vLLM servers that "
                 "serve the same model, or one name or path of a causal language model."
             )
+        if not urls and (_ADDRESS.match(places[0]) or "://" in places[0]):
+            host = places[0].rpartition("://")[2]
+            raise ConfigError(f"The generator {places[0]!r} is no URL of a vLLM server. Did you mean http://{host}?")
         served = self.model if self.url else None
         change = {"url": tuple(urls), "model": served} if urls else {"url": (), "model": places[0]}
         try:

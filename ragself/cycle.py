@@ -108,8 +108,9 @@ def _learn(
         decision = _confirm(lesson, adapters[best], adapter, weight.weight, config)
     report = replace(
         report,
-        reason=decision.reason,
+        reason=decision.reason + ("" if len(adapters) > 1 else _untaught(lesson, config)),
         kind=adapters[best].kind,
+        candidate=best,
         weight=asdict(weight),
         candidates=table,
         figures=decision.figures,
@@ -181,6 +182,15 @@ def _students(
             store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress), path)
         adapters[kind] = load(path, mark)
     return adapters
+
+
+def _untaught(lesson: Study, config: Config) -> str:
+    """Why there was nothing but the untrained candidate, if that is not what was asked for."""
+    rows = lesson.rows("train")
+    count = int(lesson.judged[0][rows].sum())
+    if count >= config.probes.min_train:
+        return ""
+    return f"; nothing was trained: {count} probes to train on, {config.probes.min_train} are needed"
 
 
 def _select(

@@ -73,10 +73,11 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
             rates["tokens"] = _scoring_rate(supervision, chunks, probes.probes, progress)
             seconds["score"] = tokens / rates["tokens"]
             space["scores.db"] = int(prompts * (_PER_SCORE + 4 * target))
-        texts = _to_encode(store, chunks, probes.probes)
-        if texts:
-            rates["encode"] = _encoding_rate(store, texts, progress)
-            seconds["encode"] = len(texts) / rates["encode"]
+        texts, asked_texts = _to_encode(store, chunks, probes.probes)
+        encode = len(texts) + len(asked_texts)
+        if encode:
+            rates["encode"] = _encoding_rate(store, texts, asked_texts, progress)
+            seconds["encode"] = encode / rates["encode"]
         last: dict[str, Any] = next(
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )
@@ -90,7 +91,7 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
             prompts=prompts,
             stored=len(supervision.cache) if supervision.cache else 0,
             tokens=tokens,
-            encode=len(texts),
+            encode=encode,
             rates={name: round(rate, 1) for name, rate in rates.items()},
             seconds={stage: round(value, 1) for stage, value in seconds.items()},
             bytes=space,
@@ -135,20 +136,21 @@ def _any(chunk: Chunk) -> Probe:
     return Probe("trial", text, text, "question", chunk.id, "train")
 
 
-def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> list[str]:
-    """Texts without a vector: documents, sources as they are shown to their own probes, and probes."""
+def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> tuple[list[str], list[str]]:
+    """Texts without a vector: documents, also as they are shown to their own probes, and probes."""
     by_id = {chunk.id: chunk.text for chunk in chunks}
     shown = [without(by_id[probe.source], probe) for probe in probes if probe.source is not None]
     asked = store.base.missing([probe.text for probe in probes], "query")
-    return [*store.base.missing([*by_id.values(), *shown], "document"), *asked]
+    return store.base.missing([*by_id.values(), *shown], "document"), asked
 
 
-def _encoding_rate(store: Store, texts: Sequence[str], progress: Progress) -> float:
+def _encoding_rate(store: Store, documents: Sequence[str], queries: Sequence[str], progress: Progress) -> float:
     """Texts a second, of a few that need not be encoded again."""
-    store.base.documents(texts[:1], progress)  # the model is loaded
+    encode, texts = (store.base.documents, documents) if documents else (store.base.queries, queries)
+    encode(texts[:1], progress)  # the model is loaded
     sample = texts[1 : 1 + _ENCODED] or texts
     began = time.perf_counter()
-    store.base.documents(sample, progress)
+    encode(sample, progress)
     return len(sample) / max(time.perf_counter() - began, 1e-3)
 
 

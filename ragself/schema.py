@@ -144,7 +144,8 @@ class Report:
         decision: ``promote`` or ``keep``.
         reason: Why, in a sentence.
         version: The live version afterwards.
-        kind: Kind of the adapter that was judged, or None where none was trained.
+        kind: Kind of the adapter that was judged, or None where none was.
+        candidate: Its name among `candidates`.
         documents: Chunks in the knowledge base.
         probes: How many of each kind and split, as ``{"traffic": {"train": 640, ...}, ...}``.
         dropped: Texts that were not taken as probes, and probes that the teacher has nothing to say about, by reason.
@@ -168,6 +169,7 @@ class Report:
     candidates: Sequence[Mapping[str, Any]] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    candidate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,16 +59,22 @@ def report(result: Report) -> None:
         out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
     if result.candidates:
         names = list(result.candidates[0]["figures"])[:2]
-        rows = [(str(row["name"]), *(_change(row["figures"][name]) for name in names)) for row in result.candidates]
+        chosen = {result.candidate: " (chosen)"}
+        rows = [
+            (f"{row['name']}{chosen.get(row['name'], '')}", *(_change(row["figures"][name]) for name in names))
+            for row in result.candidates
+        ]
         table("candidates on the select split, change with interval", "candidate", *names, rows=rows)
     if result.figures:
-        _figures(f"{result.kind} against the live version, on the confirm split", result.figures)
+        _figures(f"{result.candidate} against the live version, on the confirm split", result.figures)
     _seconds(result.seconds)
 
 
 def forecast(cost: Forecast) -> None:
     """What a pass would cost."""
-    out.print(f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing was spent yet.")
+    out.print(
+        f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing is learned or changed yet."
+    )
     if cost.lack:
         out.print(f"[yellow]It would learn nothing[/yellow]: {escape(cost.lack)}.")
         return
@@ -77,7 +83,11 @@ def forecast(cost: Forecast) -> None:
     if cost.prompts:
         rows += [
             ("questions to write", f"{cost.questions:,}", ""),
-            ("prompts to score, at most", f"{cost.prompts:,}", f"{cost.stored:,} scores are stored already"),
+            (
+                "prompts to score, at most",
+                f"{cost.prompts:,}",
+                f"{cost.stored:,} scores are stored; what is among them costs nothing",
+            ),
             ("tokens, about", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
         ]
     rows += [(f"time to {stage}", duration(seconds), _told(stage)) for stage, seconds in cost.seconds.items()]

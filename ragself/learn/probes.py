@@ -71,9 +71,11 @@ def make(
         written = _questions(chunks, questions, held_out=True)
     titles = _titles(chunks, dropped, held_out=False)
     titles_to_train_on = questions_to_train_on + sum(probe.split == "train" for probe in titles)
-    if queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on:
+    spans = [span for span in _spans(chunks, held_out=False) if span.split != "train"]  # spans only judge
+    held = sum(probe.split == "confirm" for probe in [*traffic, *written, *titles, *spans])
+    enough = queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on
+    if enough and held >= need:
         titles = _sample(titles, config.titles, rng, "more titles than probes.titles", dropped)
-        spans = [span for span in _spans(chunks, held_out=False) if span.split != "train"]  # spans only judge
     else:  # no title is trained on, so that all may judge
         half = max(config.known_items - sum(probe.split != "train" for probe in written), 0) // 2
         titles = _sample(_titles(chunks, Counter(), held_out=True), half, rng, _JUDGES, dropped)

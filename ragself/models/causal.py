@@ -197,7 +197,20 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | None]:
     """Folder, or name and commit, of a model: a local folder, then the Hugging Face cache, then the hub."""
     local = Path(name).expanduser()
     if local.is_dir():
+        wanted = {"config.json": "config.json", "*.safetensors": "weights (*.safetensors)", "tokenizer*": "tokenizer"}
+        missing = [what for pattern, what in wanted.items() if not any(local.glob(pattern))]
+        if missing:
+            raise GeneratorError(
+                f"The folder {name} holds no {', no '.join(missing)}. Expected those of a causal language model; "
+                f"a small one of a free licence is {DEFAULT_GENERATOR}."
+            )
         return str(local), None
+    if name.startswith(("/", ".", "~")) or name.endswith("/") or local.exists():
+        found = "is a file" if local.is_file() else "does not exist"
+        raise GeneratorError(
+            f"The language model {name!r} {found}. Expected the folder of a model, the name of one, or the URL of a "
+            f"vLLM server. A small model of a free licence is {DEFAULT_GENERATOR}."
+        )
     cached = cached_snapshot(name, revision, "config.json")
     if cached is not None:
         return str(cached), None

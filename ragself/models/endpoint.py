@@ -19,7 +19,7 @@ from ragself.errors import GeneratorError
 from ragself.models.generator import Likelihoods, Pair
 from ragself.models.prompt import QUESTION_TOKENS, Writing
 
-START = "vllm serve MODEL --max-model-len 4096"
+START = "vllm serve MODEL --max-model-len 4096 --max-num-batched-tokens 2048 --gpu-memory-utilization 0.7"
 TOKENIZING = 8  # texts that are tokenized at once
 _CONNECT = 10.0  # seconds
 
@@ -220,10 +220,12 @@ class Endpoint:
             if not self._alive():
                 raise Away(f"no answer within {seconds:.0f} s, nor to /health") from error
             raise Slow(f"no answer within {seconds:.0f} s") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise GeneratorError(
                 f"Cannot ask {self.url}: {error}. Expected a URL such as http://127.0.0.1:8000"
             ) from error
+        except httpx.LocalProtocolError:  # its text may quote the API key
+            raise GeneratorError(f"Cannot ask {self.url}: the request is no HTTP. Check URL and API key.") from None
         except httpx.TransportError as error:
             raise Away(str(error) or type(error).__name__) from error
         self._complain(response, path)

@@ -269,3 +269,17 @@ def test_the_same_pass_twice_learns_the_same(twice: list[Path]) -> None:
 def test_the_same_pass_twice_makes_the_same_bytes(twice: list[Path]) -> None:
     one, other = (folder / "versions" / "0001" / "adapter.safetensors" for folder in twice)
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_was_judged_and_why_nothing_was_trained_is_told(filled: Path, settings: Config, asked: list[str]) -> None:
+    few = settings.model_copy(update={"probes": settings.probes.model_copy(update={"min_train": 10_000})})
+    with KnowledgeBase(filled, config=few) as kb:
+        report = kb.adapt(asked)
+    assert report.candidate == "untrained hybrid"
+    assert report.reason.endswith(f"; nothing was trained: {report.probes['traffic']['train']} probes to train on, "
+                                  "10000 are needed")  # fmt: skip
+    with KnowledgeBase(filled, config=settings) as kb:
+        report = kb.adapt(asked)
+    assert report.candidate in {row["name"] for row in report.candidates}
+    assert len(report.candidates) > 1
+    assert "nothing was trained" not in report.reason

@@ -610,3 +610,23 @@ def test_as_many_tokens_are_written_as_there_is_room_left_for(tmp_path: Path) ->
     model = load(save(tmp_path / "gpt2", gpt2()))  # which fails beyond its positions
     room = LIMIT - QUESTION_TOKENS - 3  # for the beginning and the wording
     assert len(written(model, ["w3 " * room, "w5"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("nowhere/", "does not exist"), ("./nowhere", "does not exist"), ("{}/nowhere", "does not exist"),
+     ("{}/model.safetensors", "is a file")],
+)  # fmt: skip
+def test_a_path_that_is_no_folder_is_told(name: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(GeneratorError, match=rf"The language model '.*' {found}\. Expected the folder of a model"):
+        CausalLM(GeneratorConfig(model=name.format(tmp_path)))
+
+
+def test_a_folder_that_lacks_parts_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GeneratorError, match=r"holds no config\.json, no weights \(\*\.safetensors\), no tokenizer\."):
+        CausalLM(GeneratorConfig(model=str(tmp_path)))
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(GeneratorError, match=r"holds no tokenizer\. Expected those of a causal language model"):
+        CausalLM(GeneratorConfig(model=str(tmp_path)))

@@ -337,3 +337,35 @@ def test_the_key_is_not_shown_where_settings_are_made_by_hand() -> None:
     with pytest.raises(ValidationError) as caught:
         GeneratorConfig(api_key=12345678)  # type: ignore[arg-type]
     assert "12345678" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["geheim ", " geheim\n", "geheim"])
+def test_a_key_that_was_read_from_a_file_is_stripped(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGSELF_GENERATOR__API_KEY", key)
+    found = load(None).generator.api_key
+    assert found is not None
+    assert found.get_secret_value() == "geheim"
+    assert load(None, generator={"api_key": " "}).generator.api_key is None
+
+
+@pytest.mark.parametrize("key", ["schlüssel-7", "one\ntwo-7", "a\x00b-7"])
+def test_a_key_that_fits_no_header_is_told_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"generator\.api_key = \.\.\.: .*no HTTP header can") as caught:
+        load(None, generator={"api_key": key})
+    assert "-7" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:8000", "localhost:8000/v1", "ftp://127.0.0.1:8000"])
+def test_an_address_that_is_no_url_is_told(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no URL of a vLLM server\. Did you mean http://[^f]"):
+        GeneratorConfig().at(place)
+
+
+@pytest.mark.parametrize("place", ["org/model", "./folder", "/a/folder:1", "C:/models/one"])
+def test_names_and_paths_are_no_addresses(place: str) -> None:
+    assert GeneratorConfig().at(place).model == place
+
+
+def test_a_blank_generator_is_told() -> None:
+    with pytest.raises(ConfigError, match="expected one or more URLs"):
+        GeneratorConfig().at(" ")

@@ -369,3 +369,17 @@ def test_exactly_as_many_as_there_are_can_be_afforded() -> None:
 
 def test_where_words_are_counted_all_are_scored() -> None:
     assert all(probe.scored for probe in make(corpus(300), queries(300), CONFIG, 0, need=1).probes)
+
+
+def test_where_a_tenth_of_the_documents_is_too_little_to_judge_by_none_is_trained_on() -> None:
+    """With few documents, chance may leave hardly any to the confirm split."""
+    chunks = [chunk(number, f"document-{number % 12}", f"heading {number} of it") for number in range(120)]
+    questions = [Question(f"what about number {number}", f"c{number}") for number in range(60)]
+    free = make(chunks, [], ProbesConfig(), 0, questions)
+    assert sum(probe.kind == "title" and probe.split == "train" for probe in free.probes) > 0
+    held = sum(probe.split == "confirm" for probe in free.probes)
+    needed = make(chunks, [], ProbesConfig(), 0, questions, need=held + 1)
+    assert not [probe for probe in needed.probes if probe.kind == "title" and probe.split == "train"]
+    assert sum(probe.split == "confirm" for probe in needed.probes) > held
+    assert [probe for probe in needed.probes if probe.kind == "question" and probe.split == "train"]
+    assert make(chunks, [], ProbesConfig(), 0, questions, need=held) == free
