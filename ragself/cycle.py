@@ -18,6 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ragself.config import Config
 from ragself.errors import VerificationError
 from ragself.learn.calibrate import Calibration, calibrate
@@ -174,8 +177,7 @@ def _students(
     lexicon = Lexicon.fit(lesson.texts[: lesson.size])
     adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch)}
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
-    rows = lesson.rows("train")
-    rows = rows[lesson.judged[0][rows]]
+    rows = _trainable(lesson)
     for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
         path = folder / _file(kind)
         if not path.exists():
@@ -184,10 +186,15 @@ def _students(
     return adapters
 
 
+def _trainable(lesson: Study) -> NDArray[np.int64]:
+    """Rows of the probes to train on that the teacher has something to say about."""
+    rows = lesson.rows("train")
+    return rows[lesson.judged[0][rows]]
+
+
 def _untaught(lesson: Study, config: Config) -> str:
     """Why there was nothing but the untrained candidate, if that is not what was asked for."""
-    rows = lesson.rows("train")
-    count = int(lesson.judged[0][rows].sum())
+    count = len(_trainable(lesson))
     if count >= config.probes.min_train:
         return ""
     return f"; nothing was trained: {count} probes to train on, {config.probes.min_train} are needed"

@@ -59,9 +59,11 @@ def report(result: Report) -> None:
         out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
     if result.candidates:
         names = list(result.candidates[0]["figures"])[:2]
-        chosen = {result.candidate: " (chosen)"}
         rows = [
-            (f"{row['name']}{chosen.get(row['name'], '')}", *(_change(row["figures"][name]) for name in names))
+            (
+                f"{row['name']} (chosen)" if row["name"] == result.candidate else str(row["name"]),
+                *(_change(row["figures"][name]) for name in names),
+            )
             for row in result.candidates
         ]
         table("candidates on the select split, change with interval", "candidate", *names, rows=rows)

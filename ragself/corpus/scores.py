@@ -36,6 +36,11 @@ _SAME_MODEL = 0.05  # nats per token that two answers of one model to the canary
 _FRESH = 7  # days for which reading a score again is not written down
 
 
+def same_model(canary: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether two answers to the canary, log p of each of its tokens, are those of one model."""
+    return canary.shape == other.shape and float(np.abs(canary - other).mean()) <= _SAME_MODEL
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
     """A language model whose answers are stored.
@@ -83,7 +88,7 @@ class ScoreCache:
             ).fetchall()
             for id, _, floor, rate, blob in rows:
                 known = np.frombuffer(blob, dtype=np.float32)
-                if known.shape == canary.shape and float(np.abs(known - canary).mean()) <= _SAME_MODEL:
+                if same_model(known, canary):
                     db.execute(f"UPDATE models SET seen = {_NEXT} WHERE id = ?", (id,))
                     return ModelRecord(id, name, floor, rate)
             blob = canary.astype(np.float32).tobytes()

@@ -163,10 +163,10 @@ def _written(
         missing = {
             key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of is writing and key not in found
         }
+        if not missing:
+            continue
         order = list(missing)
-        for batch in (
-            generator.write(_shown([missing[key] for key in order], writing, generator), writing) if order else ()
-        ):
+        for batch in generator.write(_shown(list(missing.values()), writing, generator), writing):
             texts = [(order[position], text or "") for position, text in batch]
             cache.store_texts(model, texts)
             found.update(texts)

@@ -83,9 +83,7 @@ class Server:
         """Learn from an answer how much to ask for at once, and how long to wait."""
         pace = seconds / items
         self._pace = pace if self._pace is None else max(pace, 0.8 * self._pace)
-        if not self.here:
-            logger.warning("%s is back", self.endpoint.url)
-        self.here = True
+        self.returned()
         if items >= self.size // 2:  # a short last batch says nothing about the size
             self.size = int(np.clip(_LOOK / max(pace, 1e-6), max(self.size // 2, 1), min(2 * self.size, _LARGEST)))
 
@@ -107,6 +105,12 @@ class Server:
             self._pause = min(2 * self._pause, _PAUSE)
         self.here, self.reason, self.checked = False, reason, False
         self._next_try = now + self._pause
+
+    def returned(self) -> None:
+        """It answers."""
+        if not self.here:
+            logger.warning("%s is back", self.endpoint.url)
+        self.here = True
 
     @property
     def away(self) -> float:

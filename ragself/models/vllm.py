@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ragself.config import GeneratorConfig
+from ragself.corpus.scores import same_model
 from ragself.errors import GeneratorError
 from ragself.models.endpoint import START, TOKENIZING, Away, Endpoint, Refused, Served, Slow
 from ragself.models.fleet import WARM_UP, Fleet, Server, explain
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ARRIVE = 10.0  # seconds to wait for a server that does not answer at the very beginning
-_DIFFERENT = 0.05  # nats per token of the canary from which two servers do not serve the same model
 
 
 class Vllm:
@@ -46,7 +45,7 @@ class Vllm:
         self._begin: list[int] | None = None
         self._local: Tokenizer | None = None
         self._threads: Threads | None = None  # that tokenize
-        self._looked = self._waiting = False
+        self._looked = False
         self._canary: tuple[Pair, Likelihoods] | None = None
 
     @property
@@ -94,48 +93,44 @@ class Vllm:
 
     def _find(self, config: GeneratorConfig) -> list[Server]:
         """The servers that answer, at least one, all of one model. No connection is left open on an error."""
-        found: list[Server] = []
+        found: list[tuple[Endpoint, Served]] = []
         missing: list[str] = []
-        try:
+        with ExitStack() as opened:
             for url in config.url:
                 endpoint = Endpoint(url, config)
-                served = self._arrive(endpoint, config, missing)
-                if served is None:
+                opened.callback(endpoint.close)
+                try:
+                    served = self._arrive(endpoint, wait=len(config.url) == 1)
+                except (Away, Slow, Refused) as reason:
+                    logger.warning("%s does not answer: %s", endpoint.url, reason)
+                    missing.append(f"{endpoint.url} ({reason})")
+                    endpoint.close()
                     continue
-                found.append(Server(endpoint, served, config.connections))
-                if served.root != found[0].served.root:
+                found.append((endpoint, served))
+                first, known = found[0]
+                if served.root != known.root:
                     raise GeneratorError(
-                        f"{found[0].endpoint.url} serves {found[0].served.root} but {endpoint.url} serves "
-                        f"{served.root}. Give servers of one model."
+                        f"{first.url} serves {known.root} but {endpoint.url} serves {served.root}. "
+                        "Give servers of one model."
                     )
             if not found:
                 raise GeneratorError(
                     f"No vLLM server answers at {', '.join(missing)}. Start one, in an environment of its own: "
                     f"pip install vllm && {START}"
                 )
-        except BaseException:
-            for server in found:
-                server.close()
-            raise
-        return found
+            opened.pop_all()
+        return [Server(endpoint, served, config.connections) for endpoint, served in found]
 
-    def _arrive(self, endpoint: Endpoint, config: GeneratorConfig, missing: list[str]) -> Served | None:
-        """What a server serves, after a while if need be; None, and a word among the missing, if it does not answer."""
-        began = time.monotonic()
-        try:
-            while True:
-                try:
-                    return endpoint.served(config.model)
-                except (Away, Slow, Refused) as reason:
-                    if len(config.url) > 1 or time.monotonic() - began > min(_ARRIVE, config.patience):
-                        logger.warning("%s does not answer: %s", endpoint.url, reason)
-                        missing.append(f"{endpoint.url} ({reason})")
-                        endpoint.close()
-                        return None
-                time.sleep(1.0)
-        except BaseException:
-            endpoint.close()
-            raise
+    def _arrive(self, endpoint: Endpoint, *, wait: bool) -> Served:
+        """What a server serves, after a while if need be. Raises as `Endpoint` does."""
+        end = time.monotonic() + (min(_ARRIVE, self._patience) if wait else 0.0)
+        while True:
+            try:
+                return endpoint.served(self._wanted)
+            except (Away, Slow, Refused):
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(1.0)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         began = time.monotonic()
@@ -146,24 +141,16 @@ class Vllm:
                     ids = server.endpoint.tokenize(server.served.model, text, special=special)
                 except (Away, Slow) as error:
                     reason = str(error)
+                    server.left(reason)
                 except Refused as error:
                     raise GeneratorError(f"{server.endpoint.url} cannot tokenize a text: {error}.") from error
                 else:
-                    self._tell(server, None)
+                    server.returned()
                     return ids
-                server.checked = False  # what comes back may be another
-                self._tell(server, reason)
             waited = time.monotonic() - began
             if waited > self._patience:
                 raise self._fleet.lost(f"away for {waited:.0f} s ({reason})")
             time.sleep(1.0)
-
-    def _tell(self, server: Server, reason: str | None) -> None:
-        """Say once that there is nobody who tokenizes, and once that there is again."""
-        if self._waiting == (reason is None):
-            self._waiting = reason is not None
-            url = server.endpoint.url
-            logger.warning("%s is %s", url, f"away: {reason}" if reason is not None else "back")
 
     def _warm_up(self) -> tuple[Pair, Likelihoods]:
         """Let one server answer the canary, to which all others and all later answers are compared."""
@@ -187,7 +174,7 @@ class Vllm:
         if self._canary is None:  # texts are written, nothing is scored yet
             return
         pair, known = self._canary
-        if float(np.abs(_speak(server, pair) - known).mean()) > _DIFFERENT:
+        if not same_model(_speak(server, pair), known):
             raise GeneratorError(
                 f"{server.endpoint.url} serves other weights under the name {served.root} than before, or than the "
                 "other servers do. Serve one model; run the same command again."

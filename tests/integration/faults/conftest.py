@@ -165,12 +165,11 @@ class Accident:
     Attributes:
         said: What was logged.
         warned: What was logged as a warning.
-        fragile: The server, on the same port as before.
+        url: Of the server, before and after.
     """
 
     said: list[str]
     warned: list[str]
-    fragile: VllmServer
     url: str
     # one with patience
     gains: NDArray[np.float32]
@@ -241,7 +240,6 @@ def accident(
         yield Accident(
             heard.said(),
             heard.said(logging.WARNING),
-            server,
             server.url,
             clients[0].result,
             account,

@@ -14,7 +14,7 @@ from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
 from ragself.models.likelihood import Account
 from tests.integration.faults.front import Front, Page, as_json, at_times
-from tests.integration.faults.work import SHORT, answers, reach, same, score, some_pairs
+from tests.integration.faults.work import SHORT, TEXTS, answers, reach, same, score, some_pairs
 from tests.integration.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
@@ -88,3 +88,21 @@ def test_a_model_that_is_no_longer_served_is_told(steady: VllmServer, front: Cal
         pytest.raises(GeneratorError, match=f"{place.url} no longer serves the model: The model `gen` does not"),
     ):
         answers(generator, some_pairs(3))
+
+
+def test_of_two_servers_that_tokenize_the_one_that_goes_away_is_told_once_and_the_other_never(
+    steady: VllmServer, front: Callable[..., Front], caplog: pytest.LogCaptureFixture
+) -> None:
+    place = front(steady.url)
+    with closing(reach(place, steady)) as generator:
+        expected = generator.encode(TEXTS[:40])
+        place.target = "http://127.0.0.1:1"
+        for start in range(0, 40, 10):
+            assert generator.encode(TEXTS[start : start + 10]) == expected[start : start + 10]
+        told = [record.getMessage() for record in caplog.records if record.name == "ragself.models.fleet"]
+        assert {line.partition(": ")[0] for line in told} == {f"{place.url} is away"}
+        assert len(told) <= 8  # one for each text that met it first
+        place.target = steady.url
+        assert generator.encode(TEXTS[:1]) == expected[:1]
+    told = [record.getMessage() for record in caplog.records if record.name == "ragself.models.fleet"]
+    assert told[-1] == f"{place.url} is back"

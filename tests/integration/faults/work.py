@@ -144,12 +144,11 @@ def listening() -> Iterator[Records]:
             logger.setLevel(level)
 
 
-def few(settings: Config, **more: Any) -> Config:
+def few(settings: Config) -> Config:
     """Settings for a pass of some 1500 pairs."""
-    generator = {"pairs": 1600, "api_key": KEY, "patience": 3.0, **more}
     return settings.model_copy(
         update={
-            "generator": GeneratorConfig(**generator),
+            "generator": GeneratorConfig(pairs=1600, api_key=KEY, patience=3.0),  # type: ignore[arg-type]
             "probes": settings.probes.model_copy(update={"questions": 0}),
         }
     )
@@ -163,7 +162,7 @@ def wait_until(true: Callable[[], bool], child: Child | None = None, seconds: fl
         time.sleep(0.01)
 
 
-def change(front: Front, to: VllmServer, work: Work = WORK) -> Progress:
+def change(front: Front, to: VllmServer) -> Progress:
     """Amid the work the server goes away, and another one is started at its address."""
 
     def told(stage: str, done: int, total: int) -> None:
