@@ -247,7 +247,7 @@ def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, pro
     try:
         verify(store.journal, index, store.base, store.base.encoder, served)
     except VerificationError:
-        store.discard(version)  # so that running it again builds it anew
+        store.discard(version.collection)  # so that running it again builds it anew
         raise
     store.registry.add(version)
     return version

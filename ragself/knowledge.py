@@ -84,7 +84,9 @@ class KnowledgeBase:
         self._journal = Journal(self.path / "corpus.db")
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._load_encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
-        self._live = Live(self.path, self._registry, self._journal, self._lock, lambda n: self.store().snapshot(n))
+        self._live = Live(
+            self.path, self._registry, self._journal, self._lock, lambda n: self.store().snapshot(n), self._mend
+        )
 
     # documents ------------------------------------------------------------------------------------
 
@@ -339,7 +341,21 @@ class KnowledgeBase:
             self._lock.acquire()
             if first:  # whatever another process wrote before is read afresh
                 self._live.reconnect()
+            if self._journal.unsettled():
+                with self._live.paused():
+                    self.store().mend()
             yield
+
+    def _mend(self) -> None:
+        """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""
+        if not self._write.acquire(blocking=False):  # another thread is about to
+            return
+        try:
+            with self._writing():
+                pass
+            self._lock.release()
+        finally:
+            self._write.release()
 
     def _check_open(self) -> None:
         if self._closed:

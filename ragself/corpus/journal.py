@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS chunks (
 );
 CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks (source);
 CREATE TABLE IF NOT EXISTS applied (collection TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- at this moment, or when its writer died
 """
 _BATCH = 1000
 
@@ -147,6 +149,20 @@ class Journal:
         with self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO applied (collection, seq) VALUES (?, ?)", (collection, seq))
 
+    @contextmanager
+    def writing(self, collection: str) -> Iterator[None]:
+        """Mark a collection as being written to. The mark stays where this does not come to its end."""
+        with self._db.write() as db:
+            db.execute("INSERT OR IGNORE INTO written (collection) VALUES (?)", (collection,))
+        yield
+        with self._db.write() as db:
+            db.execute("DELETE FROM written WHERE collection = ?", (collection,))
+
+    def unsettled(self) -> set[str]:
+        """Collections that are being written to, or were when writing broke off."""
+        with self._db.read() as db:
+            return {row[0] for row in db.execute("SELECT collection FROM written")}
+
     def changed_elsewhere(self) -> bool:
         """Whether another process has written since this was last asked."""
         with self._db.read() as db:
@@ -158,6 +174,7 @@ class Journal:
         """Drop what is remembered of a collection that is no more, and tombstones that all others have seen."""
         with self._db.write() as db:
             db.execute("DELETE FROM applied WHERE collection = ?", (collection,))
+            db.execute("DELETE FROM written WHERE collection = ?", (collection,))
             db.execute("DELETE FROM chunks WHERE text IS NULL AND seq <= (SELECT COALESCE(MIN(seq), 0) FROM applied)")
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from ragself.config import Config
 from ragself.corpus.scores import ScoreCache
 from ragself.progress import Progress, silent
-from ragself.serve.reindex import follow
 from ragself.serve.store import Store
 
 
@@ -45,8 +44,7 @@ def collect(store: Store, config: Config, progress: Progress = silent) -> list[s
     names = {version.collection for version in kept}
     for name in sorted(store.chroma.names() - names):
         if name.startswith("ragself-v"):
-            store.chroma.delete(name)
-            store.journal.forget(name)
+            store.discard(name)
             done.append(f"removed collection {name}")
     for folder in store.registry.unregistered():
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,10 +53,7 @@ def collect(store: Store, config: Config, progress: Progress = silent) -> list[s
     missing = names - store.chroma.names()
     for version in kept:
         if version.collection in missing:
-            index = store.build(version)
-            count = follow(
-                store.journal, version.collection, index, store.base, store.adapter(version), progress, "rebuild"
-            )
+            count = store.rebuild(version, progress)
             done.append(f"built collection {version.collection} again from {count} chunks")
 
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean

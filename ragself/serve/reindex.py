@@ -37,7 +37,11 @@ def follow(
     progress: Progress = silent,
     stage: str = "index",
 ) -> int:
-    """Bring an index up to the journal's head, batch by batch; a kill costs at most one batch.
+    """Bring an index up to the journal's head, batch by batch.
+
+    Chroma writes its graph in place, and what a kill leaves of it may lie or crash the process that opens it. The
+    collection is therefore marked in the journal until this has come to its end; `Store.mend` replaces those whose
+    mark stayed.
 
     Args:
         journal: The documents.
@@ -53,16 +57,19 @@ def follow(
     """
     done = 0
     total = journal.pending(journal.applied(name))
-    for batch in journal.changes(journal.applied(name)):
-        kept = [change.chunk for change in batch if change.chunk is not None]
-        gone = [change.id for change in batch if change.chunk is None]
-        if gone:
-            index.delete(gone)
-        if kept:
-            index.upsert(kept, document_vectors(base, adapter, [chunk.text for chunk in kept]))
-        journal.mark_applied(name, batch[-1].seq)
-        done += len(batch)
-        progress(stage, done, max(total, done))
+    if not total:
+        return 0
+    with journal.writing(name):
+        for batch in journal.changes(journal.applied(name)):
+            kept = [change.chunk for change in batch if change.chunk is not None]
+            gone = [change.id for change in batch if change.chunk is None]
+            if gone:
+                index.delete(gone)
+            if kept:
+                index.upsert(kept, document_vectors(base, adapter, [chunk.text for chunk in kept]))
+            journal.mark_applied(name, batch[-1].seq)
+            done += len(batch)
+            progress(stage, done, max(total, done))
     return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from ragself.models.saved import fingerprint
 from ragself.models.saved import load as load_adapter
 from ragself.models.saved import save as save_adapter
 from ragself.models.vectors import BaseVectors
+from ragself.progress import Progress, silent
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
 from ragself.serve.registry import Manifest, Registry
+from ragself.serve.reindex import follow
 from ragself.serve.snapshot import Snapshot
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +74,38 @@ class Store:
         return Snapshot(version, Embedder(self.base.encoder, adapter), index)
 
     def build(self, version: Version) -> Index:
-        """The collection of a version to fill: as a kill left it, or a new one that has followed nothing yet."""
+        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet."""
         try:
             return self.chroma.open(version.collection, version.fingerprint)
         except StoreError:
             self.journal.mark_applied(version.collection, 0)
             return self.chroma.create(version.collection, version.fingerprint)
 
-    def discard(self, version: Version) -> None:
-        """Delete the collection of a version that is not to be."""
-        self.chroma.delete(version.collection)
-        self.journal.forget(version.collection)
+    def rebuild(self, version: Version, progress: Progress = silent) -> int:
+        """Build the collection of a version anew from the journal. Returns how many chunks it has."""
+        name, adapter = version.collection, self.adapter(version)
+        with self.journal.writing(name):
+            self.chroma.delete(name)
+            return follow(self.journal, name, self.build(version), self.base, adapter, progress, "rebuild")
+
+    def mend(self, progress: Progress = silent) -> None:
+        """Replace collections to which writing broke off: what Chroma has left of them cannot be trusted."""
+        torn = self.journal.unsettled()
+        for version in self.registry.versions() if torn else ():
+            if version.collection in torn:
+                torn.remove(version.collection)
+                logger.warning(
+                    "Writing to the index of version %d broke off; building it again from the documents",
+                    version.number,
+                )
+                self.rebuild(version, progress)
+        for name in torn:  # of a build that did not come to its end, and begins anew
+            self.discard(name)
+
+    def discard(self, collection: str) -> None:
+        """Delete a collection that no version is to have."""
+        self.chroma.delete(collection)
+        self.journal.forget(collection)
 
     def save(self, adapter: Adapter, path: Path) -> None:
         """Write an adapter with what it was trained on top of. Raises StoreError where the disk is full."""

@@ -115,6 +115,28 @@ def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
         }
 
 
+def halt(kb: str, documents: dict[str, str], asked: str) -> None:
+    """Add, or adapt where nothing is to be added; halt in the middle of writing to Chroma until the test says `on`."""
+    from ragself import Chunk
+    from ragself.serve.index import Index
+
+    upsert = Index.upsert
+
+    def halting(self: Index, chunks: Any, vectors: Any) -> None:
+        upsert(self, chunks, vectors)
+        say("half")
+        wait("on")
+
+    with opened(kb) as base:
+        Index.upsert = halting  # type: ignore[method-assign]
+        if documents:
+            base.add([Chunk(id, text) for id, text in documents.items()])
+        else:
+            base.adapt(json.loads(Path(asked).read_text()))
+        say("done")
+        wait("leave")
+
+
 def write(kb: str, documents: dict[str, str]) -> dict[str, Any]:
     """Add, and hold the writer's lock until the test says `leave`."""
     from ragself import Chunk
@@ -184,7 +206,7 @@ def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (adapt, cli, gains, look, read, starved, write)
+    function.__name__: function for function in (adapt, cli, gains, halt, look, read, starved, write)
 }
 
 

@@ -124,6 +124,26 @@ def test_collections_remember_how_far_they_are(journal: Journal, tmp_path: Path)
     again.close()
 
 
+def test_a_collection_is_marked_while_it_is_written_to_and_where_writing_broke_off(
+    journal: Journal, tmp_path: Path
+) -> None:
+    with journal.writing("v0"), journal.writing("v1"):
+        other = Journal(tmp_path / "corpus.db")
+        assert other.unsettled() == {"v0", "v1"}
+        other.close()
+    assert journal.unsettled() == set()
+    for name in ("v0", "v1"):
+        with pytest.raises(KeyboardInterrupt), journal.writing(name):
+            raise KeyboardInterrupt
+    journal.forget("v1")
+    with journal.writing("v2"):
+        pass
+    assert journal.unsettled() == {"v0"}
+    with journal.writing("v0"):  # begun again, and this time done
+        pass
+    assert journal.unsettled() == set()
+
+
 def test_forgetting_drops_only_tombstones_that_all_others_have_seen(journal: Journal) -> None:
     journal.put([Chunk(name, name) for name in "abc"])
     journal.delete(["a"])  # 4

@@ -1,0 +1,164 @@
+"""A writer that dies while Chroma writes: what is left of its files is never read, and is replaced."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragself import Chunk, Config, KnowledgeBase
+from ragself.errors import StoreError
+from ragself.serve.index import Index
+from tests.integration.conftest import Child
+from tests.integration.helpers import another, assert_right, exact
+
+Spawn = Callable[..., Child]
+
+
+def until(child: Child, line: str) -> None:
+    end = time.monotonic() + 60
+    while line not in child.lines():
+        assert child.process.is_alive() and time.monotonic() < end, child.said()
+        time.sleep(0.01)
+
+
+def tear(kb: Path, since: set[Path]) -> None:
+    """Cut the files of a graph short, as a kill does that comes while they are written."""
+    graphs = [path for path in (kb / "chroma").glob("*/data_level0.bin") if path.stat().st_size > 0]
+    graphs = [path for path in graphs if path.parent not in since]
+    assert graphs
+    for path in graphs:
+        for file in (path, path.with_name("link_lists.bin")):
+            whole = file.read_bytes()
+            file.write_bytes(whole[: len(whole) // 3])
+
+
+def right(kb: KnowledgeBase, chunks: list[Chunk]) -> None:
+    scores = exact(kb)
+    for chunk in chunks[::29]:
+        assert_right(kb.search(chunk.text, 10), scores(chunk.text), 10)
+
+
+@pytest.fixture
+def many(chunks: list[Chunk]) -> dict[str, str]:
+    """So many documents that Chroma writes its graph to disk."""
+    return {f"more-{row}": another(chunks, row % (len(chunks) // 2)) + f" {row}" for row in range(1000)}
+
+
+def test_a_torn_live_index_is_waited_for_while_its_writer_lives_and_replaced_when_it_died(
+    filled: Path, settings: Config, chunks: list[Chunk], many: dict[str, str], spawn: Spawn
+) -> None:
+    writer = spawn("halt", kb=filled, documents=many, asked="")
+    until(writer, "half")
+    reader = spawn("read", kb=filled, query=chunks[0].text)
+    time.sleep(3)
+    assert reader.process.is_alive() and not reader.lines()  # half an index is no index
+    writer.kill()
+    tear(filled, set())
+    end = time.monotonic() + 60
+    while not reader.lines():
+        assert reader.process.is_alive() and time.monotonic() < end, reader.said()
+        time.sleep(0.05)
+    reader.go("leave")
+    reader.join()
+    assert "Waiting to open the index" in reader.said() and "version 0 broke off" in reader.said()
+    with KnowledgeBase(filled, create=False, config=settings) as kb:
+        assert {chunk.id for chunk in kb.store().journal.chunks()} == {chunk.id for chunk in chunks} | set(many)
+        right(kb, chunks)
+        assert not kb.store().journal.unsettled()
+        assert kb.add([Chunk("later", "one more")]).added == 1  # nobody kept the lock
+
+
+def test_a_torn_build_begins_anew(
+    filled: Path,
+    settings: Config,
+    chunks: list[Chunk],
+    asked: list[str],
+    many: dict[str, str],
+    tmp_path: Path,
+    spawn: Spawn,
+) -> None:
+    with KnowledgeBase(filled, config=settings) as kb:
+        kb.add([Chunk(id, text) for id, text in many.items()])
+    before = {path for path in (filled / "chroma").iterdir() if path.is_dir()}
+    file = tmp_path / "asked.json"
+    file.write_text(json.dumps(asked))
+    writer = spawn("halt", kb=filled, documents={}, asked=file)
+    until(writer, "half")
+    writer.kill()
+    tear(filled, before)
+    with KnowledgeBase(filled, config=settings) as kb:
+        right(kb, chunks)
+        report = kb.adapt(asked)
+        assert (report.decision, report.version) == ("promote", 1)
+        right(kb, chunks)
+
+
+def test_what_is_open_goes_on_answering_while_another_process_writes(
+    filled: Path, settings: Config, chunks: list[Chunk], spawn: Spawn
+) -> None:
+    text = another(chunks, 3)
+    with KnowledgeBase(filled, create=False, config=settings) as kb:
+        kb.search(text, 3)
+        writer = spawn("halt", kb=filled, documents={"new": text}, asked="")
+        until(writer, "half")
+        for _ in range(30):
+            began = time.monotonic()
+            assert len(kb.search(text, 3)) == 3
+            assert time.monotonic() - began < 1
+            time.sleep(0.1)
+        writer.go("on")
+        until(writer, "done")
+        end = time.monotonic() + 10
+        while kb.search(text, 1)[0].id != "new":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        writer.go("leave")
+        writer.join()
+
+
+def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
+    filled: Path,
+    settings: Config,
+    chunks: list[Chunk],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "ragself")
+    text = another(chunks, 5)
+    with KnowledgeBase(filled, config=settings) as kb:
+        kb.search(text, 3)
+        upsert = Index.upsert
+
+        def failing(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
+            upsert(self, chunks, vectors)
+            raise StoreError("Chroma cannot write")
+
+        monkeypatch.setattr(Index, "upsert", failing)
+        with pytest.raises(StoreError):
+            kb.add([Chunk("new", text)])
+        assert len(kb.search(text, 3)) == 3
+
+        def slow(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
+            asking.start()
+            time.sleep(0.5)
+            assert asking.is_alive()
+            monkeypatch.setattr(Index, "upsert", upsert)
+            upsert(self, chunks, vectors)
+
+        found: list[str] = []
+        asking = threading.Thread(target=lambda: found.extend(hit.id for hit in kb.search(text, 1)))
+        monkeypatch.setattr(Index, "upsert", slow)
+        assert kb.add([Chunk("new", text)]).unchanged == 1  # it was acknowledged by the journal before
+        asking.join(30)
+        assert found == ["new"]
+        right(kb, chunks)
+    assert [line for line in caplog.messages if "broke off" in line] == [
+        "Writing to the index of version 0 broke off; building it again from the documents"
+    ]
