@@ -181,6 +181,8 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, device: str) -> t
             output_loading_info=True,
         )
         model = model.to(device).eval().requires_grad_(False)
+    except GeneratorError:
+        raise
     except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
         raise GeneratorError(
             f"Cannot load the language model {name!r} ({type(error).__name__}: {_first_line(error)}). Expected the "
