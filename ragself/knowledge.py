@@ -341,9 +341,10 @@ class KnowledgeBase:
             self._lock.acquire()
             if first:  # whatever another process wrote before is read afresh
                 self._live.reconnect()
-            if self._journal.unsettled():
+            torn = self._journal.unsettled()
+            if torn:
                 with self._live.paused():
-                    self.store().mend()
+                    self.store().mend(torn)
             yield
 
     def _mend(self) -> None:
@@ -353,8 +354,8 @@ class KnowledgeBase:
         try:
             with self._writing():
                 pass
-            self._lock.release()
         finally:
+            self._lock.release()
             self._write.release()
 
     def _check_open(self) -> None:

@@ -50,6 +50,7 @@ class Journal:
         """Open or create the journal at `path`. Raises StoreError where it is damaged."""
         self._db = Database(path, _SCHEMA)
         self._data_version = 0
+        self._writing: set[str] = set()  # collections that this process is writing to
         self.changed_elsewhere()
 
     def put(self, chunks: Sequence[Chunk], replacing: Sequence[str] = ()) -> tuple[int, int, int]:
@@ -154,14 +155,18 @@ class Journal:
         """Mark a collection as being written to. The mark stays where this does not come to its end."""
         with self._db.write() as db:
             db.execute("INSERT OR IGNORE INTO written (collection) VALUES (?)", (collection,))
-        yield
+        self._writing.add(collection)
+        try:
+            yield
+        finally:
+            self._writing.discard(collection)
         with self._db.write() as db:
             db.execute("DELETE FROM written WHERE collection = ?", (collection,))
 
     def unsettled(self) -> set[str]:
-        """Collections that are being written to, or were when writing broke off."""
+        """Collections that another process is writing to, and those to which writing broke off."""
         with self._db.read() as db:
-            return {row[0] for row in db.execute("SELECT collection FROM written")}
+            return {row[0] for row in db.execute("SELECT collection FROM written")} - self._writing
 
     def changed_elsewhere(self) -> bool:
         """Whether another process has written since this was last asked."""

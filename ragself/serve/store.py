@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,22 +85,19 @@ class Store:
     def rebuild(self, version: Version, progress: Progress = silent) -> int:
         """Build the collection of a version anew from the journal. Returns how many chunks it has."""
         name, adapter = version.collection, self.adapter(version)
-        with self.journal.writing(name):
+        with self.journal.writing(name):  # also while it is empty, and no reader must take it for the whole
             self.chroma.delete(name)
             return follow(self.journal, name, self.build(version), self.base, adapter, progress, "rebuild")
 
-    def mend(self, progress: Progress = silent) -> None:
+    def mend(self, torn: Set[str]) -> None:
         """Replace collections to which writing broke off: what Chroma has left of them cannot be trusted."""
-        torn = self.journal.unsettled()
-        for version in self.registry.versions() if torn else ():
-            if version.collection in torn:
-                torn.remove(version.collection)
-                logger.warning(
-                    "Writing to the index of version %d broke off; building it again from the documents",
-                    version.number,
-                )
-                self.rebuild(version, progress)
-        for name in torn:  # of a build that did not come to its end, and begins anew
+        versions = [version for version in self.registry.versions() if version.collection in torn]
+        for version in versions:
+            logger.warning(
+                "Writing to the index of version %d broke off; building it again from the documents", version.number
+            )
+            self.rebuild(version)
+        for name in torn - {version.collection for version in versions}:  # of a build, which begins anew
             self.discard(name)
 
     def discard(self, collection: str) -> None:

@@ -65,14 +65,17 @@ def test_a_torn_live_index_is_waited_for_while_its_writer_lives_and_replaced_whe
     while not reader.lines():
         assert reader.process.is_alive() and time.monotonic() < end, reader.said()
         time.sleep(0.05)
+    with KnowledgeBase(filled, create=False, config=settings) as kb:
+        assert kb.add([Chunk("later", "one more")]).added == 1  # who mended does not keep the lock
     reader.go("leave")
     reader.join()
     assert "Waiting to open the index" in reader.said() and "version 0 broke off" in reader.said()
     with KnowledgeBase(filled, create=False, config=settings) as kb:
-        assert {chunk.id for chunk in kb.store().journal.chunks()} == {chunk.id for chunk in chunks} | set(many)
+        assert {chunk.id for chunk in kb.store().journal.chunks()} == {chunk.id for chunk in chunks} | set(many) | {
+            "later"
+        }
         right(kb, chunks)
         assert not kb.store().journal.unsettled()
-        assert kb.add([Chunk("later", "one more")]).added == 1  # nobody kept the lock
 
 
 def test_a_torn_build_begins_anew(
@@ -110,8 +113,10 @@ def test_what_is_open_goes_on_answering_while_another_process_writes(
         until(writer, "half")
         for _ in range(30):
             began = time.monotonic()
-            assert len(kb.search(text, 3)) == 3
+            hits = kb.search(text, 3)
             assert time.monotonic() - began < 1
+            assert len(hits) == 3
+            assert "new" not in {hit.id for hit in hits}  # it was not opened anew amid the writing
             time.sleep(0.1)
         writer.go("on")
         until(writer, "done")
@@ -162,3 +167,19 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
     assert [line for line in caplog.messages if "broke off" in line] == [
         "Writing to the index of version 0 broke off; building it again from the documents"
     ]
+
+
+def test_what_a_callback_adds_amid_a_build_leaves_the_build_alone(
+    filled: Path, settings: Config, chunks: list[Chunk], asked: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = another(chunks, 7)
+    with KnowledgeBase(filled, config=settings) as kb:
+
+        def told(stage: str, done: int, total: int) -> None:
+            if stage == "re-embed" and kb.add([Chunk("new", text)]).added:
+                assert kb.search(text, 1)[0].id == "new"
+
+        assert kb.adapt(asked, told).decision == "promote"
+        assert kb.search(text, 1)[0].id == "new"
+        right(kb, chunks)
+    assert not [line for line in caplog.messages if "broke off" in line]

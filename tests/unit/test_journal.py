@@ -131,6 +131,7 @@ def test_a_collection_is_marked_while_it_is_written_to_and_where_writing_broke_o
         other = Journal(tmp_path / "corpus.db")
         assert other.unsettled() == {"v0", "v1"}
         other.close()
+        assert journal.unsettled() == set()  # its own work
     assert journal.unsettled() == set()
     for name in ("v0", "v1"):
         with pytest.raises(KeyboardInterrupt), journal.writing(name):
