@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ragself.errors import RagselfError
     from ragself.knowledge import KnowledgeBase
     from ragself.models.embedder import Embedder
-    from ragself.schema import Added, Chunk, Hit, Report, Status, Version
+    from ragself.schema import Added, Chunk, Embedding, Hit, Report, Status, Version
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Chunk",
     "Config",
     "Embedder",
+    "Embedding",
     "Hit",
     "KnowledgeBase",
     "RagselfError",

@@ -49,6 +49,9 @@ class EncoderConfig(_Table):
     revision: str | None = Field(None, description="Commit on the hub; None takes the newest.")
     device: str | None = Field(None, description="cpu, cuda or mps; None chooses the best there is.")
     batch_size: Positive = 32
+    prompts: dict[Literal["query", "document"], str] | None = Field(
+        None, description='What is put before a "query" and before a "document"; None leaves that to the model.'
+    )
 
 
 class ProbesConfig(_Table):
@@ -209,7 +212,7 @@ class Config(BaseSettings):
         return init_settings, env_settings, toml
 
 
-def load(directory: Path | None = None, **overrides: Any) -> Config:
+def load(directory: str | Path | None = None, **overrides: Any) -> Config:
     """Read the settings of a knowledge base.
 
     Args:
@@ -219,7 +222,7 @@ def load(directory: Path | None = None, **overrides: Any) -> Config:
     Raises:
         ConfigError: For an unknown key, a value out of its range, or a file that is no TOML.
     """
-    file = directory / FILE_NAME if directory else None
+    file = Path(directory) / FILE_NAME if directory else None
 
     class FileConfig(Config):
         model_config = SettingsConfigDict(toml_file=file if file and file.exists() else None)

@@ -23,7 +23,7 @@ class ConfigError(RagselfError):
     """A configuration key that does not exist, or a value out of its range."""
 
 
-class InputError(RagselfError):
+class InputError(RagselfError, ValueError):
     """Documents, queries or arguments that cannot be taken. Nothing was written."""
 
 

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from ragself import cycle
 from ragself.config import Config, load
 from ragself.corpus.cache import VectorCache
-from ragself.corpus.check import check, encodable
+from ragself.corpus.check import check, check_queries
 from ragself.corpus.files import find, read
 from ragself.corpus.journal import Journal
 from ragself.corpus.split import split
-from ragself.errors import EncoderError, InputError, StoreError
+from ragself.errors import InputError, StoreError
 from ragself.forecast import forecast
-from ragself.models.embedder import CANARIES, check_canary
 from ragself.models.encoder import Encoder
-from ragself.models.saved import fingerprint
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
-from ragself.schema import Added, Chunk, Forecast, Hit, Report, Skipped, Status, Version
-from ragself.serve.chroma import Chroma
+from ragself.schema import Added, Chunk, Embedding, Followed, Forecast, Hit, Report, Skipped, Status, Version
+from ragself.serve import base
+from ragself.serve.adopt import follow_origin, verify_origin
 from ragself.serve.collect import collect
 from ragself.serve.export import export
 from ragself.serve.live import Live
 from ragself.serve.lock import WriterLock
-from ragself.serve.registry import FORMAT, Manifest, Registry, now
+from ragself.serve.origin import Origin
+from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 class KnowledgeBase:
@@ -71,19 +72,16 @@ class KnowledgeBase:
         self.config = config or load(self.path)
         self._lock = WriterLock(self.path)
         self._closed = False
+        self.last_sync = Added()  # what the last look at the collection that is followed found
+        self._followed: Any = None  # it, open: it may be in memory only, or its server may want a token
         self._write = threading.RLock()  # one writing call at a time in this process
         if not self._registry.exists:
             self._create()
         self._manifest = self._registry.manifest()
-        named = "model" in self.config.encoder.model_fields_set
-        if named and self.config.encoder.model != self._manifest.encoder:
-            raise EncoderError(
-                f"{self.path} was made with the encoder {self._manifest.encoder!r}, but the settings name "
-                f"{self.config.encoder.model!r}. Remove that setting, or make a new knowledge base for the other model."
-            )
+        base.check_named(self._manifest, self.config.encoder, str(self.path))
         self._journal = Journal(self.path / "corpus.db")
         self._cache = VectorCache(self.path / "cache.db")
-        self._base = BaseVectors(self._load_encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
+        self._base = BaseVectors(self._encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
         self._live = Live(
             self.path, self._registry, self._journal, self._lock, lambda n: self.store().snapshot(n), self._mend
         )
@@ -101,6 +99,7 @@ class KnowledgeBase:
         """
         batch = check(list(chunks))
         with self._writing():
+            self._refuse_adopted(chunk.id for chunk in batch)
             return self._put(batch, (), progress)
 
     def add_files(self, paths: Iterable[str | Path], progress: Progress = silent) -> Added:
@@ -132,9 +131,16 @@ class KnowledgeBase:
     def delete(self, ids: Sequence[str]) -> int:
         """Delete chunks by id; ids that are not there are passed over. Returns how many were deleted."""
         with self._writing():
+            self._refuse_adopted(ids)
             count = self._journal.delete(ids)
             self._follow_live(silent)
             return count
+
+    def ids(self, where: Mapping[str, Any]) -> list[str]:
+        """Ids of the chunks that a metadata filter of Chroma's finds. Raises InputError where it refuses the filter."""
+        self._check_open()
+        with self._live.pinned() as snapshot:
+            return snapshot.index.find(where)
 
     def _put(self, chunks: list[Chunk], replacing: Sequence[str], progress: Progress) -> Added:
         # Encode before anything is acknowledged: if the model fails, nothing was written.
@@ -144,28 +150,152 @@ class KnowledgeBase:
         truncated = self._base.encoder.truncated([chunk.text for chunk in chunks]) if added else []
         return Added(added, unchanged, removed, tuple(chunks[row].id for row in truncated))
 
+    # somebody else's collection -------------------------------------------------------------------
+
+    @classmethod
+    def adopt(
+        cls,
+        path: str | Path,
+        collection: Any,
+        *,
+        chroma: str | Path | None = None,
+        config: Config | None = None,
+        progress: Progress = silent,
+    ) -> KnowledgeBase:
+        """A knowledge base that follows a Chroma collection which was built without ragself, and never writes to it.
+
+        What LlamaIndex, LangChain or chromadb embedded there is found out from the rows. Vectors that the base model
+        reproduces are taken over, so that a collection of any size is served within minutes.
+
+        Args:
+            path: Folder of the knowledge base. Where there is one that follows this collection, it is brought up to
+                date.
+            collection: A `chromadb.Collection`, or the name of one in `chroma`.
+            chroma: Folder or server URL of the database, where `collection` is a name.
+            config: Settings. The encoder must be the model that the collection was built with.
+            progress: Told of each stage.
+
+        Raises:
+            InputError: The collection is empty, holds no text, or was built with another model. Nothing was made.
+            StoreError: The collection is missing, or the knowledge base follows another.
+        """
+        with closing(Origin.of(collection, chroma)) as origin:
+            if not Registry(Path(path)).exists:
+                verify_origin(origin, Encoder((config or load(Path(path))).encoder))
+            kb = cls(path, config=config)
+            kb._followed = None if isinstance(collection, str) else collection
+            try:
+                kb._sync(origin, progress)
+            except BaseException:
+                kb.close()
+                raise
+            return kb
+
+    @property
+    def followed(self) -> Followed | None:
+        """The collection that is followed, or None."""
+        return self._registry.origin()
+
+    def sync(self, collection: Any = None, progress: Progress = silent) -> Added:
+        """Take over what was added to, changed in and deleted from the collection that is followed.
+
+        Args:
+            collection: The open `chromadb.Collection`; None takes the one that was passed last, or opens it where it
+                was adopted from.
+            progress: Told of each stage.
+
+        Raises:
+            InputError: It is empty now, or its vectors are of another model. Nothing was changed.
+            StoreError: No collection is followed, or it is missing, or another one.
+            StoreLocked: Another process is writing.
+        """
+        with closing(self._origin(collection)) as origin:
+            added = self._sync(origin, progress)
+        self._followed = self._followed if collection is None else collection
+        return added
+
+    def _origin(self, collection: Any) -> Origin:
+        if collection is not None:
+            return Origin.of(collection)
+        if self._followed is not None:
+            return Origin.again(self._followed)
+        followed = self._registry.origin()
+        if followed is None or followed.place is None:
+            found = "follows no collection" if followed is None else "follows a collection in a program's memory"
+            raise StoreError(f"{self.path} {found}. Pass the collection: KnowledgeBase.adopt(PATH, COLLECTION).")
+        return Origin.open(followed.place, followed.collection, followed.tenant, followed.database)
+
+    def _sync(self, origin: Origin, progress: Progress) -> Added:
+        with self._writing():
+            followed = self._registry.origin()
+            if followed is not None and followed.collection != origin.place.collection:
+                raise StoreError(
+                    f"{self.path} follows the collection {followed.collection!r}, not {origin.place.collection!r}. "
+                    "Adopt that one into a knowledge base of its own."
+                )
+            if followed is None or followed.id != origin.place.id:
+                verify_origin(origin, self._base.encoder)
+            added = follow_origin(origin, self._journal, self._base, progress)
+            self._registry.follow(origin.place, added)
+            self._follow_live(progress)
+            self.last_sync = added
+            if added.skipped:
+                first = added.skipped[0]
+                logger.warning(
+                    "%d rows of the collection %s are left out, such as %s: %s",
+                    len(added.skipped), origin.place.collection, first.name, first.reason,
+                )  # fmt: skip
+            return added
+
+    def _refuse_adopted(self, ids: Iterable[str]) -> None:
+        followed = self._registry.origin()
+        if followed is None:
+            return
+        adopted = sorted(self._journal.adopted().intersection(ids))
+        if adopted:
+            raise InputError(
+                f"{len(adopted)} chunks, such as {adopted[0]!r}, belong to the collection {followed.collection!r}, "
+                f"which {self.path} follows. Change them there, then call sync()."
+            )
+
     # search ---------------------------------------------------------------------------------------
 
-    def search(self, query: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: str | Sequence[str],
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        *,
+        embedding: Embedding | None = None,
+    ) -> list[Hit]:
         """The `k` chunks nearest to `query` in the live version, nearest first. Safe from several threads.
 
         Args:
-            query: What to look for.
+            query: What to look for; of several texts the middle of their vectors.
             k: At most this many hits.
             where: Chroma's metadata filter such as ``{"source": "a.md"}``; None searches everything.
+            embedding: What `embed` made of the query; where another version is live meanwhile, `query` is encoded.
 
         Raises:
             InputError: An empty query, `k` below 1, or a filter that Chroma does not understand.
         """
-        if not query.strip():
-            raise InputError("The query is empty. Give at least one word.")
-        if not encodable(query):
-            raise InputError("The query holds lone surrogates, which are no Unicode characters.")
+        queries = check_queries(query)
         if k < 1:
             raise InputError(f"k is {k}, expected 1 or more.")
         self._check_open()
         with self._live.pinned() as snapshot:
-            return snapshot.search(query, k, where)
+            return snapshot.search(queries, k, where, embedding)
+
+    def embed(self, query: str | Sequence[str]) -> Embedding:
+        """Where `query` lies in the space of the live version, to be searched with several times.
+
+        Raises:
+            InputError: An empty query.
+        """
+        queries = check_queries(query)
+        self._check_open()
+        with self._live.pinned() as snapshot:
+            return snapshot.embed(queries)
 
     # learning -------------------------------------------------------------------------------------
 
@@ -246,6 +376,16 @@ class KnowledgeBase:
         store = self.store()
         return export(store, self._registry.version(self._registry.live()), Path(directory))
 
+    @property
+    def encoder(self) -> str:
+        """Name of the embedding model."""
+        return self._manifest.encoder
+
+    @property
+    def base(self) -> Version:
+        """Version 0: the base model as it is."""
+        return self._registry.version(0)
+
     # keeping house --------------------------------------------------------------------------------
 
     def status(self) -> Status:
@@ -294,32 +434,13 @@ class KnowledgeBase:
     def _create(self) -> None:
         self._lock.acquire()
         try:
-            encoder = Encoder(self.config.encoder)
-            mark = fingerprint(encoder.fingerprint, None)
-            base = Version(0, "base", "ragself-v0000", mark, encoder.dimension, now())
-            chroma = Chroma(self.path / "chroma")
-            chroma.create(base.collection, mark)
-            chroma.close()
-            canary = [[float(x) for x in row] for row in encoder.documents(CANARIES)]
-            name, revision = self.config.encoder.model, encoder.revision
-            manifest = Manifest(FORMAT, name, revision, encoder.fingerprint, encoder.dimension, canary, now())
-            self._registry.create(manifest, base)
+            base.make(self._registry, self.config.encoder)
         except BaseException:
             self._lock.release()
             raise
 
-    def _load_encoder(self) -> Encoder:
-        made_with = {"model": self._manifest.encoder, "revision": self._manifest.revision}
-        settings = self.config.encoder.model_copy(update=made_with)
-        encoder = Encoder(settings)
-        if encoder.fingerprint != self._manifest.fingerprint:
-            raise EncoderError(
-                f"{self._manifest.encoder!r} now has fingerprint {encoder.fingerprint}, but {self.path} was built with "
-                f"{self._manifest.fingerprint} (revision {self._manifest.revision}): the model has changed. "
-                "Put the old model back, or make a new knowledge base."
-            )
-        check_canary(encoder.documents(CANARIES), np.array(self._manifest.canary, np.float32), encoder.name)
-        return encoder
+    def _encoder(self) -> Encoder:
+        return base.load(self._manifest, self.config.encoder, str(self.path))
 
     def store(self) -> Store:
         """The open parts, for tools that measure; nothing here is stable API."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool
-Metadata: TypeAlias = Mapping[str, Scalar]
+Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
 VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
@@ -19,20 +19,29 @@ class Chunk:
 
     Attributes:
         id: Unique in the knowledge base. Adding a chunk whose id exists replaces it.
-        text: What is embedded, searched and returned. Never empty.
-        metadata: Flat values that Chroma can hold and filter on. Two keys mean something to
-            ragself: ``source`` groups the chunks of one document, ``title`` (a heading, a title or
+        text: What is embedded and searched. Never empty.
+        metadata: Flat values, or lists of one kind of them, that Chroma can hold and filter on. Two keys mean
+            something to ragself: ``source`` groups the chunks of one document, ``title`` (a heading, a title or
             a summary line) stands for what people might ask to find the chunk.
+        document: What Chroma stores and search returns, where that is not `text`: LlamaIndex embeds metadata along
+            with what it shows. None: `text`.
     """
 
     id: str
     text: str
     metadata: Metadata = field(default_factory=dict)
+    document: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What search returns."""
+        return self.text if self.document is None else self.document
 
     @property
     def source(self) -> str:
-        """The document that the chunk belongs to: its ``source``, or itself."""
-        return str(self.metadata.get("source", self.id))
+        """The document that the chunk belongs to: its ``source``, or LlamaIndex's ``ref_doc_id``, or itself."""
+        reference = self.metadata.get("ref_doc_id", "None")  # LlamaIndex writes None as a word
+        return str(self.metadata.get("source", self.id if reference == "None" else reference))
 
     @property
     def title(self) -> str | None:
@@ -47,7 +56,7 @@ class Hit:
 
     Attributes:
         id: The chunk's id.
-        text: The chunk's text.
+        text: The chunk's text, or what it shows in its place.
         metadata: The chunk's metadata.
         score: Cosine similarity of query and chunk in the vector space of ``version``, -1 to 1.
         version: Number of the index version that answered.
@@ -58,6 +67,19 @@ class Hit:
     metadata: Metadata
     score: float
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Where a query lies in the vector space of one version.
+
+    Attributes:
+        vector: As many numbers as that version's vectors are wide, of any length but 0.
+        fingerprint: Of the version.
+    """
+
+    vector: Sequence[float]
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +136,26 @@ class Skipped:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Where the Chroma collection is that a knowledge base follows.
+
+    Attributes:
+        place: Folder of an embedded database or URL of a server; None where only the program that holds it can reach
+            it.
+        collection: Its name.
+        id: Its id in Chroma.
+        tenant: Of Chroma's, that it belongs to.
+        database: The same.
+    """
+
+    place: str | None
+    collection: str
+    id: str
+    tenant: str = "default_tenant"
+    database: str = "default_database"
 
 
 @dataclass(frozen=True, slots=True)

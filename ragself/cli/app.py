@@ -79,6 +79,43 @@ def add(
 
 
 @app.command()
+def adopt(
+    collection: Annotated[str, typer.Argument(help="Name of a Chroma collection that was built without ragself.")],
+    chroma: Annotated[str, typer.Option(help="Folder of its database, or URL of its server.")],
+    kb: Kb = HERE,
+    encoder: Annotated[
+        str | None, typer.Option(help="The model that it was built with, by name or path. Default: all-MiniLM-L6-v2.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a Chroma collection that LlamaIndex, LangChain or chromadb filled. It is never written to.
+
+    ragself adopt docs --chroma path/to/chroma
+    ragself adopt docs --chroma http://127.0.0.1:8000
+    """
+    from ragself.config import load
+    from ragself.knowledge import KnowledgeBase
+
+    config = load(kb, encoder={"model": encoder}) if encoder else None
+    with (
+        console.progress(quiet) as progress,
+        KnowledgeBase.adopt(kb, collection, chroma=chroma, config=config, progress=progress) as base,
+    ):
+        chunks, found = base.status().chunks, base.last_sync
+    console.emit({"kb": kb, "chunks": chunks, "result": found}) if json else show.added(found, chunks, kb)
+
+
+@app.command()
+def sync(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
+    """Take over what has changed in the collection that is followed."""
+    with _open(kb) as base, console.progress(quiet) as progress:
+        found = base.sync(progress=progress)
+        chunks = base.status().chunks
+    console.emit({"kb": kb, "chunks": chunks, "result": found}) if json else show.added(found, chunks, kb)
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     kb: Kb = HERE,

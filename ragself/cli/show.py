@@ -27,7 +27,7 @@ def added(result: Added, chunks: int, kb: Path) -> None:
         )
     if result.skipped:
         rows = [(escape(item.name), escape(item.reason)) for item in result.skipped[:_SHOWN]]
-        table(f"{len(result.skipped)} files skipped", "file", "reason", rows=rows)
+        table(f"{len(result.skipped)} left out", "what", "reason", rows=rows)
         if len(result.skipped) > _SHOWN:
             out.print(f"... and {len(result.skipped) - _SHOWN} more; --json lists all.")
 

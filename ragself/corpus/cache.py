@@ -66,6 +66,12 @@ class VectorCache:
                 out[row] = fresh[key]
         return out
 
+    def keep(self, space: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
+        rows = [(_key(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
+        with self._db.write() as db:
+            db.executemany("INSERT OR IGNORE INTO vectors (key, vector) VALUES (?, ?)", rows)
+
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet, each once."""
         keys = {text: _key(space, text) for text in texts}

@@ -10,6 +10,7 @@ from ragself.errors import InputError
 from ragself.schema import Chunk
 
 _SHOWN = 5
+_SCALARS = (str, int, float, bool)
 _RESERVED = ("chroma:", "#", "$")
 
 
@@ -22,9 +23,9 @@ def check(chunks: Sequence[Chunk]) -> list[Chunk]:
     seen = Counter(chunk.id for chunk in chunks if isinstance(chunk.id, str))
     faults = [f"id {id!r} occurs {count} times; ids must be unique" for id, count in seen.items() if count > 1]
     for chunk in chunks:
-        fault = _fault(chunk)
-        if fault is not None:
-            faults.append(f"chunk {chunk.id!r}: {fault}")
+        reason = fault(chunk)
+        if reason is not None:
+            faults.append(f"chunk {chunk.id!r}: {reason}")
     if faults:
         more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
         raise InputError(
@@ -35,12 +36,27 @@ def check(chunks: Sequence[Chunk]) -> list[Chunk]:
     return list(chunks)
 
 
-def _fault(chunk: Chunk) -> str | None:
+def check_queries(query: str | Sequence[str]) -> list[str]:
+    """One or several texts to look for, as a list.
+
+    Raises:
+        InputError: There is none, one is empty, or one is no Unicode text.
+    """
+    queries = [query] if isinstance(query, str) else list(query)
+    if not queries or not all(text.strip() for text in queries):
+        raise InputError("The query is empty. Give at least one word.")
+    if not all(map(encodable, queries)):
+        raise InputError("The query holds lone surrogates, which are no Unicode characters.")
+    return queries
+
+
+def fault(chunk: Chunk) -> str | None:
+    """Why a chunk cannot be stored, or None."""
     if not isinstance(chunk.id, str) or not chunk.id:
         return "the id must be a non-empty string"
     if not isinstance(chunk.text, str) or not chunk.text.strip():
         return "the text is empty; leave the chunk out"
-    if not encodable(chunk.id) or not encodable(chunk.text):
+    if not encodable(chunk.id) or not encodable(chunk.text) or not encodable(chunk.shown):
         return "the text holds lone surrogates, which are no Unicode characters; decode it with errors='replace'"
     if not isinstance(chunk.metadata, Mapping):
         return f"the metadata is a {type(chunk.metadata).__name__}, expected a dict; leave it out where there is none"
@@ -57,9 +73,13 @@ def _key_fault(key: object) -> str | None:
 
 
 def _value_fault(key: str, value: object) -> str | None:
-    if not isinstance(value, str | int | float | bool):
+    if isinstance(value, list | tuple):
+        if not value or len({type(item) for item in value}) > 1 or not isinstance(value[0], _SCALARS):
+            return f"metadata {key!r} is the list {value!r:.60}; Chroma takes lists of one kind of values, none empty"
+        return next((fault for item in value if (fault := _value_fault(key, item))), None)
+    if not isinstance(value, _SCALARS):
         return (
-            f"metadata {key!r} is a {type(value).__name__}; Chroma filters on str, int, float and bool. "
+            f"metadata {key!r} is a {type(value).__name__}; Chroma holds str, int, float, bool and lists of them. "
             "Leave it out or turn it into a string"
         )
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -25,11 +25,13 @@ CREATE TABLE IF NOT EXISTS chunks (
     source TEXT NOT NULL,
     text TEXT,              -- NULL: deleted
     metadata TEXT,
+    document TEXT,          -- NULL: the text
     digest BLOB
 );
 CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks (source);
 CREATE TABLE IF NOT EXISTS applied (collection TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- at this moment, or when its writer died
+CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chunks that somebody else's collection holds
 """
 _BATCH = 1000
 
@@ -49,16 +51,22 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open or create the journal at `path`. Raises StoreError where it is damaged."""
         self._db = Database(path, _SCHEMA)
+        with self._db.read() as db:
+            if "document" not in {row[1] for row in db.execute("PRAGMA table_info(chunks)")}:  # of an earlier release
+                db.execute("ALTER TABLE chunks ADD COLUMN document TEXT")
         self._data_version = 0
         self._writing: set[str] = set()  # collections that this process is writing to
         self.changed_elsewhere()
 
-    def put(self, chunks: Sequence[Chunk], replacing: Sequence[str] = ()) -> tuple[int, int, int]:
+    def put(
+        self, chunks: Sequence[Chunk], replacing: Sequence[str] = (), *, adopted: bool = False
+    ) -> tuple[int, int, int]:
         """Add or update chunks in one transaction.
 
         Args:
             chunks: With ids that are unique among themselves.
             replacing: Sources whose other chunks, those not in `chunks`, are deleted.
+            adopted: They come from the collection that the knowledge base follows.
 
         Returns:
             How many were new or changed, how many were there already, how many were deleted.
@@ -73,9 +81,12 @@ class Journal:
                 changed += 1
                 metadata = json.dumps(dict(chunk.metadata), ensure_ascii=False)
                 db.execute(
-                    "INSERT OR REPLACE INTO chunks (id, source, text, metadata, digest) VALUES (?, ?, ?, ?, ?)",
-                    (chunk.id, chunk.source, chunk.text, metadata, digest),
+                    "INSERT OR REPLACE INTO chunks (id, source, text, metadata, document, digest) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (chunk.id, chunk.source, chunk.text, metadata, chunk.document, digest),
                 )
+            if adopted:
+                db.executemany("INSERT OR IGNORE INTO adopted VALUES (?)", [(chunk.id,) for chunk in chunks])
             kept = {chunk.id for chunk in chunks}
             for source in replacing:
                 rows = db.execute("SELECT id FROM chunks WHERE source = ? AND text IS NOT NULL", (source,))
@@ -94,6 +105,31 @@ class Journal:
             ]
             _bury(db, present)
         return len(present)
+
+    def changed(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Those that are new, or that are here with another content."""
+        with self._db.read() as db:
+            found: dict[str, bytes] = {}
+            for start in range(0, len(chunks), _BATCH):
+                ids = [chunk.id for chunk in chunks[start : start + _BATCH]]
+                found.update(db.execute(f"SELECT id, digest FROM chunks WHERE id IN ({','.join('?' * len(ids))})", ids))
+        return [chunk for chunk in chunks if found.get(chunk.id) != _digest(chunk)]
+
+    def holds(self, ids: Sequence[str]) -> set[str]:
+        """Those ids of which there is a chunk."""
+        with self._db.read() as db:
+            found: set[str] = set()
+            for start in range(0, len(ids), _BATCH):
+                page = list(ids[start : start + _BATCH])
+                marks = ",".join("?" * len(page))
+                rows = db.execute(f"SELECT id FROM chunks WHERE text IS NOT NULL AND id IN ({marks})", page)
+                found.update(row[0] for row in rows)
+        return found
+
+    def adopted(self) -> set[str]:
+        """Ids of the chunks that come from the collection that the knowledge base follows."""
+        with self._db.read() as db:
+            return {row[0] for row in db.execute("SELECT id FROM adopted")}
 
     def __len__(self) -> int:
         """Number of chunks, tombstones not counted."""
@@ -115,22 +151,22 @@ class Journal:
     def chunks(self) -> list[Chunk]:
         """All chunks, in the order of their last change."""
         with self._db.read() as db:
-            rows = db.execute("SELECT id, text, metadata FROM chunks WHERE text IS NOT NULL ORDER BY seq")
-            return [Chunk(id, text, json.loads(metadata)) for id, text, metadata in rows]
+            rows = db.execute("SELECT id, text, metadata, document FROM chunks WHERE text IS NOT NULL ORDER BY seq")
+            return [Chunk(id, text, json.loads(metadata), document) for id, text, metadata, document in rows]
 
     def changes(self, after: int) -> Iterator[list[Change]]:
         """What changed since sequence number `after`, oldest first, in batches of at most 1000."""
         while True:
             with self._db.read() as db:
                 rows = db.execute(
-                    "SELECT seq, id, text, metadata FROM chunks WHERE seq > ? ORDER BY seq LIMIT ?",
+                    "SELECT seq, id, text, metadata, document FROM chunks WHERE seq > ? ORDER BY seq LIMIT ?",
                     (after, _BATCH),
                 ).fetchall()
             if not rows:
                 return
             yield [
-                Change(seq, id, None if text is None else Chunk(id, text, json.loads(metadata)))
-                for seq, id, text, metadata in rows
+                Change(seq, id, None if text is None else Chunk(id, text, json.loads(metadata), document))
+                for seq, id, text, metadata, document in rows
             ]
             after = rows[-1][0]
 
@@ -192,8 +228,10 @@ def _bury(db: sqlite3.Connection, ids: Sequence[str]) -> None:
         "INSERT OR REPLACE INTO chunks (id, source, text, metadata, digest) VALUES (?, '', NULL, NULL, NULL)",
         [(id,) for id in ids],
     )
+    db.executemany("DELETE FROM adopted WHERE id = ?", [(id,) for id in ids])
 
 
 def _digest(chunk: Chunk) -> bytes:
-    content = json.dumps([chunk.text, dict(sorted(chunk.metadata.items()))], ensure_ascii=False)
+    document = [] if chunk.document is None else [chunk.document]
+    content = json.dumps([chunk.text, dict(sorted(chunk.metadata.items())), *document], ensure_ascii=False)
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -59,11 +59,12 @@ class Embedder:
             exported = json.loads((folder / "ragself.json").read_text(encoding="utf-8"))
             name, kind = model or str(exported["base_model"]), exported["kind"]
             canary = np.array(exported["canary"], dtype=np.float32)
+            prompts = exported.get("prompts")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdapterError(
                 f"{folder} is no exported version ({error!r}). Expected what `ragself export` wrote."
             ) from error
-        encoder = Encoder(EncoderConfig(model=name))
+        encoder = Encoder(EncoderConfig(model=name, prompts=prompts))
         adapter = None if kind == "base" else load(folder / "adapter.safetensors", encoder.fingerprint)
         embedder = cls(encoder, adapter)
         check_canary(embedder.documents(CANARIES), canary, name)

@@ -48,6 +48,8 @@ class Encoder:
         self.name = config.model
         self._batch_size = config.batch_size
         self._model, self.revision = _load(config)
+        if config.prompts is not None:
+            self._model.prompts = {"query": "", "document": "", **config.prompts}
         self._busy = threading.Lock()  # tokenizers are not safe to share between threads mid-call
         self._next = threading.Lock()
         dimension = self._model.get_embedding_dimension()

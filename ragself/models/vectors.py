@@ -35,6 +35,10 @@ class BaseVectors:
         encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
+    def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
+        self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
+
     def missing(self, texts: Sequence[str], side: Literal["document", "query"]) -> list[str]:
         """Those texts that were never encoded on that side, each once."""
         return self._cache.missing(f"{self._fingerprint}/{side}", texts)

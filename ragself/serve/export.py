@@ -39,6 +39,7 @@ def export(store: Store, version: Version, directory: Path) -> list[Path]:
         "kind": version.kind,
         "base_model": name,
         "base_revision": store.manifest.revision,
+        "prompts": store.manifest.prompts,
         "encoder_fingerprint": store.manifest.fingerprint,
         "fingerprint": version.fingerprint,
         "dimension": version.dimension,

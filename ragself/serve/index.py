@@ -45,8 +45,8 @@ class Index:
                 self._collection.add(
                     ids=ids,
                     embeddings=vectors[start : start + self._batch],
-                    documents=[chunk.text for chunk in part],
-                    metadatas=[dict(chunk.metadata) or None for chunk in part],  # type: ignore[misc]
+                    documents=[chunk.shown for chunk in part],
+                    metadatas=[dict(chunk.metadata) or None for chunk in part],  # type: ignore[misc,arg-type]
                 )
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -58,6 +58,11 @@ class Index:
     def ids(self) -> set[str]:
         """Ids of all chunks."""
         return set(self._collection.get(include=[])["ids"])
+
+    def find(self, where: Mapping[str, Any]) -> list[str]:
+        """Ids of the chunks that a metadata filter finds. Raises InputError where Chroma refuses it."""
+        with _filtering(where):
+            return list(self._collection.get(where=dict(where), include=[])["ids"])
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Stored vectors, (len(ids), dimension) float32, in the order of `ids`."""
@@ -77,20 +82,13 @@ class Index:
         Raises:
             InputError: Chroma does not understand the filter.
         """
-        try:
+        with _filtering(where):
             found = self._collection.query(
                 query_embeddings=vector[None, :],
                 n_results=k,
                 where=dict(where) if where else None,
                 include=["documents", "metadatas", "distances"],
             )
-        except (ValueError, TypeError, ChromaError) as error:
-            if not where:
-                raise
-            raise InputError(
-                f"Chroma refuses the filter {dict(where)!r}: {error} "
-                'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
-            ) from error
         documents, metadatas, distances = found["documents"], found["metadatas"], found["distances"]
         assert documents and metadatas and distances  # asked for in `include`
         return [
@@ -107,6 +105,19 @@ class Index:
                 query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
             )
             yield from found["ids"]
+
+
+@contextmanager
+def _filtering(where: Mapping[str, Any] | None) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, ChromaError) as error:
+        if not where:
+            raise
+        raise InputError(
+            f"Chroma refuses the filter {dict(where)!r}: {error} "
+            'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
+        ) from error
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ragself.errors import InputError, StoreError, StoreTooNew
-from ragself.schema import Version
+from ragself.schema import Added, Followed, Version
 from ragself.serve.files import append_json, read_json, write_json
 
 FORMAT = 1
@@ -38,6 +38,7 @@ class Manifest:
         dimension: Width of its vectors.
         canary: Base vectors of the canary texts: what the encoder must reproduce.
         created: UTC, ISO 8601.
+        prompts: What it puts before queries and documents, or None where that is the model's matter.
     """
 
     format: int
@@ -47,6 +48,7 @@ class Manifest:
     dimension: int
     canary: list[list[float]]
     created: str
+    prompts: dict[Literal["query", "document"], str] | None = None
 
 
 class Registry:
@@ -93,6 +95,21 @@ class Registry:
             return Manifest(**raw)
         except TypeError as error:
             raise StoreError(f"{self.directory}/store.json is damaged: {error}. Restore it from a backup.") from error
+
+    def origin(self) -> Followed | None:
+        """The collection that is followed, or None."""
+        path = self.directory / "origin.json"
+        return Followed(**read_json(path)) if path.exists() else None
+
+    def follow(self, place: Followed, added: Added) -> None:
+        """Remember which collection is followed, and what came of it last."""
+        if self.origin() != place:
+            write_json(self.directory / "origin.json", asdict(place))
+        skipped = [event["skipped"] for event in self.history() if event["event"] == "sync"]
+        if added.added or added.removed or [asdict(row) for row in added.skipped] != (skipped or [[]])[-1]:
+            self.record(
+                "sync", self.live(), f"{added.added} added or changed, {added.removed} removed", **asdict(added)
+            )
 
     # versions -------------------------------------------------------------------------------------
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ragself.models.embedder import Embedder
-from ragself.schema import Hit, Version
+from ragself.schema import Embedding, Hit, Version
 from ragself.serve.index import Index
 
 
@@ -19,6 +22,24 @@ class Snapshot:
     embedder: Embedder
     index: Index
 
-    def search(self, query: str, k: int, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The `k` chunks nearest to `query`, nearest first."""
-        return self.index.query(self.embedder.queries([query])[0], k, where, self.version.number)
+    def search(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, given: Embedding | None = None
+    ) -> list[Hit]:
+        """The `k` chunks nearest to the middle of `queries`, nearest first; to `given` if it is of this version."""
+        if given is not None and self._owns(given):
+            vector = np.array(given.vector, dtype=np.float32)
+        else:
+            vector = self._middle(queries)
+        return self.index.query(vector, k, where, self.version.number)
+
+    def embed(self, queries: Sequence[str]) -> Embedding:
+        """The middle of `queries` in the space of this version."""
+        return Embedding(self._middle(queries).tolist(), self.version.fingerprint)
+
+    def _owns(self, embedding: Embedding) -> bool:
+        return (embedding.fingerprint, len(embedding.vector)) == (self.version.fingerprint, self.version.dimension)
+
+    def _middle(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        vectors = self.embedder.queries(queries)
+        middle: NDArray[np.float32] = vectors.mean(axis=0)
+        return middle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ragself import Added, Chunk, Config, KnowledgeBase
+from ragself import Added, Chunk, Config, Embedding, KnowledgeBase
 from ragself.config import load
 from ragself.errors import EncoderError, InputError, StoreError
 from ragself.schema import Hit
@@ -195,7 +195,7 @@ REFUSED = {
     "empty text": ([Chunk("x", " \n")], "the text is empty"),
     "empty id": ([Chunk("", "text")], "non-empty string"),
     "none in metadata": ([Chunk("x", "text", {"k": None})], "is a NoneType"),  # type: ignore[dict-item]
-    "list in metadata": ([Chunk("x", "text", {"k": ["v"]})], "is a list"),  # type: ignore[dict-item]
+    "mixed list in metadata": ([Chunk("x", "text", {"k": ["v", 1]})], "is the list"),
     "key of chroma's": ([Chunk("x", "text", {"chroma:document": "v"})], "not beginning with 'chroma:'"),
     "empty key": ([Chunk("x", "text", {"": "v"})], "non-empty string"),
     "too large": ([Chunk("x", "text", {"k": 2**63})], "64 bits"),
@@ -234,3 +234,37 @@ def test_a_closed_knowledge_base_says_so(kb: KnowledgeBase) -> None:
     for use in (lambda: kb.search("notulu"), lambda: kb.add([B]), lambda: kb.delete(["a"])):
         with pytest.raises(StoreError, match="closed"):
             use()
+
+
+def test_what_embed_made_is_used_while_its_version_is_live(promoted: Path, settings: Config, asked: list[str]) -> None:
+    with KnowledgeBase(promoted, config=settings) as kb:
+        expected, of_one = kb.search(asked[0]), kb.embed(asked[0])
+        assert kb.search("something else", embedding=of_one) == expected
+        kb.rollback(0)
+        at_zero = kb.search("something else")
+        assert kb.search("something else", embedding=of_one) == at_zero
+        narrow = Embedding(of_one.vector[:-1], kb.base.fingerprint)
+        assert kb.search("something else", embedding=narrow) == at_zero
+
+
+def test_several_queries_are_one_in_the_middle(kb: KnowledgeBase) -> None:
+    kb.add([Chunk("a", "one two three"), Chunk("b", "four five six"), Chunk("c", "seven eight nine")])
+    both = kb.search(["one two three", "four five six"], 3)
+    assert {hit.id for hit in both[:2]} == {"a", "b"}
+    assert both[0].score == pytest.approx(both[1].score, abs=1e-5)
+    assert kb.search(["one two three"] * 2)[0].score == pytest.approx(1, abs=1e-5)
+    for nothing in ([], ["one", " "]):
+        with pytest.raises(InputError, match="The query is empty"):
+            kb.search(nothing)
+        with pytest.raises(InputError, match="The query is empty"):
+            kb.embed(nothing)
+
+
+def test_lists_and_what_is_shown_come_back(kb: KnowledgeBase) -> None:
+    kb.add([Chunk("a", "title: T words", {"tags": ["x", "y"], "n": [1, 2]}, "words"), Chunk("b", "title: T words")])
+    hit = kb.search("title: T words", 1, {"tags": {"$contains": "x"}})[0]
+    assert (hit.id, hit.text, hit.metadata) == ("a", "words", {"tags": ["x", "y"], "n": [1, 2]})
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    assert kb.ids({"n": {"$contains": 2}}) == ["a"]
+    with pytest.raises(InputError, match="Chroma refuses the filter"):
+        kb.ids({"n": {"$nonsense": 2}})

@@ -120,3 +120,13 @@ def test_doubles_are_kept_as_floats(cache: VectorCache) -> None:
 def test_lone_surrogates_are_no_error(cache: VectorCache) -> None:
     found = cache.vectors("s", ["\ud800", "\ud801"], Counting(), WIDTH)
     assert found[0].tolist() != found[1].tolist()
+
+
+def test_vectors_that_were_computed_elsewhere_are_kept_and_not_asked_for(cache: VectorCache) -> None:
+    encoder = Counting()
+    cache.vectors("s", ["own"], encoder, WIDTH)
+    cache.keep("s", ["a", "own"], np.ones((2, WIDTH), np.float32))
+    found = cache.vectors("s", ["a", "own", "b"], encoder, WIDTH)
+    assert found.tolist() == np.array([[1.0] * WIDTH, vector("own"), vector("b")], np.float32).tolist()
+    assert encoder.asked == ["own", "b"]
+    assert cache.missing("other", ["a"]) == ["a"]

@@ -28,7 +28,12 @@ def test_good_chunks_come_back_as_they_are() -> None:
         (Chunk("a", "x", {"": 1}), "metadata key ''"),
         (Chunk("a", "x", {3: 1}), "metadata key 3"),  # type: ignore[dict-item]
         (Chunk("a", "x", {"chroma:document": "y"}), "metadata key 'chroma:document'"),
-        (Chunk("a", "x", {"tags": ["y"]}), "metadata 'tags' is a list"),  # type: ignore[dict-item]
+        (Chunk("a", "x", {"tags": []}), "metadata 'tags' is the list []"),
+        (Chunk("a", "x", {"tags": ["y", 1]}), "metadata 'tags' is the list ['y', 1]"),
+        (Chunk("a", "x", {"tags": [["y"]]}), "metadata 'tags' is the list [['y']]"),  # type: ignore[list-item]
+        (Chunk("a", "x", {"tags": ["y", "\ud800"]}), "metadata 'tags' holds lone surrogates"),
+        (Chunk("a", "x", {"tags": {"y": 1}}), "metadata 'tags' is a dict"),  # type: ignore[dict-item]
+        (Chunk("a", "x", {}, "\ud800"), "lone surrogates"),
         (Chunk("a", "x", {"none": None}), "metadata 'none' is a NoneType"),  # type: ignore[dict-item]
         (Chunk("a", "x", {"big": 2**63}), "metadata 'big' does not fit 64 bits"),
         (Chunk("a", "x", {"small": -(2**63) - 1}), "metadata 'small' does not fit 64 bits"),
@@ -78,3 +83,9 @@ def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
 def test_an_id_or_metadata_of_another_type_is_bad_input(chunk: Chunk) -> None:
     with pytest.raises(InputError):
         check([chunk])
+
+
+@pytest.mark.parametrize("value", ["y", 1, 1.5, True, ["y"], [1, 2], [0.5], [True, False]])
+def test_what_chroma_holds_is_taken(value: object) -> None:
+    chunk = Chunk("a", "x", {"key": value})  # type: ignore[dict-item]
+    assert check([chunk]) == [chunk]

@@ -1,3 +1,4 @@
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,4 +235,55 @@ def test_any_history_leaves_what_a_dictionary_would_hold_and_every_follower_agre
     fresh: dict[str, Chunk] = {}
     follow(journal, fresh, 0)
     assert fresh == truth
+    journal.close()
+
+
+def test_what_is_shown_in_place_of_the_text_comes_back(journal: Journal) -> None:
+    chunk = Chunk("a", "title: T\n\nwords", {"tags": ["x", "y"]}, "words")
+    journal.put([chunk])
+    assert journal.chunks() == [chunk]
+    assert [change.chunk for batch in journal.changes(0) for change in batch] == [chunk]
+    assert journal.put([Chunk("a", chunk.text, chunk.metadata)]) == (1, 0, 0)
+    assert journal.chunks()[0].document is None
+
+
+def test_changed_chunks_are_those_that_put_would_write(journal: Journal) -> None:
+    there = [Chunk(str(number), "text", {"n": number}) for number in range(2500)]
+    journal.put(there)
+    other = [
+        Chunk("7", "other"),
+        Chunk("8", "text", {"n": 9}),
+        Chunk("9", "text", {"n": 9}, "shown"),
+        Chunk("new", "x"),
+    ]
+    assert journal.changed([*there[:7], *other, *there[10:]]) == other
+    journal.delete(["3"])
+    assert journal.changed([there[3]]) == [there[3]]
+    assert journal.holds(["3", "4", "nothing"]) == {"4"}
+    assert len(journal.holds([str(number) for number in range(5000)])) == 2499
+
+
+def test_adopted_chunks_are_remembered_until_they_are_deleted(journal: Journal, tmp_path: Path) -> None:
+    journal.put([Chunk("own", "x")])
+    journal.put([Chunk("a", "x"), Chunk("b", "x")], adopted=True)
+    journal.put([Chunk("a", "y")], adopted=True)
+    journal.delete(["b"])
+    assert journal.adopted() == {"a"}
+    journal.close()
+    again = Journal(tmp_path / "corpus.db")
+    assert again.adopted() == {"a"}
+    again.close()
+
+
+def test_a_journal_of_an_earlier_release_is_opened(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "corpus.db")
+    db.execute(
+        "CREATE TABLE chunks (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, "
+        "text TEXT, metadata TEXT, digest BLOB)"
+    )
+    db.execute("INSERT INTO chunks (id, source, text, metadata) VALUES ('a', 'a', 'words', '{}')")
+    db.commit()
+    db.close()
+    journal = Journal(tmp_path / "corpus.db")
+    assert journal.chunks() == [Chunk("a", "words")]
     journal.close()

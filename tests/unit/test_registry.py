@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ragself.errors import InputError, StoreError, StoreTooNew
-from ragself.schema import Version
+from ragself.schema import Added, Followed, Skipped, Version
 from ragself.serve.registry import Manifest, Registry, now
 
 MANIFEST = Manifest(1, "org/model", None, "print", 4, [[1.0, 0.0], [0.5, 0.5]], "2025-01-01T00:00:00+00:00")
@@ -245,3 +245,19 @@ def test_a_user_id_without_a_name_is_no_error(registry: Registry, monkeypatch: p
     monkeypatch.setattr(getpass, "getuser", nobody)
     registry.record("gc", None, "cleaned")
     assert registry.history()[-1]["by"] == "unknown"
+
+
+def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> None:
+    assert registry.origin() is None
+    place, skipped = Followed("/db", "docs", "1"), (Skipped("x", "it has no text"),)
+    registry.follow(place, Added(added=2, skipped=skipped))
+    assert registry.origin() == place
+    told = len(registry.history())
+    registry.follow(place, Added(unchanged=2, skipped=skipped))
+    assert len(registry.history()) == told
+    registry.follow(place, Added(unchanged=2))  # it has a text now
+    registry.follow(Followed(None, "docs", "2", database="d"), Added(unchanged=2))
+    assert len(registry.history()) == told + 1
+    assert registry.origin() == Followed(None, "docs", "2", database="d")
+    registry.follow(place, Added(removed=1))
+    assert registry.history()[-1]["reason"] == "0 added or changed, 1 removed"

@@ -1,0 +1,57 @@
+"""How frameworks lay chunks out in Chroma: what was embedded, which is not always what is stored as the document.
+
+Plain chromadb and LangChain embed the document. LlamaIndex embeds the node's metadata with it, and keeps in
+``_node_content`` how (`llama_index.core.schema.BaseNode.get_content` in `MetadataMode.EMBED`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from string import Formatter
+from typing import Any, Literal, TypeAlias
+
+from ragself.schema import Chunk
+
+Layout: TypeAlias = Literal["llama_index", "plain"]
+
+_NODE = "_node_content"
+
+
+def layout(metadata: Mapping[str, Any]) -> Layout:
+    """Who laid out a chunk with this metadata."""
+    return "llama_index" if _NODE in metadata else "plain"
+
+
+def as_chunk(id: str, document: str, metadata: Mapping[str, Any] | None) -> Chunk:
+    """The chunk of one row of a collection; its text is what was embedded."""
+    metadata = metadata or {}
+    text = document
+    if layout(metadata) == "llama_index":
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # altered: LlamaIndex too takes the document
+            text = _embedded(json.loads(metadata[_NODE]), document)
+    return Chunk(id, text, metadata, document if document != text else None)
+
+
+def _embedded(node: Mapping[str, Any], document: str) -> str:
+    excluded = set(node.get("excluded_embed_metadata_keys", ()))
+    separator = node.get("metadata_separator", node.get("metadata_seperator", "\n"))
+    line, whole = node["metadata_template"], node["text_template"]
+    lines = [_fill(line, key=key, value=str(value)) for key, value in node["metadata"].items() if key not in excluded]
+    header = str(separator).join(lines)
+    if node.get("class_name") != "Node":
+        header = header.strip()
+    return _fill(whole, content=document, metadata_str=header).strip() if header else document
+
+
+def _fill(template: str, **values: str) -> str:
+    """Fill a template that came with the data: names only, neither attributes nor widths."""
+    out = []
+    for literal, name, width, conversion in Formatter().parse(template):
+        out.append(literal)
+        if name is not None:
+            if width or conversion:
+                raise ValueError(template)
+            out.append(values[name])
+    return "".join(out)

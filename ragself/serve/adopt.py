@@ -1,0 +1,146 @@
+"""Following a collection that somebody else fills: what was embedded there, by which model, and what has changed.
+
+Its vectors are taken over where the base model is seen to reproduce them, so that nothing needs to be encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.check import fault
+from ragself.corpus.journal import Journal
+from ragself.errors import InputError
+from ragself.models.encoder import Encoder
+from ragself.models.vectors import BaseVectors
+from ragself.progress import Progress, silent
+from ragself.schema import Added, Chunk, Skipped
+from ragself.serve.origin import PAGE, Origin
+
+AGREES = 0.999  # cosine of two encodings of one text by one model, on other machines and in other batches
+_SAMPLE = 64  # texts that are encoded to compare
+_PROOF = 16  # of each page, before its vectors are taken over
+_MOST = 0.95  # of the sample must agree: some rows may have been altered since they were embedded
+_UNIT = 1e-3
+
+
+def verify_origin(origin: Origin, encoder: Encoder) -> None:
+    """Make sure that a collection was embedded by this encoder, and that cosine ranks it as its own distance does.
+
+    Args:
+        origin: The collection.
+        encoder: The base model.
+
+    Raises:
+        InputError: It is empty, holds no text, or its vectors are of another model or not comparable by cosine.
+        StoreError: It cannot be read.
+    """
+    name = origin.place.collection
+    ids = origin.ids()
+    if not ids:
+        raise InputError(f"The collection {name!r} is empty. Fill it first, or name another.")
+    chunks, vectors = sample(origin, ids)
+    if not chunks:
+        raise InputError(
+            f"The collection {name!r} holds vectors but no text ({len(ids)} rows looked at by sample). ragself learns "
+            "from texts: build the collection with documents."
+        )
+    width = vectors.shape[1]
+    if width != encoder.dimension:
+        raise InputError(
+            f"The vectors of the collection {name!r} are {width} wide, but {encoder.name} makes {encoder.dimension}: "
+            "it was built with another model. Name that one as the encoder."
+        )
+    lengths = np.linalg.norm(vectors, axis=1)
+    if origin.space != "cosine" and float(np.ptp(lengths)) > _UNIT * float(lengths.mean()):
+        raise InputError(
+            f"The collection {name!r} ranks by {origin.space}, and its vectors are from {lengths.min():.3f} to "
+            f"{lengths.max():.3f} long. ragself ranks by cosine, which would give another order. Build the collection "
+            "with normalised vectors, or with the space cosine."
+        )
+    cosines = agreement(vectors, encoder.documents([chunk.text for chunk in chunks]))
+    if float((cosines >= AGREES).mean()) < _MOST:
+        raise InputError(
+            f"{encoder.name} does not reproduce the vectors of the collection {name!r}: their cosine is "
+            f"{np.median(cosines):.3f} in the middle ({cosines.min():.3f} to {cosines.max():.3f}) of {len(chunks)} "
+            f"rows, expected {AGREES}. It was built with another model, or with other prompts. Name that one as the "
+            "encoder."
+        )
+
+
+def sample(origin: Origin, ids: Sequence[str], size: int = _SAMPLE) -> tuple[list[Chunk], NDArray[np.float32]]:
+    """Some rows that hold text and a vector, and their vectors, (n, dimension) float32."""
+    drawn = [ids[row] for row in np.random.default_rng(0).permutation(len(ids))[:size]]
+    vectors = origin.vectors(drawn)
+    chunks = [chunk for page, _ in origin.chunks(drawn) for chunk in page if chunk.id in vectors]
+    return chunks, np.array([vectors[chunk.id] for chunk in chunks], dtype=np.float32)
+
+
+def agreement(stored: NDArray[np.float32], encoded: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of each row of two (n, dimension) arrays."""
+    lengths = np.linalg.norm(stored, axis=1)
+    cosines: NDArray[np.float32] = (stored * encoded).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return cosines
+
+
+def follow_origin(origin: Origin, journal: Journal, base: BaseVectors, progress: Progress = silent) -> Added:
+    """Bring the journal up to what the origin holds now; a kill costs at most one page.
+
+    Args:
+        origin: The collection.
+        journal: What is known of it, and what was added besides.
+        base: Base vectors, to which those of the origin are added where the encoder reproduces them.
+        progress: Told of rows looked at.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: The collection is empty: rather than deleting everything, nothing is done.
+        StoreError: It cannot be read.
+    """
+    ids = origin.ids()
+    if not ids:
+        raise InputError(f"The collection {origin.place.collection!r} is empty now. Nothing was deleted here.")
+    adopted = journal.adopted()
+    present: set[str] = set()
+    skipped: list[Skipped] = []
+    added = unchanged = 0
+    for done, (page, textless) in enumerate(origin.chunks(ids)):
+        progress("read collection", min(done * PAGE, len(ids)), len(ids))
+        skipped += textless
+        own = journal.holds([chunk.id for chunk in page]) - adopted
+        kept, refused = _sift(page, own)
+        skipped += refused
+        changed = journal.changed(kept)
+        if changed:
+            _take_over(origin, changed, base)
+            base.documents([chunk.text for chunk in changed], progress)
+            journal.put(changed, adopted=True)
+        present.update(chunk.id for chunk in kept)
+        added, unchanged = added + len(changed), unchanged + len(kept) - len(changed)
+    progress("read collection", len(ids), len(ids))
+    removed = journal.delete(sorted(adopted - present))
+    return Added(added, unchanged, removed, skipped=tuple(skipped))
+
+
+def _sift(page: Sequence[Chunk], own: set[str]) -> tuple[list[Chunk], list[Skipped]]:
+    """Chunks that can be stored, and why others cannot."""
+    reasons = ["it was added here before" if chunk.id in own else fault(chunk) for chunk in page]
+    kept = [chunk for chunk, reason in zip(page, reasons, strict=True) if reason is None]
+    return kept, [Skipped(chunk.id, reason) for chunk, reason in zip(page, reasons, strict=True) if reason is not None]
+
+
+def _take_over(origin: Origin, chunks: Sequence[Chunk], base: BaseVectors) -> None:
+    """Keep the origin's vectors of these chunks if the encoder reproduces a sample of them, all of it."""
+    vectors = origin.vectors([chunk.id for chunk in chunks])
+    chunks = [chunk for chunk in chunks if chunk.id in vectors and len(vectors[chunk.id]) == base.dimension]
+    if not chunks:
+        return
+    stored = np.array([vectors[chunk.id] for chunk in chunks], dtype=np.float32)
+    rows = np.random.default_rng(0).permutation(len(chunks))[:_PROOF]
+    encoded = base.encoder.documents([chunks[row].text for row in rows])
+    if float(agreement(stored[rows], encoded).min()) >= AGREES:
+        base.keep([chunk.text for chunk in chunks], stored / np.linalg.norm(stored, axis=1, keepdims=True))

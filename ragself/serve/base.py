@@ -1,0 +1,70 @@
+"""The base model of a knowledge base: chosen when it is made, and from then on the same or none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ragself.config import EncoderConfig
+from ragself.errors import EncoderError
+from ragself.models.embedder import CANARIES, check_canary
+from ragself.models.encoder import Encoder
+from ragself.models.saved import fingerprint
+from ragself.schema import Version
+from ragself.serve.chroma import Chroma
+from ragself.serve.registry import FORMAT, Manifest, Registry, now
+
+
+def make(registry: Registry, config: EncoderConfig) -> None:
+    """Make an empty knowledge base in the registry's folder, with version 0 live.
+
+    Raises:
+        EncoderError: The embedding model cannot be loaded. Nothing was made.
+    """
+    encoder = Encoder(config)
+    mark = fingerprint(encoder.fingerprint, None)
+    base = Version(0, "base", "ragself-v0000", mark, encoder.dimension, now())
+    chroma = Chroma(registry.directory / "chroma")
+    chroma.create(base.collection, mark)
+    chroma.close()
+    manifest = Manifest(
+        format=FORMAT,
+        encoder=config.model,
+        revision=encoder.revision,
+        fingerprint=encoder.fingerprint,
+        dimension=encoder.dimension,
+        canary=[[float(x) for x in row] for row in encoder.documents(CANARIES)],
+        created=now(),
+        prompts=config.prompts,
+    )
+    registry.create(manifest, base)
+
+
+def check_named(manifest: Manifest, config: EncoderConfig, place: str) -> None:
+    """Refuse settings that name another model than the one that the knowledge base at `place` was made with.
+
+    Raises:
+        EncoderError: They do.
+    """
+    if "model" in config.model_fields_set and config.model != manifest.encoder:
+        raise EncoderError(
+            f"{place} was made with the encoder {manifest.encoder!r}, but the settings name {config.model!r}. Remove "
+            "that setting, or make a new knowledge base for the other model."
+        )
+
+
+def load(manifest: Manifest, config: EncoderConfig, place: str) -> Encoder:
+    """The model that the knowledge base at `place` was made with; device and batch size are the settings'.
+
+    Raises:
+        EncoderError: It cannot be loaded, or is not the same any more.
+    """
+    made_with = {"model": manifest.encoder, "revision": manifest.revision, "prompts": manifest.prompts}
+    encoder = Encoder(config.model_copy(update=made_with))
+    if encoder.fingerprint != manifest.fingerprint:
+        raise EncoderError(
+            f"{manifest.encoder!r} now has fingerprint {encoder.fingerprint}, but {place} was built with "
+            f"{manifest.fingerprint} (revision {manifest.revision}): the model has changed. "
+            "Put the old model back, or make a new knowledge base."
+        )
+    check_canary(encoder.documents(CANARIES), np.array(manifest.canary, np.float32), encoder.name)
+    return encoder
