@@ -1,0 +1,88 @@
+"""Learning in the background: what is followed is looked at before each pass, and what fails is told."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import chromadb
+import pytest
+
+from ragself import Chunk, Config, KnowledgeBase
+from ragself.background import BackgroundAdaptation, BackgroundStatus
+from ragself.errors import InputError, StoreError
+from ragself.models.encoder import Encoder
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_collection_that_is_followed_is_looked_at_first(
+    settings: Config, chunks: list[Chunk], asked: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [chunk.text for chunk in chunks]
+    with closing(chromadb.PersistentClient(str(tmp_path / "theirs"))) as client:
+        collection = client.create_collection("theirs", embedding_function=None)
+        rows = {"embeddings": Encoder(settings.encoder).documents(texts), "documents": texts}
+        collection.add(ids=[chunk.id for chunk in chunks], **rows)  # type: ignore[arg-type]
+        with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
+            collection.delete(ids=["t0-0"])
+            background = BackgroundAdaptation(kb, iter(asked), every=3600)
+            background.start()
+            until(lambda: background.status().passes == 1)
+            first = background.status()
+            assert background.stop()
+            assert first.error is None
+            assert first.report is not None
+            assert first.report.documents == kb.status().chunks == len(chunks) - 1
+
+            client.delete_collection("theirs")
+            with caplog.at_level(logging.WARNING, "ragself.background"):
+                background.start()
+                until(lambda: background.status().passes == 2)
+            second = background.status()
+            assert background.stop()
+            assert isinstance(second.error, StoreError)
+            assert "'theirs' is gone" in caplog.text
+            assert second.report is not None
+            assert second.report != first.report  # it learned nevertheless, and from the same queries
+            assert second.report.probes["traffic"] == first.report.probes["traffic"]
+            assert kb.status().chunks == len(chunks) - 1
+
+
+@pytest.fixture
+def kb(filled: Path, settings: Config) -> Iterator[KnowledgeBase]:
+    with KnowledgeBase(filled, config=settings) as kb:
+        yield kb
+
+
+def test_what_is_no_time_between_passes(kb: KnowledgeBase) -> None:
+    for every in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="seconds, expected more than 0"):
+            BackgroundAdaptation(kb, every=every)
+    assert BackgroundAdaptation(kb).status() == BackgroundStatus()
+    assert BackgroundAdaptation(kb).stop()
+
+
+def test_it_says_when_it_does_not_stop_in_time(kb: KnowledgeBase) -> None:
+    begun: list[float] = []
+
+    def slow() -> list[str]:
+        begun.append(time.monotonic())
+        time.sleep(0.5)
+        return []
+
+    background = BackgroundAdaptation(kb, slow)
+    background.start()
+    until(lambda: bool(begun))
+    assert not background.stop(timeout=0.01)
+    assert background.status().running
+    assert background.stop(timeout=60)
+    assert not background.status().running
