@@ -1,0 +1,220 @@
+"""The retriever: a thin face of `ragself.KnowledgeBase` that LlamaIndex knows how to use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.indices.vector_store.base import VectorStoreIndex
+from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
+from llama_index.retrievers.ragself.encoder import config_for
+from llama_index.retrievers.ragself.nodes import as_chunks, as_node
+from llama_index.vector_stores.chroma import ChromaVectorStore
+from llama_index.vector_stores.chroma.base import _to_chroma_filter
+
+from ragself import Added, Embedding, KnowledgeBase
+from ragself.background import BackgroundAdaptation, SelfAdapting
+from ragself.cli.console import progress
+
+
+class VersionedEmbedding(list[float]):
+    """A query's vector that knows which version of the index it belongs to."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        """Take over what `KnowledgeBase.embed` made."""
+        super().__init__(embedding.vector)
+        self.embedding = embedding
+
+
+class RagselfRetriever(SelfAdapting, BaseRetriever):
+    """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
+
+    Scores are cosine similarities in the space of the version that answers. A cutoff means something else after each
+    switch: prefer `similarity_top_k`.
+
+    Examples:
+        `pip install llama-index-retrievers-ragself`
+
+        ```python
+        retriever = RagselfRetriever.from_vector_store(vector_store, "my-kb")
+        nodes = retriever.retrieve("how are retries configured?")
+        retriever.start_adapting(queries=["what users asked"])
+        ```
+    """
+
+    def __init__(
+        self,
+        knowledge_base: KnowledgeBase | str | Path,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        filters: MetadataFilters | None = None,
+        callback_manager: CallbackManager | None = None,
+        object_map: dict[str, Any] | None = None,
+        objects: list[IndexNode] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        """Serve a knowledge base.
+
+        Args:
+            knowledge_base: It, or the path of one.
+            similarity_top_k: How many nodes to return, at most.
+            filters: Metadata filters, all that `ChromaVectorStore` supports.
+            callback_manager: As for any retriever.
+            object_map: As for any retriever.
+            objects: As for any retriever.
+            verbose: As for any retriever.
+
+        Raises:
+            ValueError: `similarity_top_k` is below 1, or a filter is not supported.
+            ragself.StoreError: There is no knowledge base at the path.
+        """
+        if similarity_top_k < 1:
+            raise ValueError(f"similarity_top_k is {similarity_top_k}, expected 1 or more.")
+        self.similarity_top_k = similarity_top_k
+        self.filters = filters
+        self._where(filters)
+        if not isinstance(knowledge_base, KnowledgeBase):
+            knowledge_base = KnowledgeBase(knowledge_base, create=False)
+        self.knowledge_base: KnowledgeBase = knowledge_base
+        self._background: BackgroundAdaptation | None = None
+        super().__init__(callback_manager=callback_manager, object_map=object_map, objects=objects, verbose=verbose)
+
+    @classmethod
+    def from_vector_store(
+        cls,
+        vector_store: BasePydanticVectorStore,
+        knowledge_base: str | Path,
+        embed_model: BaseEmbedding | str | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """Follow what a `ChromaVectorStore` holds, whichever framework filled it, and never write to it.
+
+        Args:
+            vector_store: The store. Nodes that are added to or deleted from it are taken over by `sync`.
+            knowledge_base: Folder for the knowledge base that is made, or was made from this store before.
+            embed_model: What the store was filled with; None takes the settings, all-MiniLM-L6-v2 by default.
+            show_progress: Show bars on a terminal, lines elsewhere.
+            kwargs: For the retriever.
+
+        Raises:
+            ValueError: The store is no Chroma store, is empty or was filled with another model.
+            ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
+        """
+        if not isinstance(vector_store, ChromaVectorStore):
+            raise ValueError(f"The vector store is a {type(vector_store).__name__}, expected a ChromaVectorStore.")
+        config = config_for(embed_model, knowledge_base)
+        with progress(quiet=not show_progress) as told:
+            kb = KnowledgeBase.adopt(knowledge_base, vector_store.client, config=config, progress=told)
+        return cls._closing(kb, kwargs)
+
+    @classmethod
+    def from_nodes(
+        cls,
+        nodes: Sequence[BaseNode],
+        knowledge_base: str | Path,
+        embed_model: BaseEmbedding | str | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """Add nodes to a knowledge base, which is made where there is none. Raises what `add` does."""
+        kb = KnowledgeBase(knowledge_base, config=config_for(embed_model, knowledge_base))
+        retriever = cls._closing(kb, kwargs)
+        try:
+            with progress(quiet=not show_progress) as told:
+                kb.add(as_chunks(nodes), told)
+        except BaseException:
+            kb.close()
+            raise
+        return retriever
+
+    @classmethod
+    def from_index(
+        cls,
+        index: VectorStoreIndex,
+        knowledge_base: str | Path,
+        embed_model: BaseEmbedding | str | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """Follow an index that keeps its vectors in Chroma, or take the nodes of one that keeps them elsewhere.
+
+        Args:
+            index: The index.
+            knowledge_base: Folder of the knowledge base that is made.
+            embed_model: None takes that of the index.
+            show_progress: Show bars on a terminal, lines elsewhere.
+            kwargs: For the retriever.
+        """
+        model = embed_model if embed_model is not None else index._embed_model
+        if isinstance(index.vector_store, ChromaVectorStore):
+            return cls.from_vector_store(index.vector_store, knowledge_base, model, show_progress, **kwargs)
+        nodes = [node for node in index.docstore.docs.values() if not isinstance(node, Document)]
+        if not nodes:
+            raise ValueError("The index keeps no nodes in its docstore. Give the nodes: RagselfRetriever.from_nodes.")
+        return cls.from_nodes(nodes, knowledge_base, model, show_progress, **kwargs)
+
+    @classmethod
+    def _closing(cls, kb: KnowledgeBase, kwargs: dict[str, Any]) -> RagselfRetriever:
+        try:
+            return cls(kb, **kwargs)
+        except BaseException:
+            kb.close()
+            raise
+
+    # retrieving -----------------------------------------------------------------------------------
+
+    def embed(self, query: str | QueryBundle) -> VersionedEmbedding:
+        """The vector of a query, to be put into `QueryBundle.embedding` where it is asked more than once."""
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        return VersionedEmbedding(self.knowledge_base.embed(bundle.embedding_strs))
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        hits = self.knowledge_base.search(
+            query_bundle.embedding_strs,
+            self.similarity_top_k,
+            self._where(self.filters),
+            embedding=self._given(query_bundle.embedding),
+        )
+        return [as_node(hit) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+    def _given(self, embedding: list[float] | None) -> Embedding | None:
+        """An embedding that came with the query; one without a mark is of the base model, as for any retriever."""
+        if embedding is None or isinstance(embedding, VersionedEmbedding):
+            return embedding.embedding if embedding is not None else None
+        return Embedding(embedding, self.knowledge_base.base.fingerprint)
+
+    @staticmethod
+    def _where(filters: MetadataFilters | None) -> dict[str, Any] | None:
+        return (_to_chroma_filter(filters) or None) if filters is not None else None
+
+    # documents ------------------------------------------------------------------------------------
+
+    def add(self, nodes: Sequence[BaseNode]) -> Added:
+        """Add nodes; those whose id exists are replaced.
+
+        Raises:
+            ValueError: Metadata is nested, ids occur twice or texts are empty. Nothing was written.
+        """
+        return self.knowledge_base.add(as_chunks(nodes))
+
+    async def aadd(self, nodes: Sequence[BaseNode]) -> Added:
+        """As `add`, without holding up the event loop."""
+        return await asyncio.to_thread(self.add, nodes)
+
+    def delete(self, ref_doc_id: str) -> int:
+        """Delete all nodes of a document, as vector stores do. Returns how many there were."""
+        return self.knowledge_base.delete(self.knowledge_base.ids({"ref_doc_id": ref_doc_id}))
+
+    def delete_nodes(self, node_ids: Sequence[str]) -> int:
+        """Delete nodes; ids that are not there are passed over. Returns how many were."""
+        return self.knowledge_base.delete(node_ids)

@@ -1,0 +1,36 @@
+"""Which model a LlamaIndex application embeds with, as a setting of ragself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+
+from ragself import Config
+from ragself.config import load
+
+
+def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Path) -> Config:
+    """Settings with the embedding model of an application.
+
+    Args:
+        embed_model: A `HuggingFaceEmbedding`, or the name or path of a sentence-transformers model, also with
+            LlamaIndex's prefix ``local:``; None takes the settings.
+        knowledge_base: Folder whose settings are read.
+
+    Raises:
+        ValueError: It is no model that can be loaded here, and so none that could be trained.
+    """
+    if embed_model is None:
+        return load(knowledge_base)
+    if isinstance(embed_model, str):
+        return load(knowledge_base, encoder={"model": embed_model.removeprefix("local:")})
+    model: Any = getattr(embed_model, "_model", None)
+    if model is None or not hasattr(model, "encode_query"):
+        raise ValueError(
+            f"{type(embed_model).__name__} runs no sentence-transformers model in this process, and ragself cannot "
+            "train what it cannot load. Embed with HuggingFaceEmbedding, or give a model's name."
+        )
+    prompts = {"query": model.prompts.get("query") or "", "document": model.prompts.get("text") or ""}
+    return load(knowledge_base, encoder={"model": embed_model.model_name, "prompts": prompts})
