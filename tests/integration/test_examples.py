@@ -38,6 +38,16 @@ def test_the_local_model_example_runs(
     assert decision.startswith(("keep - ", "promote - "))
 
 
+@pytest.mark.parametrize("name", ["llama_index_retriever", "langchain_retriever"])
+def test_the_retriever_examples_run(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("langchain_ragself", reason="the integrations are not installed")
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]  # Chroma knows a relative path by its name alone
+    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    decision, *found = said.splitlines()
+    assert decision.startswith(("keep: ", "promote: "))
+    assert "In Lisbon the trams are worth a whole morning." in found[0]
+
+
 @pytest.mark.vllm
 def test_the_vllm_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vllm_server: VllmServer

@@ -1,0 +1,44 @@
+"""Which model a LangChain application embeds with, as a setting of ragself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+
+from ragself import Config
+from ragself.config import load
+
+
+def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -> Config:
+    """Settings with the embedding model of an application.
+
+    Args:
+        embedding: A `HuggingFaceEmbeddings`, or the name or path of a sentence-transformers model; None takes the
+            settings.
+        knowledge_base: Folder whose settings are read.
+
+    Raises:
+        ValueError: It is no model that can be loaded here, and so none that could be trained.
+    """
+    if embedding is None:
+        return load(knowledge_base)
+    if isinstance(embedding, str):
+        return load(knowledge_base, encoder={"model": embedding})
+    model: Any = getattr(embedding, "_client", None)
+    if model is None or not hasattr(model, "encode_query"):
+        raise ValueError(
+            f"{type(embedding).__name__} runs no sentence-transformers model in this process, and ragself cannot train "
+            "what it cannot load. Embed with HuggingFaceEmbeddings, or give a model's name."
+        )
+    settings: Any = embedding
+    documents, queries = settings.encode_kwargs, settings.query_encode_kwargs or settings.encode_kwargs
+    prompts = {"query": _prompt(model, queries), "document": _prompt(model, documents)}
+    return load(knowledge_base, encoder={"model": settings.model_name, "prompts": prompts})
+
+
+def _prompt(model: Any, settings: dict[str, Any]) -> str:
+    """What is put before a text: as `SentenceTransformer.encode` finds it."""
+    name = settings.get("prompt_name") or model.default_prompt_name
+    return str(settings.get("prompt") or (model.prompts.get(name) if name else "") or "")

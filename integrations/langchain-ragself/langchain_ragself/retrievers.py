@@ -1,0 +1,223 @@
+"""The retriever: a thin face of `ragself.KnowledgeBase` that LangChain knows how to use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.vectorstores import VectorStore
+from pydantic import Field, PrivateAttr, field_validator
+
+from langchain_ragself.encoder import config_for
+from ragself import Chunk, Hit, KnowledgeBase
+from ragself.background import BackgroundAdaptation, SelfAdapting
+from ragself.cli.console import progress
+
+
+class RagselfRetriever(SelfAdapting, BaseRetriever):
+    """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
+
+    `k`, `filter` and `score_threshold` may also be given to `invoke`.
+
+    Example:
+        ```python
+        retriever = RagselfRetriever.from_vectorstore(vectorstore, "my-kb")
+        documents = retriever.invoke("how are retries configured?")
+        retriever.start_adapting(queries=["what users asked"])
+        ```
+    """
+
+    knowledge_base: KnowledgeBase
+    """The knowledge base, or the path of one."""
+
+    k: int = Field(default=4, ge=1)
+    """How many documents to return, at most."""
+
+    filter: dict[str, Any] | None = None
+    """Chroma's metadata filter; None searches everything."""
+
+    score_threshold: float | None = None
+    """Least cosine similarity in the space of the live version, -1 to 1. It means something else after each switch."""
+
+    _background: BackgroundAdaptation | None = PrivateAttr(default=None)
+
+    @field_validator("knowledge_base", mode="before")
+    @classmethod
+    def _open(cls, value: Any) -> Any:
+        return KnowledgeBase(value, create=False) if isinstance(value, str | Path) else value
+
+    # made from what is there ----------------------------------------------------------------------
+
+    @classmethod
+    def from_vectorstore(
+        cls,
+        vectorstore: VectorStore,
+        knowledge_base: str | Path,
+        embedding: Embeddings | str | None = None,
+        *,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """Follow what a `langchain_chroma.Chroma` holds, whichever framework filled it, and never write to it.
+
+        Args:
+            vectorstore: The store. Documents that are added to or deleted from it are taken over by `sync`.
+            knowledge_base: Folder for the knowledge base that is made, or was made from this store before.
+            embedding: What the store was filled with; None takes its own where that can be loaded, else the settings.
+            show_progress: Show bars on a terminal, lines elsewhere.
+            kwargs: For the retriever.
+
+        Raises:
+            ValueError: The store is no Chroma store, is empty or was filled with another model.
+            ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
+        """
+        collection = getattr(vectorstore, "_collection", None)
+        if collection is None:
+            raise ValueError(f"The vector store is a {type(vectorstore).__name__}, expected a langchain_chroma.Chroma.")
+        config = config_for(embedding if embedding is not None else vectorstore.embeddings, knowledge_base)
+        with progress(quiet=not show_progress) as told:
+            kb = KnowledgeBase.adopt(knowledge_base, collection, config=config, progress=told)
+        return cls._made(kb, kwargs)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        knowledge_base: str | Path,
+        embedding: Embeddings | str | None = None,
+        *,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """Add documents to a knowledge base, which is made where there is none. Raises what `add_documents` does."""
+        kb = KnowledgeBase(knowledge_base, config=config_for(embedding, knowledge_base))
+        retriever = cls._made(kb, kwargs)
+        try:
+            with progress(quiet=not show_progress) as told:
+                kb.add(_as_chunks(list(documents), None)[1], told)
+        except BaseException:
+            kb.close()
+            raise
+        return retriever
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        knowledge_base: str | Path,
+        embedding: Embeddings | str | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> RagselfRetriever:
+        """As `from_documents`, from texts with their metadata."""
+        held = list(texts)
+        described = [{} for _ in held] if metadatas is None else list(metadatas)
+        documents = [Document(text, metadata=metadata) for text, metadata in zip(held, described, strict=True)]
+        return cls.from_documents(documents, knowledge_base, embedding, **kwargs)
+
+    @classmethod
+    def _made(cls, kb: KnowledgeBase, kwargs: dict[str, Any]) -> RagselfRetriever:
+        try:
+            return cls(knowledge_base=kb, **kwargs)
+        except BaseException:
+            kb.close()
+            raise
+
+    # retrieving -----------------------------------------------------------------------------------
+
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        params = super()._get_ls_params(**kwargs)
+        params["ls_vector_store_provider"] = "chroma"
+        params["ls_embedding_provider"] = "ragself"
+        params["ls_embedding_model"] = self.knowledge_base.encoder
+        return params
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Document]:
+        return self._search(query, k, filter, score_threshold)
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Document]:
+        return await asyncio.to_thread(self._search, query, k, filter, score_threshold)
+
+    def _search(
+        self, query: str, k: int | None, filter: Mapping[str, Any] | None, score_threshold: float | None
+    ) -> list[Document]:
+        least = self.score_threshold if score_threshold is None else score_threshold
+        hits = self.knowledge_base.search(query, self.k if k is None else k, self.filter if filter is None else filter)
+        return [_as_document(hit) for hit in hits if least is None or hit.score >= least]
+
+    # documents ------------------------------------------------------------------------------------
+
+    def add_documents(self, documents: Sequence[Document], ids: Sequence[str] | None = None) -> list[str]:
+        """Add documents; those whose id exists are replaced.
+
+        Args:
+            documents: With the metadata that Chroma can hold: flat values, or lists of one kind of them.
+            ids: Of the documents; None takes their own. One that has none gets one from its content, so that adding
+                it again changes nothing.
+
+        Returns:
+            The ids.
+
+        Raises:
+            ValueError: Metadata is nested or None, ids occur twice or texts are empty. Nothing was written.
+        """
+        given, chunks = _as_chunks(documents, ids)
+        self.knowledge_base.add(chunks)
+        return given
+
+    async def aadd_documents(self, documents: Sequence[Document], ids: Sequence[str] | None = None) -> list[str]:
+        """As `add_documents`, without holding up the event loop."""
+        return await asyncio.to_thread(self.add_documents, documents, ids)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents; ids that are not there are passed over. Returns how many were."""
+        return self.knowledge_base.delete(ids)
+
+
+def _as_chunks(documents: Sequence[Document], ids: Sequence[str] | None) -> tuple[list[str], list[Chunk]]:
+    """The id of each document, and the chunks; documents without an id that are alike are one chunk."""
+    named = [document.id for document in documents] if ids is None else list(ids)
+    if len(named) != len(documents):
+        raise ValueError(f"{len(named)} ids for {len(documents)} documents; expected as many. Nothing was written.")
+    given = [name or _content_id(document) for name, document in zip(named, documents, strict=True)]
+    made: set[str] = set()
+    chunks = []
+    for name, id, document in zip(named, given, documents, strict=True):
+        if name or id not in made:
+            chunks.append(Chunk(id, document.page_content, document.metadata))
+        if not name:
+            made.add(id)
+    return given, chunks
+
+
+def _content_id(document: Document) -> str:
+    content = [document.page_content, sorted(document.metadata.items(), key=str)]
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content, default=str)))
+
+
+def _as_document(hit: Hit) -> Document:
+    return Document(id=hit.id, page_content=hit.text, metadata=dict(hit.metadata))

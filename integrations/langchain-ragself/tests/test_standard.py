@@ -1,0 +1,40 @@
+"""LangChain's own tests of retrievers, at the base model and after learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.retrievers import BaseRetriever
+from langchain_ragself import RagselfRetriever
+from langchain_tests.integration_tests import RetrieversIntegrationTests
+
+from ragself import KnowledgeBase
+
+
+class _Standard(RetrieversIntegrationTests):
+    kb: KnowledgeBase
+
+    @property
+    def retriever_constructor(self) -> type[BaseRetriever]:
+        return RagselfRetriever
+
+    @property
+    def retriever_constructor_params(self) -> dict[str, Any]:
+        return {"knowledge_base": self.kb}
+
+    @property
+    def retriever_query_example(self) -> str:
+        return "what is asked"
+
+
+class TestAtTheBaseModel(_Standard):
+    @pytest.fixture(autouse=True)
+    def _serve(self, filled: KnowledgeBase) -> None:
+        self.kb = filled
+
+
+class TestAfterLearning(_Standard):
+    @pytest.fixture(autouse=True)
+    def _serve(self, learned: KnowledgeBase) -> None:
+        self.kb = learned
