@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -14,11 +13,11 @@ from typing import Any
 from ragself import cycle
 from ragself.config import Config, load
 from ragself.corpus.cache import VectorCache
-from ragself.corpus.check import check, check_queries
+from ragself.corpus.check import check, check_asked
 from ragself.corpus.files import find, read
 from ragself.corpus.journal import Journal
 from ragself.corpus.split import split
-from ragself.errors import InputError, StoreError
+from ragself.errors import InputError, StoreError, StoreLocked
 from ragself.forecast import forecast
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
@@ -37,6 +36,8 @@ from ragself.serve.status import read_status
 from ragself.serve.store import Store
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
 
 class KnowledgeBase:
@@ -61,10 +62,12 @@ class KnowledgeBase:
             EncoderError: A new one is made and the embedding model cannot be loaded, or the settings
                 name another model than it was made with.
         """
-        self.path = Path(path)
+        self.path = Path(path).expanduser().absolute()  # wherever the program goes
         self._registry = Registry(self.path)
         if not create:
             self._registry.manifest()
+        if not self._registry.exists:
+            base.check_folder(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,7 +77,7 @@ class KnowledgeBase:
         self._closed = False
         self.last_sync = Added()  # what the last look at the collection that is followed found
         self._followed: Any = None  # it, open: it may be in memory only, or its server may want a token
-        self._write = threading.RLock()  # one writing call at a time in this process
+        self._write = self._lock.turn
         if not self._registry.exists:
             self._create()
         self._manifest = self._registry.manifest()
@@ -99,7 +102,7 @@ class KnowledgeBase:
         """
         batch = check(list(chunks))
         with self._writing():
-            self._refuse_adopted(chunk.id for chunk in batch)
+            self._refuse_adopted([chunk.id for chunk in batch])
             return self._put(batch, (), progress)
 
     def add_files(self, paths: Iterable[str | Path], progress: Progress = silent) -> Added:
@@ -126,10 +129,18 @@ class KnowledgeBase:
                 sources.append(document.source)
                 chunks += split(document, encoder.tokenizer, encoder.max_tokens)
             progress("read files", len(files), len(files))
+            self._refuse_adopted([chunk.id for chunk in chunks])
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete chunks by id; ids that are not there are passed over. Returns how many were deleted."""
+        """Delete chunks by id; ids that are not there are passed over. Returns how many were deleted.
+
+        Raises:
+            InputError: They are no list, or belong to the collection that is followed. Nothing was deleted.
+            StoreLocked: Another process is writing.
+        """
+        if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
+            raise InputError(f"The ids are {ids!r:.60}, expected a list of strings. Nothing was deleted.")
         with self._writing():
             self._refuse_adopted(ids)
             count = self._journal.delete(ids)
@@ -138,7 +149,7 @@ class KnowledgeBase:
 
     def ids(self, where: Mapping[str, Any]) -> list[str]:
         """Ids of the chunks that a metadata filter of Chroma's finds. Raises InputError where it refuses the filter."""
-        self._check_open()
+        self.check_open()
         with self._live.pinned() as snapshot:
             return snapshot.index.find(where)
 
@@ -179,13 +190,24 @@ class KnowledgeBase:
             InputError: The collection is empty, holds no text, or was built with another model. Nothing was made.
             StoreError: The collection is missing, or the knowledge base follows another.
         """
+        path = Path(path).expanduser().absolute()
         with closing(Origin.of(collection, chroma)) as origin:
-            if not Registry(Path(path)).exists:
-                verify_origin(origin, Encoder((config or load(Path(path))).encoder))
+            made = Registry(path).exists
+            if not made:
+                base.check_folder(path)
+                verified = verify_origin(origin, Encoder((config or load(path)).encoder), progress)
             kb = cls(path, config=config)
             kb._followed = None if isinstance(collection, str) else collection
             try:
-                kb._sync(origin, progress)
+                if made:
+                    kb._sync(origin, progress, wait=False)
+                else:
+                    kb._sync(origin, progress, verified)
+            except StoreLocked as error:
+                if kb.followed is None:
+                    kb.close()
+                    raise
+                logger.warning("%s is served as it is, without what is new in the collection: %s", path, error)
             except BaseException:
                 kb.close()
                 raise
@@ -225,18 +247,22 @@ class KnowledgeBase:
             raise StoreError(f"{self.path} {found}. Pass the collection: KnowledgeBase.adopt(PATH, COLLECTION).")
         return Origin.open(followed.place, followed.collection, followed.tenant, followed.database)
 
-    def _sync(self, origin: Origin, progress: Progress) -> Added:
-        with self._writing():
-            followed = self._registry.origin()
-            if followed is not None and followed.collection != origin.place.collection:
-                raise StoreError(
-                    f"{self.path} follows the collection {followed.collection!r}, not {origin.place.collection!r}. "
-                    "Adopt that one into a knowledge base of its own."
-                )
-            if followed is None or followed.id != origin.place.id:
-                verify_origin(origin, self._base.encoder)
+    def _sync(self, origin: Origin, progress: Progress, verified: bool | None = None, *, wait: bool = True) -> Added:
+        followed = self._registry.origin()
+        if followed is not None and not _same(followed, origin.place):
+            raise StoreError(
+                f"{self.path} follows the collection {followed.collection!r} in {followed.place}, not "
+                f"{origin.place.collection!r} in {origin.place.place}. Adopt that one into a knowledge base of its own."
+            )
+        with self._writing(wait=wait):
+            if followed is not None and followed.id == origin.place.id:
+                flattened = followed.flattened
+            else:
+                flattened = verify_origin(origin, self._base.encoder, progress) if verified is None else verified
+            origin.place = replace(origin.place, flattened=flattened)
+            self._registry.follow(origin.place)
             added = follow_origin(origin, self._journal, self._base, progress)
-            self._registry.follow(origin.place, added)
+            self._registry.record_sync(added)
             self._follow_live(progress)
             self.last_sync = added
             if added.skipped:
@@ -247,12 +273,9 @@ class KnowledgeBase:
                 )  # fmt: skip
             return added
 
-    def _refuse_adopted(self, ids: Iterable[str]) -> None:
-        followed = self._registry.origin()
-        if followed is None:
-            return
-        adopted = sorted(self._journal.adopted().intersection(ids))
-        if adopted:
+    def _refuse_adopted(self, ids: Sequence[str]) -> None:
+        adopted, followed = sorted(self._journal.adopted(ids)), self._registry.origin()
+        if adopted and followed:
             raise InputError(
                 f"{len(adopted)} chunks, such as {adopted[0]!r}, belong to the collection {followed.collection!r}, "
                 f"which {self.path} follows. Change them there, then call sync()."
@@ -279,12 +302,13 @@ class KnowledgeBase:
         Raises:
             InputError: An empty query, `k` below 1, or a filter that Chroma does not understand.
         """
-        queries = check_queries(query)
-        if k < 1:
-            raise InputError(f"k is {k}, expected 1 or more.")
-        self._check_open()
+        if not isinstance(k, int) or k < 1:
+            raise InputError(f"k is {k!r}, expected a whole number, 1 or more.")
+        if where is not None and not isinstance(where, Mapping):
+            raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
+        self.check_open()
         with self._live.pinned() as snapshot:
-            return snapshot.search(queries, k, where, embedding)
+            return snapshot.search(query, k, where, embedding)
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
         """Where `query` lies in the space of the live version, to be searched with several times.
@@ -292,10 +316,9 @@ class KnowledgeBase:
         Raises:
             InputError: An empty query.
         """
-        queries = check_queries(query)
-        self._check_open()
+        self.check_open()
         with self._live.pinned() as snapshot:
-            return snapshot.embed(queries)
+            return snapshot.embed(query)
 
     # learning -------------------------------------------------------------------------------------
 
@@ -320,10 +343,10 @@ class KnowledgeBase:
             StoreLocked: Another process is writing.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
-        config = self._supervised_by(generator)
+        config, asked = self._supervised_by(generator), check_asked(queries)
         with self._writing():
             self._follow_live(progress)
-            report = cycle.run(self.store(), list(queries), config, progress)
+            report = cycle.run(self.store(), asked, config, progress)
             self._live.forget()
             return report
 
@@ -338,8 +361,8 @@ class KnowledgeBase:
             GeneratorError: The language model cannot be loaded or reached.
         """
         config = self._supervised_by(generator)
-        self._check_open()
-        return forecast(self.store(), list(queries), config, progress)
+        self.check_open()
+        return forecast(self.store(), check_asked(queries), config, progress)
 
     def rollback(self, to: int | None = None) -> Version:
         """Make an earlier version live again.
@@ -455,9 +478,11 @@ class KnowledgeBase:
         return self.config.model_copy(update={"generator": self.config.generator.at(*places)})
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._write:
-            self._check_open()
+    def _writing(self, *, wait: bool = True) -> Iterator[None]:
+        if not self._write.acquire(timeout=-1 if wait else _PATIENCE):
+            raise StoreLocked(f"This program itself is writing to {self.path}. Wait for it; searching is possible.")
+        try:
+            self.check_open()
             first = not self._lock.held
             self._lock.acquire()
             if first:  # whatever another process wrote before is read afresh
@@ -467,6 +492,8 @@ class KnowledgeBase:
                 with self._live.paused():
                     self.store().mend(torn)
             yield
+        finally:
+            self._write.release()
 
     def _mend(self) -> None:
         """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""
@@ -479,7 +506,8 @@ class KnowledgeBase:
             self._lock.release()
             self._write.release()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise StoreError where this was closed."""
         if self._closed:
             raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
@@ -495,3 +523,11 @@ class KnowledgeBase:
 
     def _numbers(self) -> str:
         return ", ".join(str(version.number) for version in self._registry.versions())
+
+
+def _same(followed: Followed, place: Followed) -> bool:
+    """Whether this is the collection that is followed: it may have been made anew in its place, or moved as it is."""
+    if followed.collection != place.collection:
+        return False
+    at, there = ((one.place, one.tenant, one.database) for one in (followed, place))
+    return followed.id == place.id or at == there

@@ -149,6 +149,7 @@ class Followed:
         id: Its id in Chroma.
         tenant: Of Chroma's, that it belongs to.
         database: The same.
+        flattened: Whether line breaks were embedded as spaces.
     """
 
     place: str | None
@@ -156,6 +157,7 @@ class Followed:
     id: str
     tenant: str = "default_tenant"
     database: str = "default_database"
+    flattened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ragself.errors import InputError
 from ragself.schema import Chunk
@@ -42,12 +42,31 @@ def check_queries(query: str | Sequence[str]) -> list[str]:
     Raises:
         InputError: There is none, one is empty, or one is no Unicode text.
     """
+    if not isinstance(query, str) and not isinstance(query, Sequence):
+        raise InputError(f"The query is a {type(query).__name__}, expected a string.")
     queries = [query] if isinstance(query, str) else list(query)
-    if not queries or not all(text.strip() for text in queries):
+    if not queries or not all(isinstance(text, str) and text.strip() for text in queries):
         raise InputError("The query is empty. Give at least one word.")
     if not all(map(encodable, queries)):
         raise InputError("The query holds lone surrogates, which are no Unicode characters.")
     return queries
+
+
+def check_asked(queries: Iterable[str]) -> list[str]:
+    """What users asked, as a list.
+
+    Raises:
+        InputError: It is one string, which would be taken letter by letter, or holds something else than strings.
+    """
+    if isinstance(queries, str | bytes):
+        raise InputError(f"The queries are one string, {queries!r:.40}. Give a list, or an open file with one a line.")
+    asked = list(queries)
+    others = [query for query in asked if not isinstance(query, str)]
+    if others:
+        raise InputError(
+            f"Among the queries is a {type(others[0]).__name__}, {others[0]!r:.40}; expected strings only."
+        )
+    return asked
 
 
 def fault(chunk: Chunk) -> str | None:

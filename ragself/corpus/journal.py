@@ -89,7 +89,10 @@ class Journal:
                 db.executemany("INSERT OR IGNORE INTO adopted VALUES (?)", [(chunk.id,) for chunk in chunks])
             kept = {chunk.id for chunk in chunks}
             for source in replacing:
-                rows = db.execute("SELECT id FROM chunks WHERE source = ? AND text IS NOT NULL", (source,))
+                query = (
+                    "SELECT id FROM chunks WHERE source = ? AND text IS NOT NULL AND id NOT IN (SELECT id FROM adopted)"
+                )
+                rows = db.execute(query, (source,))
                 gone = [row[0] for row in rows if row[0] not in kept]
                 removed += len(gone)
                 _bury(db, gone)
@@ -117,19 +120,22 @@ class Journal:
 
     def holds(self, ids: Sequence[str]) -> set[str]:
         """Those ids of which there is a chunk."""
+        return self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")
+
+    def adopted(self, ids: Sequence[str] | None = None) -> set[str]:
+        """Ids of the chunks that come from the collection that is followed; None: of all, else of those among `ids`."""
+        if ids is not None:
+            return self._among(ids, "SELECT id FROM adopted WHERE id IN")
+        with self._db.read() as db:
+            return {row[0] for row in db.execute("SELECT id FROM adopted")}
+
+    def _among(self, ids: Sequence[str], query: str) -> set[str]:
         with self._db.read() as db:
             found: set[str] = set()
             for start in range(0, len(ids), _BATCH):
                 page = list(ids[start : start + _BATCH])
-                marks = ",".join("?" * len(page))
-                rows = db.execute(f"SELECT id FROM chunks WHERE text IS NOT NULL AND id IN ({marks})", page)
-                found.update(row[0] for row in rows)
+                found.update(row[0] for row in db.execute(f"{query} ({','.join('?' * len(page))})", page))
         return found
-
-    def adopted(self) -> set[str]:
-        """Ids of the chunks that come from the collection that the knowledge base follows."""
-        with self._db.read() as db:
-            return {row[0] for row in db.execute("SELECT id FROM adopted")}
 
     def __len__(self) -> int:
         """Number of chunks, tombstones not counted."""

@@ -34,6 +34,12 @@ def as_chunk(id: str, document: str, metadata: Mapping[str, Any] | None) -> Chun
     return Chunk(id, text, metadata, document if document != text else None)
 
 
+def flatten(chunk: Chunk) -> Chunk:
+    """The chunk with spaces for line breaks in what is embedded, as LangChain's `HuggingFaceEmbeddings` has it."""
+    text = chunk.text.replace("\n", " ")
+    return Chunk(chunk.id, text, chunk.metadata, chunk.shown if chunk.shown != text else None)
+
+
 def _embedded(node: Mapping[str, Any], document: str) -> str:
     excluded = set(node.get("excluded_embed_metadata_keys", ()))
     separator = node.get("metadata_separator", node.get("metadata_seperator", "\n"))

@@ -112,6 +112,7 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
     local = Path(name).expanduser()
     if local.is_dir():
         return _open(str(local), config, None), None
+    name = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers has it
     cached = cached_snapshot(name, config.revision, "modules.json")
     if cached is not None:
         return _open(str(cached), config, None), cached.name

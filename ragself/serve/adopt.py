@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ragself.corpus.check import fault
 from ragself.corpus.journal import Journal
+from ragself.corpus.layout import flatten
 from ragself.errors import InputError
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
@@ -24,14 +25,19 @@ _SAMPLE = 64  # texts that are encoded to compare
 _PROOF = 16  # of each page, before its vectors are taken over
 _MOST = 0.95  # of the sample must agree: some rows may have been altered since they were embedded
 _UNIT = 1e-3
+_NAME_IT = "Name that one as the encoder (`embed_model` in LlamaIndex, `embedding` in LangChain, --encoder here)."
 
 
-def verify_origin(origin: Origin, encoder: Encoder) -> None:
+def verify_origin(origin: Origin, encoder: Encoder, progress: Progress = silent) -> bool:
     """Make sure that a collection was embedded by this encoder, and that cosine ranks it as its own distance does.
 
     Args:
         origin: The collection.
         encoder: The base model.
+        progress: Told of the rows that are compared.
+
+    Returns:
+        Whether line breaks were embedded as spaces.
 
     Raises:
         InputError: It is empty, holds no text, or its vectors are of another model or not comparable by cosine.
@@ -40,18 +46,19 @@ def verify_origin(origin: Origin, encoder: Encoder) -> None:
     name = origin.place.collection
     ids = origin.ids()
     if not ids:
-        raise InputError(f"The collection {name!r} is empty. Fill it first, or name another.")
-    chunks, vectors = sample(origin, ids)
+        raise InputError(f"The collection {name!r} in {origin.place.place} is empty. Fill it first, or name another.")
+    drawn = np.random.default_rng(0).permutation(len(ids))[:_SAMPLE]
+    chunks, vectors = origin.rows([ids[row] for row in drawn])
     if not chunks:
         raise InputError(
-            f"The collection {name!r} holds vectors but no text ({len(ids)} rows looked at by sample). ragself learns "
-            "from texts: build the collection with documents."
+            f"The collection {name!r} holds no row with a text and a vector ({len(drawn)} of {len(ids)} rows looked "
+            "at). ragself learns from texts: build the collection with documents."
         )
     width = vectors.shape[1]
     if width != encoder.dimension:
         raise InputError(
             f"The vectors of the collection {name!r} are {width} wide, but {encoder.name} makes {encoder.dimension}: "
-            "it was built with another model. Name that one as the encoder."
+            f"it was built with another model. {_NAME_IT}"
         )
     lengths = np.linalg.norm(vectors, axis=1)
     if origin.space != "cosine" and float(np.ptp(lengths)) > _UNIT * float(lengths.mean()):
@@ -60,22 +67,22 @@ def verify_origin(origin: Origin, encoder: Encoder) -> None:
             f"{lengths.max():.3f} long. ragself ranks by cosine, which would give another order. Build the collection "
             "with normalised vectors, or with the space cosine."
         )
+    progress("compare vectors", 0, len(chunks))
     cosines = agreement(vectors, encoder.documents([chunk.text for chunk in chunks]))
-    if float((cosines >= AGREES).mean()) < _MOST:
-        raise InputError(
-            f"{encoder.name} does not reproduce the vectors of the collection {name!r}: their cosine is "
-            f"{np.median(cosines):.3f} in the middle ({cosines.min():.3f} to {cosines.max():.3f}) of {len(chunks)} "
-            f"rows, expected {AGREES}. It was built with another model, or with other prompts. Name that one as the "
-            "encoder."
-        )
+    progress("compare vectors", len(chunks), len(chunks))
+    if _most(cosines):
+        return False
+    if _most(agreement(vectors, encoder.documents([flatten(chunk).text for chunk in chunks]))):
+        return True
+    raise InputError(
+        f"{encoder.name} does not reproduce the vectors of the collection {name!r}: their cosine is "
+        f"{np.median(cosines):.3f} in the middle ({cosines.min():.3f} to {cosines.max():.3f}) of {len(chunks)} "
+        f"rows, expected {AGREES}. It was built with another model, or with other prompts. {_NAME_IT}"
+    )
 
 
-def sample(origin: Origin, ids: Sequence[str], size: int = _SAMPLE) -> tuple[list[Chunk], NDArray[np.float32]]:
-    """Some rows that hold text and a vector, and their vectors, (n, dimension) float32."""
-    drawn = [ids[row] for row in np.random.default_rng(0).permutation(len(ids))[:size]]
-    vectors = origin.vectors(drawn)
-    chunks = [chunk for page, _ in origin.chunks(drawn) for chunk in page if chunk.id in vectors]
-    return chunks, np.array([vectors[chunk.id] for chunk in chunks], dtype=np.float32)
+def _most(cosines: NDArray[np.float32]) -> bool:
+    return float((cosines >= AGREES).mean()) >= _MOST
 
 
 def agreement(stored: NDArray[np.float32], encoded: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,13 +140,11 @@ def _sift(page: Sequence[Chunk], own: set[str]) -> tuple[list[Chunk], list[Skipp
     return kept, [Skipped(chunk.id, reason) for chunk, reason in zip(page, reasons, strict=True) if reason is not None]
 
 
-def _take_over(origin: Origin, chunks: Sequence[Chunk], base: BaseVectors) -> None:
+def _take_over(origin: Origin, changed: Sequence[Chunk], base: BaseVectors) -> None:
     """Keep the origin's vectors of these chunks if the encoder reproduces a sample of them, all of it."""
-    vectors = origin.vectors([chunk.id for chunk in chunks])
-    chunks = [chunk for chunk in chunks if chunk.id in vectors and len(vectors[chunk.id]) == base.dimension]
-    if not chunks:
+    chunks, stored = origin.rows([chunk.id for chunk in changed])
+    if not chunks or stored.shape[1] != base.dimension:
         return
-    stored = np.array([vectors[chunk.id] for chunk in chunks], dtype=np.float32)
     rows = np.random.default_rng(0).permutation(len(chunks))[:_PROOF]
     encoded = base.encoder.documents([chunks[row].text for row in rows])
     if float(agreement(stored[rows], encoded).min()) >= AGREES:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ragself.config import EncoderConfig
-from ragself.errors import EncoderError
+from ragself.errors import EncoderError, StoreError
 from ragself.models.embedder import CANARIES, check_canary
 from ragself.models.encoder import Encoder
 from ragself.models.saved import fingerprint
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.registry import FORMAT, Manifest, Registry, now
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder for a new knowledge base that is somebody's Chroma database, or that holds one.
+
+    Raises:
+        StoreError: It is or does.
+    """
+    taken = path if (path / "chroma.sqlite3").exists() else path / "chroma"
+    begun = (path / "writer.lock").exists()  # by a knowledge base that could not be made in the end
+    if (taken / "chroma.sqlite3").exists() and (taken == path or not begun):
+        raise StoreError(
+            f"{taken} is a Chroma database that ragself has not made. Choose another folder than {path} for the "
+            "knowledge base, which keeps a database of its own."
+        )
 
 
 def make(registry: Registry, config: EncoderConfig) -> None:

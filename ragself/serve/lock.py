@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,17 +13,26 @@ from filelock import FileLock, Timeout
 
 from ragself.errors import StoreError, StoreLocked
 
+_TURNS: dict[Path, threading.RLock] = {}
+
 
 class WriterLock:
-    """The right to write to a knowledge base, held by one process until it is released or dies."""
+    """The right to write to a knowledge base, held by one process until it is released or dies.
+
+    Attributes:
+        turn: Taken for each write by whoever has the right in this process: it may have opened the folder twice.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Name the lock; nothing is taken yet."""
-        self._lock = FileLock(directory / "writer.lock", timeout=2, thread_local=False)  # a look by `holder` is short
+        path = directory / "writer.lock"
+        self._lock = FileLock(path, timeout=2, thread_local=False, is_singleton=True)  # a look by `holder` is short
         self._holder = directory / "writer.json"
+        self._held = False
+        self.turn = _TURNS.setdefault(path, threading.RLock())
 
     def acquire(self) -> None:
-        """Take the lock; a second call in the same process does nothing.
+        """Take the lock; a second call does nothing.
 
         Raises:
             StoreLocked: Another process has it. The message names that process.
@@ -51,21 +61,24 @@ class WriterLock:
         except OSError as error:
             self._lock.release()
             raise StoreError(f"Cannot write {self._holder}: {error}. Free some space.") from error
+        self._held = True
 
     @property
     def held(self) -> bool:
-        """Whether this process has it."""
-        return self._lock.is_locked
+        """Whether it was acquired by this object."""
+        return self._held
 
     def release(self) -> None:
-        """Give the lock back; does nothing where it is not held."""
-        if self.held:
-            self._holder.unlink(missing_ok=True)
+        """Give the lock back; does nothing where it is not held. The process keeps it while another object does."""
+        if self._held:
+            self._held = False
+            if self._lock.lock_counter == 1:
+                self._holder.unlink(missing_ok=True)
             self._lock.release()
 
     def holder(self) -> str | None:
         """Who is writing now, or None. Asks the lock itself: a file alone may be left by a killed process."""
-        if self.held:
+        if self._lock.is_locked:
             return self._describe()
         try:
             self._lock.acquire(timeout=0)

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import chromadb
 import numpy as np
-from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT
 from chromadb.errors import ChromaError, NotFoundError
 from numpy.typing import NDArray
 
-from ragself.corpus.layout import as_chunk
+from ragself.corpus.layout import as_chunk, flatten
 from ragself.errors import InputError, StoreError
 from ragself.schema import Chunk, Followed, Skipped
+from ragself.serve.connect import Connection, connect
 
 PAGE = 2000
 
@@ -24,10 +24,12 @@ PAGE = 2000
 class Origin:
     """Reads a collection, by whatever client it was opened."""
 
-    def __init__(self, collection: chromadb.Collection, place: str | None = None, client: Any = None) -> None:
-        """Wrap an open collection; where `place` is None, its client is asked for it. `client` is closed in the end."""
+    def __init__(
+        self, collection: chromadb.Collection, place: str | None = None, connection: Connection | None = None
+    ) -> None:
+        """Wrap an open collection; where `place` is None, its client is asked for it. `connection` is ours to close."""
         self._collection = collection
-        self._client = client
+        self._connection = connection
         self.place = Followed(
             place or _place(collection), collection.name, str(collection.id), collection.tenant, collection.database
         )
@@ -61,12 +63,15 @@ class Origin:
         Raises:
             StoreError: There is no database, or no such collection.
         """
-        client = _connect(place, tenant, database)
+        if not place.startswith(("http://", "https://")):
+            place = str(Path(place).expanduser().resolve())
+        connection = connect(place, name, tenant, database)
+        client = connection.client
         try:
-            return cls(client.get_collection(name, embedding_function=None), place, client)
+            return cls(client.get_collection(name, embedding_function=None), place, connection)
         except (NotFoundError, ValueError) as error:
             names = ", ".join(sorted(collection.name for collection in client.list_collections())) or "none"
-            _close(client)
+            connection.close()
             raise StoreError(f"{place} has no collection {name!r}. Collections there: {names}.") from error
 
     @classmethod
@@ -83,54 +88,70 @@ class Origin:
 
     def close(self) -> None:
         """Close the connection if it was opened here: what others write is seen by a new one."""
-        if self._client is not None:
-            _close(self._client)
+        if self._connection is not None:
+            self._connection.close()
 
     @property
     def space(self) -> str:
         """Its distance: l2, cosine or ip."""
-        configured = self._collection.configuration
+        configured = self._collection.configuration_json  # `configuration` would make its embedding function
         for graph in (configured.get("hnsw"), configured.get("spann")):
             if graph and graph.get("space"):
                 return str(graph["space"])
         return str((self._collection.metadata or {}).get("hnsw:space", "l2"))
 
     def ids(self) -> list[str]:
-        """Ids of all rows."""
+        """Ids of all rows. Raises StoreError where the database does not tell them all."""
         with _reading(self.place):
-            return list(self._collection.get(include=[])["ids"])
+            before = self._collection.count()
+            ids = list(self._collection.get(include=[])["ids"])
+            least = min(before, self._collection.count())
+        if len(ids) < least:
+            raise StoreError(
+                f"The collection {self.place.collection!r} has {least} rows, but told the ids of {len(ids)} only: is "
+                "there a quota? Nothing was changed here."
+            )
+        return ids
 
     def chunks(self, ids: Sequence[str]) -> Iterator[tuple[list[Chunk], list[Skipped]]]:
         """Rows as chunks, page by page, and those that hold no text. Rows that are gone are passed over."""
         for start in range(0, len(ids), PAGE):
-            page = list(ids[start : start + PAGE])
             with _reading(self.place):
-                found = self._collection.get(ids=page, include=["documents", "metadatas"])
-            documents, metadatas = found["documents"] or [], found["metadatas"] or []
-            rows = list(zip(found["ids"], documents, metadatas, strict=True))
-            yield (
-                [as_chunk(id, text, metadata) for id, text, metadata in rows if text and text.strip()],
-                [Skipped(id, "it has no text") for id, text, _ in rows if not text or not text.strip()],
-            )
+                found = self._collection.get(ids=list(ids[start : start + PAGE]), include=["documents", "metadatas"])
+            chunks = dict(zip(found["ids"], self._chunks(found), strict=True))
+            textless = [Skipped(id, "it has no text") for id, chunk in chunks.items() if chunk is None]
+            yield [chunk for chunk in chunks.values() if chunk is not None], textless
 
-    def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Stored vectors, each (dimension,) float32, by id; of rows that are gone there is none."""
-        out: dict[str, NDArray[np.float32]] = {}
+    def rows(self, ids: Sequence[str]) -> tuple[list[Chunk], NDArray[np.float32]]:
+        """Rows that hold a text and a vector that points somewhere, as they are at one moment.
+
+        Returns:
+            Their chunks, and their vectors, (len(chunks), dimension) float32.
+        """
+        chunks: list[Chunk] = []
+        vectors: list[NDArray[np.float32]] = []
         for start in range(0, len(ids), PAGE):
             with _reading(self.place):
-                found = self._collection.get(ids=list(ids[start : start + PAGE]), include=["embeddings"])
-            vectors = found["embeddings"]
-            if vectors is not None:
-                out.update(zip(found["ids"], np.asarray(vectors, dtype=np.float32), strict=True))
-        return out
+                found = self._collection.get(
+                    ids=list(ids[start : start + PAGE]), include=["documents", "metadatas", "embeddings"]
+                )
+            stored = found["embeddings"]
+            if stored is None:
+                continue
+            for chunk, vector in zip(self._chunks(found), stored, strict=True):
+                length = float(np.linalg.norm(np.asarray(vector, dtype=np.float64)))
+                if chunk is not None and 0 < length < np.inf:
+                    chunks.append(chunk)
+                    vectors.append(np.asarray(vector, dtype=np.float32))
+        return chunks, np.array(vectors, dtype=np.float32)
 
-
-def _close(client: Any) -> None:
-    servers = [client._server, client._admin_client._server]
-    client.close()
-    for server in servers:  # Chroma leaves the connections of its HTTP clients open
-        if hasattr(server, "_session"):
-            server._session.close()
+    def _chunks(self, found: chromadb.GetResult) -> list[Chunk | None]:
+        """A chunk for each row, None for one that holds no text."""
+        rows = zip(found["ids"], found["documents"] or [], found["metadatas"] or [], strict=True)
+        chunks = [as_chunk(id, text, metadata) if text and text.strip() else None for id, text, metadata in rows]
+        if not self.place.flattened:
+            return chunks
+        return [flatten(chunk) if chunk is not None else None for chunk in chunks]
 
 
 def _place(collection: chromadb.Collection) -> str | None:
@@ -140,41 +161,6 @@ def _place(collection: chromadb.Collection) -> str | None:
         scheme = "https" if settings.chroma_server_ssl_enabled else "http"
         return f"{scheme}://{settings.chroma_server_host}:{settings.chroma_server_http_port}"
     return str(Path(settings.persist_directory).resolve()) if settings.is_persistent else None
-
-
-def _connect(place: str, tenant: str, database: str) -> Any:
-    if place.startswith(("http://", "https://")):
-        return _connect_server(place, tenant, database)
-    folder = Path(place).expanduser()
-    if not (folder / "chroma.sqlite3").exists():
-        raise StoreError(f"{folder} holds no Chroma database (no chroma.sqlite3). Give its folder, or a server's URL.")
-    for settings in (Settings(anonymized_telemetry=False), Settings()):  # the program may hold it open with the default
-        try:
-            return chromadb.PersistentClient(str(folder), settings, tenant, database)
-        except ValueError as error:
-            reason: Exception = error
-        except Exception as error:  # the Rust bindings raise bare Exceptions
-            reason = error
-            break
-    raise StoreError(
-        f"Chroma cannot open {folder}: {reason}. Pass the open collection instead of its place."
-    ) from reason
-
-
-def _connect_server(url: str, tenant: str, database: str) -> Any:
-    parts = urlsplit(url)
-    ssl = parts.scheme == "https"
-    port = parts.port or (443 if ssl else 8000)
-    settings = Settings(anonymized_telemetry=False)
-    try:
-        return chromadb.HttpClient(
-            parts.hostname or "", port, ssl=ssl, settings=settings, tenant=tenant, database=database
-        )
-    except Exception as error:  # whatever the HTTP library raises
-        raise StoreError(
-            f"No Chroma server answers at {url}: {error}. Start it: chroma run --path FOLDER. Where it wants a token, "
-            "set CHROMA_CLIENT_AUTH_PROVIDER and CHROMA_CLIENT_AUTH_CREDENTIALS, or pass the open collection."
-        ) from error
 
 
 @contextmanager
@@ -193,5 +179,7 @@ def _reading(place: Followed) -> Iterator[None]:
         ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in ("httpx", "httpcore"):
-            raise StoreError(f"The server of the collection {place.collection!r} does not answer: {error}.") from error
+            raise StoreError(
+                f"The server of the collection {place.collection!r}, {place.place}, does not answer: {error}."
+            ) from error
         raise

@@ -101,10 +101,13 @@ class Registry:
         path = self.directory / "origin.json"
         return Followed(**read_json(path)) if path.exists() else None
 
-    def follow(self, place: Followed, added: Added) -> None:
-        """Remember which collection is followed, and what came of it last."""
+    def follow(self, place: Followed) -> None:
+        """Remember which collection is followed."""
         if self.origin() != place:
             write_json(self.directory / "origin.json", asdict(place))
+
+    def record_sync(self, added: Added) -> None:
+        """Record what came of following it, where that is news."""
         skipped = [event["skipped"] for event in self.history() if event["event"] == "sync"]
         if added.added or added.removed or [asdict(row) for row in added.skipped] != (skipped or [[]])[-1]:
             self.record(

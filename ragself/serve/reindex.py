@@ -59,6 +59,7 @@ def follow(
     total = journal.pending(journal.applied(name))
     if not total:
         return 0
+    stopped: BaseException | None = None
     with journal.writing(name):
         for batch in journal.changes(journal.applied(name)):
             kept = [change.chunk for change in batch if change.chunk is not None]
@@ -69,7 +70,13 @@ def follow(
                 index.upsert(kept, document_vectors(base, adapter, [chunk.text for chunk in kept]))
             journal.mark_applied(name, batch[-1].seq)
             done += len(batch)
-            progress(stage, done, max(total, done))
+            try:
+                progress(stage, done, max(total, done))
+            except BaseException as error:  # whoever wants it to stop does so between two writes
+                stopped = error
+                break
+    if stopped is not None:
+        raise stopped
     return done
 
 

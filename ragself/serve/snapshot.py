@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.corpus.check import check_queries
 from ragself.models.embedder import Embedder
 from ragself.schema import Embedding, Hit, Version
 from ragself.serve.index import Index
@@ -23,23 +24,27 @@ class Snapshot:
     index: Index
 
     def search(
-        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, given: Embedding | None = None
+        self,
+        query: str | Sequence[str],
+        k: int,
+        where: Mapping[str, Any] | None = None,
+        given: Embedding | None = None,
     ) -> list[Hit]:
-        """The `k` chunks nearest to the middle of `queries`, nearest first; to `given` if it is of this version."""
+        """The `k` chunks nearest to the middle of the queries, nearest first; to `given` if it is of this version."""
         if given is not None and self._owns(given):
             vector = np.array(given.vector, dtype=np.float32)
         else:
-            vector = self._middle(queries)
+            vector = self._middle(query)
         return self.index.query(vector, k, where, self.version.number)
 
-    def embed(self, queries: Sequence[str]) -> Embedding:
-        """The middle of `queries` in the space of this version."""
-        return Embedding(self._middle(queries).tolist(), self.version.fingerprint)
+    def embed(self, query: str | Sequence[str]) -> Embedding:
+        """The middle of the queries in the space of this version."""
+        return Embedding(self._middle(query).tolist(), self.version.fingerprint)
 
     def _owns(self, embedding: Embedding) -> bool:
         return (embedding.fingerprint, len(embedding.vector)) == (self.version.fingerprint, self.version.dimension)
 
-    def _middle(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        vectors = self.embedder.queries(queries)
+    def _middle(self, query: str | Sequence[str]) -> NDArray[np.float32]:
+        vectors = self.embedder.queries(check_queries(query))
         middle: NDArray[np.float32] = vectors.mean(axis=0)
         return middle

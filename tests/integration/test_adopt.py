@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +18,17 @@ from typing import Any
 import chromadb
 import numpy as np
 import pytest
+from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
 
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
-from ragself.errors import InputError, StoreError
+from ragself.corpus.journal import Journal
+from ragself.errors import InputError, StoreError, StoreLocked
 from ragself.models.encoder import Encoder
+from tests.conftest import documents
 from tests.integration.chroma_server import ChromaServer, Gateway, close
+from tests.integration.conftest import Child
+from tests.integration.helpers import contents
 from tests.integration.stored import Stored
 
 Make = Callable[..., chromadb.Collection]
@@ -68,7 +81,14 @@ def make(client: chromadb.ClientAPI, encoder: Encoder, chunks: list[Chunk]) -> M
     return make
 
 
-def contents(collection: chromadb.Collection) -> Any:
+def fill(folder: Path, encoder: Encoder, chunks: list[Chunk]) -> None:
+    with closing(chromadb.PersistentClient(str(folder))) as client:
+        texts = [chunk.text for chunk in chunks]
+        collection = client.create_collection("theirs", embedding_function=None)
+        collection.add(ids=[chunk.id for chunk in chunks], embeddings=encoder.documents(texts), documents=texts)
+
+
+def stored(collection: chromadb.Collection) -> Any:
     found = collection.get(include=["documents", "metadatas", "embeddings"])
     return found["ids"], found["documents"], found["metadatas"], np.asarray(found["embeddings"]).tolist()
 
@@ -78,7 +98,7 @@ def test_the_same_is_found_as_before_and_the_collection_is_not_written_to(
     make: Make, space: str, encoder: Encoder, asked: list[str], settings: Config, tmp_path: Path
 ) -> None:
     collection = make(space=space)
-    before = contents(collection)
+    before = stored(collection)
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
         exact = Stored(collection)
         for query in asked[::20]:
@@ -89,7 +109,7 @@ def test_the_same_is_found_as_before_and_the_collection_is_not_written_to(
             shown = {id: (text, metadata) for id, text, metadata in rows}
             assert {hit.id: (hit.text, hit.metadata) for hit in hits} == shown
         assert kb.status().chunks == 150
-    assert contents(collection) == before
+    assert stored(collection) == before
 
 
 def test_vectors_are_taken_over_and_only_a_sample_is_encoded(
@@ -210,12 +230,12 @@ def test_vectors_that_cosine_ranks_otherwise_are_refused(
 
 def test_an_empty_collection_is_refused(client: chromadb.ClientAPI, settings: Config, tmp_path: Path) -> None:
     collection = client.create_collection("theirs", embedding_function=None)
-    assert "'theirs' is empty" in refused(collection, settings, tmp_path)
+    assert "The collection 'theirs' in " in (said := refused(collection, settings, tmp_path)) and " is empty" in said
 
 
 def test_a_collection_without_texts_is_refused(make: Make, settings: Config, tmp_path: Path) -> None:
     said = refused(make(documents=None), settings, tmp_path)
-    assert "holds vectors but no text" in said
+    assert "holds no row with a text and a vector (64 of 150 rows looked at)" in said
 
 
 def test_a_collection_that_was_emptied_deletes_nothing(make: Make, settings: Config, tmp_path: Path) -> None:
@@ -262,7 +282,7 @@ def test_another_collection_is_not_followed(make: Make, settings: Config, tmp_pa
     first, other = make(), make("other")
     with (
         KnowledgeBase.adopt(tmp_path / "kb", other, config=settings) as kb,
-        pytest.raises(StoreError, match="follows the collection 'other', not 'theirs'"),
+        pytest.raises(StoreError, match=r"follows the collection 'other' in .*, not 'theirs' in "),
     ):
         kb.sync(first)
 
@@ -279,6 +299,59 @@ def test_a_collection_is_opened_by_place_and_name(
         assert kb.sync().unchanged == 150
     with pytest.raises(InputError, match="Where is the collection 'theirs'"):
         KnowledgeBase.adopt(tmp_path / "kb", "theirs")
+
+
+def test_a_database_that_is_opened_by_its_folder_is_not_touched(
+    tmp_path: Path, encoder: Encoder, chunks: list[Chunk], settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "theirs", encoder, chunks)
+    before, left = contents(tmp_path / "theirs"), set(Path(tempfile.gettempdir()).glob("ragself-*"))
+    monkeypatch.chdir(tmp_path)
+    with KnowledgeBase.adopt("kb", "theirs", chroma="theirs", config=settings) as kb:
+        assert kb.status().chunks == len(chunks)
+        assert kb.followed is not None
+        assert kb.followed.place == str(tmp_path / "theirs")
+        monkeypatch.chdir("/")
+        assert kb.sync().unchanged == len(chunks)
+    assert contents(tmp_path / "theirs") == before
+    assert set(Path(tempfile.gettempdir()).glob("ragself-*")) == left  # the copy is gone
+
+
+WRITER = """
+import sys, chromadb
+collection = chromadb.PersistentClient(sys.argv[1]).get_collection("theirs", embedding_function=None)
+found = collection.get(include=["documents", "embeddings"])
+for round in range(40):
+    ids = [f"{round}-{id}" for id in found["ids"]]
+    collection.add(ids=ids, documents=found["documents"], embeddings=found["embeddings"])
+"""
+
+
+def test_a_database_that_another_program_writes_to_is_read_and_stays_whole(
+    tmp_path: Path, encoder: Encoder, chunks: list[Chunk], settings: Config
+) -> None:
+    fill(tmp_path / "theirs", encoder, chunks[:100])
+    with (
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "theirs")]) as writer,
+        KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "theirs", config=settings) as kb,
+    ):
+        while writer.poll() is None:
+            kb.sync()
+        done = kb.sync()
+        assert kb.status().chunks == 4100
+        assert done.skipped == ()
+    assert writer.returncode == 0
+    with closing(chromadb.PersistentClient(str(tmp_path / "theirs"))) as client:
+        found = client.get_collection("theirs", embedding_function=None).get(include=["embeddings"])
+        assert np.asarray(found["embeddings"]).shape == (4100, 32)
+
+
+@pytest.mark.parametrize("broken", ["", "no database" * 1000])
+def test_a_database_that_is_none_is_told(tmp_path: Path, settings: Config, broken: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "chroma.sqlite3").write_text(broken)
+    with pytest.raises(StoreError, match=r"Cannot copy the database in .*theirs to .*: (no such table|file is not)"):
+        KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "theirs", config=settings)
 
 
 def test_where_there_is_no_database_none_is_made(settings: Config, tmp_path: Path) -> None:
@@ -308,7 +381,9 @@ def test_a_server_that_went_away_is_told_and_followed_again_when_it_is_back(
         collection.add(ids=[chunk.id for chunk in chunks[:20]], embeddings=encoder.documents(texts), documents=texts)
         with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
             server.stop()
-            with pytest.raises(StoreError, match="The server of the collection 'theirs' does not answer"):
+            with pytest.raises(
+                StoreError, match=rf"The server of the collection 'theirs', {server.url}, does not answer"
+            ):
                 kb.sync()
             assert len(kb.search("x")) == 10
         with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
@@ -386,6 +461,131 @@ def test_a_collection_in_memory_is_followed_as_long_as_it_is_passed(
             kb.sync()
 
 
+def test_a_vector_that_points_nowhere_is_made_anew(
+    make: Make, encoder: Encoder, chunks: list[Chunk], settings: Config, tmp_path: Path
+) -> None:
+    vectors = encoder.documents([chunk.text for chunk in chunks[:150]])
+    vectors[7] = 0.0
+    with KnowledgeBase.adopt(tmp_path / "kb", make(vectors=vectors, space="cosine"), config=settings) as kb:
+        assert kb.search(chunks[7].text, 1)[0].id == chunks[7].id
+
+
+def test_a_collection_of_the_same_name_elsewhere_is_another(
+    make: Make, encoder: Encoder, chunks: list[Chunk], settings: Config, tmp_path: Path
+) -> None:
+    fill(tmp_path / "elsewhere", encoder, chunks[:20])
+    with KnowledgeBase.adopt(tmp_path / "kb", make(), config=settings) as kb:
+        pass
+    with pytest.raises(StoreError, match=r"follows the collection 'theirs' in .*, not 'theirs' in .*elsewhere"):
+        KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "elsewhere", config=settings)
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        assert kb.status().chunks == 150
+
+
+def test_a_database_that_was_moved_is_the_same(
+    encoder: Encoder, chunks: list[Chunk], settings: Config, tmp_path: Path
+) -> None:
+    fill(tmp_path / "theirs", encoder, chunks[:20])
+    with KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "theirs", config=settings):
+        pass
+    (tmp_path / "theirs").rename(tmp_path / "moved")
+    with KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "moved", config=settings) as kb:
+        assert kb.last_sync.unchanged == 20
+        assert kb.sync().unchanged == 20
+
+
+def test_files_of_the_same_source_leave_adopted_chunks_alone(make: Make, settings: Config, tmp_path: Path) -> None:
+    file = tmp_path / "a.md"
+    file.write_text("# A title\n\nnotulu zonodo nozoba")
+    collection = make(metadatas=[{"source": str(file)}] * 150)
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
+        done = kb.add_files([file])
+        assert (done.added, done.removed) == (1, 0)
+        assert kb.status().chunks == 151
+        file.write_text("# A title\n\nveludo mezono")
+        assert kb.add_files([file]).added == 1
+        assert kb.sync().unchanged == 150
+
+
+def test_an_adoption_that_broke_off_protects_what_it_has_taken(
+    make: Make, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Journal, ids: Any) -> int:
+        raise KeyboardInterrupt
+
+    collection = make()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Journal, "delete", broken)  # the last thing that is done to the journal
+        KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        with pytest.raises(InputError, match="belong to the collection 'theirs'"):
+            kb.add([Chunk("t0-0", "words of our own")])
+        assert kb.sync(collection).unchanged == 150
+        assert kb.status().chunks == 150
+
+
+def test_a_collection_whose_embedding_function_is_not_here(
+    client: chromadb.ClientAPI, encoder: Encoder, chunks: list[Chunk], settings: Config, tmp_path: Path
+) -> None:
+    @register_embedding_function
+    class Mine(chromadb.EmbeddingFunction[Any]):
+        def __init__(self) -> None:
+            pass
+
+        def __call__(self, input: Any) -> Any:
+            return list(encoder.documents(input))
+
+        @staticmethod
+        def name() -> str:
+            return "mine"
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+        @staticmethod
+        def build_from_config(config: dict[str, Any]) -> Any:
+            return Mine()
+
+    collection = client.create_collection("theirs", embedding_function=Mine())
+    collection.add(ids=[chunk.id for chunk in chunks[:20]], documents=[chunk.text for chunk in chunks[:20]])
+    del known_embedding_functions["mine"]
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
+        assert kb.status().chunks == 20
+
+
+def test_line_breaks_that_were_embedded_as_spaces(client: chromadb.ClientAPI, tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    rules = json.loads((model / "tokenizer.json").read_text())
+    breaks = {"type": "Replace", "pattern": {"String": "\n"}, "content": " notulu "}  # line breaks are words to it
+    rules["normalizer"] = {"type": "Sequence", "normalizers": [breaks, rules["normalizer"]]}
+    (model / "tokenizer.json").write_text(json.dumps(rules))
+    config = load(None, encoder={"model": str(model)})
+    texts = [f"{text}\nveludo\nmezono" for _, _, text in documents()[:20]]
+    vectors = Encoder(config.encoder).documents([text.replace("\n", " ") for text in texts])
+    collection = client.create_collection("theirs", embedding_function=None)
+    collection.add(ids=[str(row) for row in range(20)], embeddings=vectors, documents=texts)
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=config) as kb:
+        hit = kb.search(texts[7].replace("\n", " "), 1)[0]
+        assert (hit.id, hit.text) == ("7", texts[7])
+        assert hit.score == pytest.approx(1, abs=1e-4)
+        assert kb.sync().unchanged == 20
+        assert kb.followed is not None
+        assert kb.followed.flattened
+
+
+def test_a_database_that_does_not_tell_all_ids_deletes_nothing(
+    make: Make, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = make()
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
+        original = chromadb.Collection.get
+        monkeypatch.setattr(chromadb.Collection, "get", lambda self, **given: original(self, **{"limit": 100, **given}))
+        with pytest.raises(StoreError, match="has 150 rows, but told the ids of 100 only"):
+            kb.sync(collection)
+        monkeypatch.undo()
+        assert kb.status().chunks == 150
+
+
 def test_prompts_of_the_encoder_are_kept_with_the_knowledge_base(tiny_model: Path, tmp_path: Path) -> None:
     config = load(None, encoder={"model": str(tiny_model), "prompts": {"query": "find "}})
     with KnowledgeBase(tmp_path / "kb", config=config) as kb:
@@ -396,3 +596,53 @@ def test_prompts_of_the_encoder_are_kept_with_the_knowledge_base(tiny_model: Pat
     with KnowledgeBase(tmp_path / "other", config=load(None, encoder={"model": str(tiny_model)})) as kb:
         kb.add([Chunk("a", "one two three")])
         assert kb.search("one")[0].score != pytest.approx(score, abs=1e-4)
+
+
+def test_a_collection_is_served_as_it_is_while_another_process_writes(
+    make: Make,
+    encoder: Encoder,
+    settings: Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    spawn: Callable[..., Child],
+) -> None:
+    collection = make()
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings):
+        pass
+    collection.delete(ids=["t0-0"])
+    writer = spawn("write", kb=tmp_path / "kb", documents={"own": "notulu zonodo"})
+    while not writer.lines():
+        time.sleep(0.05)
+    with caplog.at_level(logging.WARNING, "ragself"):
+        kb = KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
+    assert f"is served as it is, without what is new in the collection: {tmp_path / 'kb'} is being" in caplog.text
+    with kb:
+        assert kb.status().chunks == 151
+        with pytest.raises(StoreLocked):
+            kb.sync()
+        writer.go("leave")
+        writer.result()
+        assert kb.sync().removed == 1
+
+
+def test_a_pass_of_this_program_does_not_hold_up_who_adopts_again(
+    make: Make, settings: Config, asked: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection, hold, held = make(), threading.Event(), threading.Event()
+
+    def told(stage: str, done: int, total: int) -> None:
+        held.set()
+        hold.wait(60)
+
+    with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
+        passing = threading.Thread(target=kb.adapt, args=(asked, told))
+        passing.start()
+        assert held.wait(60)
+        with caplog.at_level(logging.WARNING, "ragself"):
+            again = KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
+        assert "This program itself is writing" in caplog.text
+        assert len(again.search("x")) == 10
+        hold.set()
+        passing.join(60)
+        assert again.sync().unchanged == 150
+        again.close()

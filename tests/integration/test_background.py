@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,7 +14,7 @@ import chromadb
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.background import BackgroundAdaptation, BackgroundStatus
+from ragself.background import BackgroundAdaptation, BackgroundStatus, SelfAdapting
 from ragself.errors import InputError, StoreError
 from ragself.models.encoder import Encoder
 
@@ -86,3 +88,89 @@ def test_it_says_when_it_does_not_stop_in_time(kb: KnowledgeBase) -> None:
     assert background.status().running
     assert background.stop(timeout=60)
     assert not background.status().running
+
+
+def test_it_begins_anew_after_a_stop_that_did_not_come_in_time(kb: KnowledgeBase, asked: list[str]) -> None:
+    begun: list[float] = []
+
+    def slow() -> list[str]:
+        begun.append(time.monotonic())
+        time.sleep(0.5)
+        return asked
+
+    class Retriever(SelfAdapting):
+        knowledge_base, _background = kb, None
+
+    retriever = Retriever()
+    retriever.start_adapting(slow)
+    until(lambda: bool(begun))
+    assert not retriever.stop_adapting(timeout=0.01)
+    retriever.start_adapting(asked)
+    until(lambda: retriever.adapting().passes == 1)
+    assert retriever.adapting().running
+    assert len(begun) == 1
+    assert retriever.stop_adapting()
+    background = BackgroundAdaptation(kb, slow)
+    background.start()
+    until(lambda: len(begun) == 2)
+    assert not background.stop(timeout=0.01)
+    background.start()
+    until(lambda: background.status().passes == 1)
+    assert len(begun) == 3
+    assert background.stop()
+
+
+ENDS = """
+import sys, time
+from ragself import KnowledgeBase
+from ragself.background import BackgroundAdaptation
+from tests.conftest import queries
+
+background = BackgroundAdaptation(KnowledgeBase(sys.argv[1]), queries())
+background.start()
+while not (background.status().stage or "").startswith(sys.argv[2]):
+    assert background.status().passes == 0, background.status()
+    time.sleep(0.001)
+print("bye", flush=True)
+"""
+
+
+@pytest.mark.parametrize("stage", ["encode", "train"])
+def test_a_program_may_end_amid_a_pass(stage: str, filled: Path) -> None:
+    command = [sys.executable, "-c", ENDS, str(filled), stage]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "bye\n", "")
+
+
+def test_queries_are_read_from_a_file_at_each_pass(kb: KnowledgeBase, asked: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "asked.txt"
+    file.write_text("\n".join(asked[:100]))
+    seen: list[int] = []
+    background = BackgroundAdaptation(kb, file, every=3600)
+    for count in (100, 150):
+        file.write_text("\n".join(asked[:count]))
+        before = background.status().passes
+        background.start()
+        until(lambda before=before: background.status().passes > before)  # type: ignore[misc]
+        assert background.stop()
+        report = background.status().report
+        assert report is not None
+        seen.append(sum(report.probes["traffic"].values()))
+    assert seen[0] < seen[1]
+
+
+def test_what_it_cannot_learn_from_is_told_at_once(kb: KnowledgeBase, caplog: pytest.LogCaptureFixture) -> None:
+    class Retriever(SelfAdapting):
+        knowledge_base, _background = kb, None
+
+    for wrong in ("asked.txt", [None], b"x"):
+        with pytest.raises(InputError, match="queries"):
+            Retriever().start_adapting(wrong)  # type: ignore[arg-type]
+    with Retriever() as retriever:
+        retriever.start_adapting()
+        with caplog.at_level(logging.WARNING, "ragself"):
+            retriever.start_adapting(["more"])
+        assert "It is learning already" in caplog.text
+    assert not retriever.adapting().running
+    with pytest.raises(StoreError, match="was closed"):
+        retriever.start_adapting()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import chromadb
 import pytest
 
 from ragself import Added, Chunk, Config, Embedding, KnowledgeBase
 from ragself.config import load
 from ragself.errors import EncoderError, InputError, StoreError
 from ragself.schema import Hit
-from tests.integration.helpers import assert_right, exact, mrr
+from ragself.serve.lock import WriterLock
+from tests.integration.helpers import assert_right, contents, exact, mrr
 
 A = Chunk("a", "notulu zonodo nozoba sonono", {"source": "one.md", "title": "notulu", "year": 2019, "open": True})
 B = Chunk("b", "veludo mezono banono lurino", {"source": "one.md", "year": 2021, "score": 0.5})
@@ -19,7 +24,6 @@ C = Chunk("c", "rimeki vebaki pabado vekino", {"source": "two.md", "year": 2023,
 
 
 def metadata_in_chroma(kb: KnowledgeBase, id: str) -> dict[str, object]:
-    import chromadb
 
     collection: chromadb.Collection = kb.store().snapshot(0).index._collection
     return dict(collection.get(ids=[id])["metadatas"][0] or {})
@@ -157,7 +161,9 @@ def test_k_above_the_corpus_gives_all(kb: KnowledgeBase, k: int) -> None:
 @pytest.mark.parametrize(("query", "k"), [("", 3), (" \n\t", 3), ("notulu", 0), ("notulu", -1)])
 def test_a_query_that_asks_nothing(kb: KnowledgeBase, query: str, k: int) -> None:
     kb.add([A])
-    with pytest.raises(InputError, match="query is empty" if not query.strip() else "expected 1 or more"):
+    with pytest.raises(
+        InputError, match="query is empty" if not query.strip() else "expected a whole number, 1 or more"
+    ):
         kb.search(query, k)
 
 
@@ -269,3 +275,59 @@ def test_lists_and_what_is_shown_come_back(kb: KnowledgeBase) -> None:
     assert kb.ids({"n": {"$contains": 2}}) == ["a"]
     with pytest.raises(InputError, match="Chroma refuses the filter"):
         kb.ids({"n": {"$nonsense": 2}})
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path, settings: Config) -> None:
+    with closing(chromadb.PersistentClient(str(tmp_path / "chroma"))) as client:
+        client.create_collection("theirs", embedding_function=None)
+    before = contents(tmp_path)
+    for folder in (tmp_path, tmp_path / "chroma"):
+        with pytest.raises(StoreError, match=r"is a Chroma database that ragself has not made\. Choose another folder"):
+            KnowledgeBase(folder, config=settings)
+    assert contents(tmp_path) == before
+
+
+def test_ids_that_are_no_list_delete_nothing(kb: KnowledgeBase) -> None:
+    kb.add([A, B, C])
+    for ids in ("ab", ["a", 1]):
+        with pytest.raises(InputError, match=r"expected a list of strings\. Nothing was deleted"):
+            kb.delete(ids)  # type: ignore[arg-type]
+    assert kb.status().chunks == 3
+
+
+def test_what_is_no_query_filter_or_list_of_queries(kb: KnowledgeBase) -> None:
+    kb.add([A])
+    wrong: dict[str, Callable[[], object]] = {
+        "The query is a NoneType": lambda: kb.search(None),  # type: ignore[arg-type]
+        "The query is empty": lambda: kb.search([1]),  # type: ignore[list-item]
+        "k is '5', expected a whole number": lambda: kb.search("x", "5"),  # type: ignore[arg-type]
+        "The filter is 'a=1', expected a dict": lambda: kb.search("x", where="a=1"),  # type: ignore[arg-type]
+        "The queries are one string, 'asked.txt'": lambda: kb.adapt("asked.txt"),
+        "Among the queries is a NoneType": lambda: kb.adapt([None]),  # type: ignore[list-item]
+        "Among the queries is a int": lambda: kb.forecast([3]),  # type: ignore[list-item]
+    }
+    for said, call in wrong.items():
+        with pytest.raises(InputError, match=said):
+            call()
+
+
+def test_a_program_may_open_it_twice(tmp_path: Path, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with KnowledgeBase("kb", config=settings) as one:
+        one.add([A])
+        with KnowledgeBase(tmp_path / "kb", config=settings) as other:
+            assert [hit.id for hit in other.search(A.text)] == ["a"]
+            other.add([B])
+            one.add([C])
+            for kb in (one, other):
+                assert {hit.id for hit in kb.search(A.text)} == {"a", "b", "c"}
+        assert f"process {os.getpid()} " in str(one.status().writer)
+        assert one.delete(["a"]) == 1
+        assert {hit.id for hit in one.search(A.text)} == {"b", "c"}
+    assert WriterLock(tmp_path / "kb").holder() is None
+
+
+def test_a_path_below_the_home_folder(tmp_path: Path, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with KnowledgeBase("~/kb", config=settings) as kb:
+        assert kb.path == tmp_path / "kb"

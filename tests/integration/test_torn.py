@@ -183,3 +183,21 @@ def test_what_a_callback_adds_amid_a_build_leaves_the_build_alone(
         assert kb.search(text, 1)[0].id == "new"
         right(kb, chunks)
     assert not [line for line in caplog.messages if "broke off" in line]
+
+
+def test_who_stops_between_two_writes_leaves_nothing_to_mend(
+    filled: Path, settings: Config, chunks: list[Chunk], caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "index" and done == 1000:
+            raise KeyboardInterrupt
+
+    new = [Chunk(f"new-{number}", another(chunks, number % 150)) for number in range(1500)]
+    with KnowledgeBase(filled, config=settings) as kb:
+        with pytest.raises(KeyboardInterrupt):
+            kb.add(new, stop)
+        with caplog.at_level(logging.WARNING, "ragself"):
+            assert kb.delete(["t0-0"]) == 1
+        assert "broke off" not in caplog.text
+        assert len(kb.store().snapshot(0).index) == len(chunks) + 1500 - 1
+        right(kb, chunks[1:])

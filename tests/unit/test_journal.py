@@ -269,10 +269,19 @@ def test_adopted_chunks_are_remembered_until_they_are_deleted(journal: Journal, 
     journal.put([Chunk("a", "y")], adopted=True)
     journal.delete(["b"])
     assert journal.adopted() == {"a"}
+    assert journal.adopted(["a", "b", "own"]) == {"a"}
+    assert journal.adopted(["own"]) == set()
     journal.close()
     again = Journal(tmp_path / "corpus.db")
     assert again.adopted() == {"a"}
     again.close()
+
+
+def test_a_source_that_is_replaced_keeps_its_adopted_chunks(journal: Journal) -> None:
+    journal.put([Chunk("theirs", "x", {"source": "a.md"})], adopted=True)
+    journal.put([Chunk("own", "x", {"source": "a.md"})])
+    assert journal.put([Chunk("new", "x", {"source": "a.md"})], ["a.md"]) == (1, 0, 1)
+    assert ids(journal) == ["theirs", "new"]
 
 
 def test_a_journal_of_an_earlier_release_is_opened(tmp_path: Path) -> None:

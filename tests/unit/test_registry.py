@@ -250,14 +250,16 @@ def test_a_user_id_without_a_name_is_no_error(registry: Registry, monkeypatch: p
 def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> None:
     assert registry.origin() is None
     place, skipped = Followed("/db", "docs", "1"), (Skipped("x", "it has no text"),)
-    registry.follow(place, Added(added=2, skipped=skipped))
+    registry.follow(place)
     assert registry.origin() == place
+    registry.record_sync(Added(added=2, skipped=skipped))
     told = len(registry.history())
-    registry.follow(place, Added(unchanged=2, skipped=skipped))
+    registry.record_sync(Added(unchanged=2, skipped=skipped))
     assert len(registry.history()) == told
-    registry.follow(place, Added(unchanged=2))  # it has a text now
-    registry.follow(Followed(None, "docs", "2", database="d"), Added(unchanged=2))
+    registry.record_sync(Added(unchanged=2))  # it has a text now
+    registry.record_sync(Added(unchanged=2))
     assert len(registry.history()) == told + 1
-    assert registry.origin() == Followed(None, "docs", "2", database="d")
-    registry.follow(place, Added(removed=1))
+    registry.record_sync(Added(removed=1))
     assert registry.history()[-1]["reason"] == "0 added or changed, 1 removed"
+    registry.follow(Followed(None, "docs", "2", database="d"))
+    assert registry.origin() == Followed(None, "docs", "2", database="d")

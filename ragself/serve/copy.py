@@ -1,0 +1,89 @@
+"""A copy of somebody else's embedded Chroma database, to be read in its place.
+
+Chroma writes even where it only opens a database, and two processes that have one open, or two SQLite libraries in one
+process, can damage it. This file is therefore run as a program of its own, with nothing but the standard library::
+
+    python copy.py SOURCE TARGET COLLECTION
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+_PAGES = 16384  # of 4 kB, that are copied while the writer has to wait
+_TRIES = 10
+_PAUSE = 0.5  # seconds
+_BUSY = "it is written to all the time"
+
+Signature = dict[str, tuple[int, int]]
+
+
+def copy(source: Path, target: Path, collection: str) -> bool:
+    """Copy the database and the graphs of the collections of that name.
+
+    Args:
+        source: Folder of the database; it is only read.
+        target: A new folder.
+        collection: The others keep their rows in the copy, but not their vectors.
+
+    Returns:
+        Whether nobody wrote to it meanwhile; if not, the copy is worth nothing.
+    """
+    database = sqlite3.connect(f"file:{quote(str(source / 'chroma.sqlite3'))}?mode=ro", uri=True)
+    try:
+        query = "SELECT id FROM segments WHERE collection IN (SELECT id FROM collections WHERE name = ?)"
+        graphs = [name for (name,) in database.execute(query, (collection,)) if (source / name).is_dir()]
+        before = _signature(source, graphs)
+        copied = sqlite3.connect(target / "chroma.sqlite3")
+        database.backup(copied, pages=_PAGES, progress=_Patience(), sleep=0.01)
+        copied.close()
+        for name in graphs:
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        return _signature(source, graphs) == before
+    finally:
+        database.close()
+
+
+class _Patience:
+    """SQLite begins a copy anew when somebody writes: so often and no more."""
+
+    def __init__(self) -> None:
+        self._remaining = 0
+        self._begun = 0
+
+    def __call__(self, status: int, remaining: int, total: int) -> None:
+        self._begun += remaining >= self._remaining
+        self._remaining = remaining
+        if self._begun > _TRIES:
+            raise sqlite3.OperationalError(_BUSY)
+
+
+def _signature(source: Path, graphs: list[str]) -> Signature:
+    files = [file for name in graphs for file in (source / name).iterdir()]
+    return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+
+def main(source: Path, target: Path, collection: str) -> str | None:
+    """Try until nobody writes meanwhile. Returns what is wrong, or None."""
+    failed = _BUSY
+    for _ in range(_TRIES):
+        try:
+            if copy(source, target, collection):
+                return None
+        except (OSError, sqlite3.OperationalError, shutil.Error) as error:  # gone or locked at this moment
+            failed = str(error)
+        except sqlite3.Error as error:
+            return str(error)
+        shutil.rmtree(target)
+        target.mkdir(mode=0o700)
+        time.sleep(_PAUSE)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
