@@ -29,8 +29,8 @@ def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -
     model: Any = getattr(embedding, "_client", None)
     if model is None or not hasattr(model, "encode_query"):
         raise ValueError(
-            f"{type(embedding).__name__} runs no sentence-transformers model in this process, and ragself cannot train "
-            "what it cannot load. Embed with HuggingFaceEmbeddings, or give a model's name."
+            f"The embedding model is a {type(embedding).__name__}, expected a HuggingFaceEmbeddings, or the name or "
+            "path of a sentence-transformers model: ragself cannot train what it cannot load."
         )
     settings: Any = embedding
     documents, queries = settings.encode_kwargs, settings.query_encode_kwargs or settings.encode_kwargs

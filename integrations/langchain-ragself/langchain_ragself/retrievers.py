@@ -20,6 +20,7 @@ from langchain_ragself.encoder import config_for
 from ragself import Chunk, Hit, KnowledgeBase
 from ragself.background import BackgroundAdaptation, SelfAdapting
 from ragself.cli.console import progress
+from ragself.corpus.check import check
 
 
 class RagselfRetriever(SelfAdapting, BaseRetriever):
@@ -79,6 +80,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             ValueError: The store is no Chroma store, is empty or was filled with another model.
             ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
         """
+        cls._check(kwargs)
         collection = getattr(vectorstore, "_collection", None)
         if collection is None:
             raise ValueError(f"The vector store is a {type(vectorstore).__name__}, expected a langchain_chroma.Chroma.")
@@ -94,19 +96,21 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         knowledge_base: str | Path,
         embedding: Embeddings | str | None = None,
         *,
+        ids: Sequence[str] | None = None,
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
         """Add documents to a knowledge base, which is made where there is none. Raises what `add_documents` does."""
+        cls._check(kwargs)
+        chunks = check(_as_chunks(list(documents), ids)[1])
         kb = KnowledgeBase(knowledge_base, config=config_for(embedding, knowledge_base))
-        retriever = cls._made(kb, kwargs)
         try:
             with progress(quiet=not show_progress) as told:
-                kb.add(_as_chunks(list(documents), None)[1], told)
+                kb.add(chunks, told)
         except BaseException:
             kb.close()
             raise
-        return retriever
+        return cls._made(kb, kwargs)
 
     @classmethod
     def from_texts(
@@ -114,14 +118,25 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         texts: Iterable[str],
         knowledge_base: str | Path,
         embedding: Embeddings | str | None = None,
-        metadatas: Iterable[dict[str, Any]] | None = None,
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
         **kwargs: Any,
     ) -> RagselfRetriever:
         """As `from_documents`, from texts with their metadata."""
+        if isinstance(texts, str):
+            raise ValueError("The texts are one string, expected a list of them.")
         held = list(texts)
         described = [{} for _ in held] if metadatas is None else list(metadatas)
-        documents = [Document(text, metadata=metadata) for text, metadata in zip(held, described, strict=True)]
+        if len(described) != len(held):
+            raise ValueError(f"{len(described)} metadatas for {len(held)} texts; expected as many.")
+        documents = [Document(text, metadata=metadata or {}) for text, metadata in zip(held, described, strict=True)]
         return cls.from_documents(documents, knowledge_base, embedding, **kwargs)
+
+    @classmethod
+    def _check(cls, kwargs: dict[str, Any]) -> None:
+        """Refuse what is none of the retriever's before anything is made."""
+        known = set(cls.model_fields) - {"knowledge_base"}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{', '.join(unknown)}: no such argument. The retriever's are {', '.join(sorted(known))}.")
 
     @classmethod
     def _made(cls, kb: KnowledgeBase, kwargs: dict[str, Any]) -> RagselfRetriever:
@@ -166,6 +181,8 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         self, query: str, k: int | None, filter: Mapping[str, Any] | None, score_threshold: float | None
     ) -> list[Document]:
         least = self.score_threshold if score_threshold is None else score_threshold
+        if least is not None and not isinstance(least, int | float):
+            raise ValueError(f"score_threshold is {least!r}, expected a number from -1 to 1.")
         hits = self.knowledge_base.search(query, self.k if k is None else k, self.filter if filter is None else filter)
         return [_as_document(hit) for hit in hits if least is None or hit.score >= least]
 
@@ -200,8 +217,10 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
 
 def _as_chunks(documents: Sequence[Document], ids: Sequence[str] | None) -> tuple[list[str], list[Chunk]]:
     """The id of each document, and the chunks; documents without an id that are alike are one chunk."""
+    if not all(isinstance(document, Document) for document in documents):
+        raise ValueError("Expected a list of Documents; texts are taken by from_texts. Nothing was written.")
     named = [document.id for document in documents] if ids is None else list(ids)
-    if len(named) != len(documents):
+    if isinstance(ids, str) or len(named) != len(documents):
         raise ValueError(f"{len(named)} ids for {len(documents)} documents; expected as many. Nothing was written.")
     given = [name or _content_id(document) for name, document in zip(named, documents, strict=True)]
     made: set[str] = set()

@@ -63,7 +63,7 @@ def test_what_cannot_be_asked_is_refused(retriever: RagselfRetriever) -> None:
     for k in (0, -1):
         with pytest.raises(ValidationError, match="greater than or equal to 1"):
             RagselfRetriever(knowledge_base=retriever.knowledge_base, k=k)
-        with pytest.raises(ValueError, match=f"k is {k}, expected 1 or more"):
+        with pytest.raises(ValueError, match=f"k is {k}, expected a whole number, 1 or more"):
             retriever.invoke("x", k=k)
     with pytest.raises(ValueError, match="The query is empty"):
         retriever.invoke(" ")
@@ -207,3 +207,31 @@ async def test_it_learns_while_it_serves(filled: KnowledgeBase, asked: list[str]
     assert retriever.status().live.number == 1
     assert await retriever.astop_adapting(10)
     await retriever.aadd_documents([Document("more")])
+
+
+def test_what_is_no_argument_is_refused_before_anything_is_made(
+    settings: Any, tmp_path: Path, vectorstore: Any
+) -> None:
+    model, kb, text = settings.encoder.model, tmp_path / "kb", [Document("a")]
+    wrong: dict[str, Any] = {
+        "top_k: no such argument": lambda: RagselfRetriever.from_documents(text, kb, model, top_k=3),
+        "search_kwargs: no such": lambda: RagselfRetriever.from_vectorstore(vectorstore, kb, model, search_kwargs={}),
+        "1 ids for 2 documents": lambda: RagselfRetriever.from_texts(["a", "b"], kb, model, ids=["1"]),
+        "1 metadatas for 2 texts": lambda: RagselfRetriever.from_texts(["a", "b"], kb, model, metadatas=[{}]),
+        "The texts are one string": lambda: RagselfRetriever.from_texts("a b", kb, model),
+        "Expected a list of Documents": lambda: RagselfRetriever.from_documents(["a"], kb, model),
+        "occurs 2 times": lambda: RagselfRetriever.from_texts(["a", "b"], kb, model, ids=["1", "1"]),
+    }
+    for said, call in wrong.items():
+        with pytest.raises(ValueError, match=said):
+            call()
+    assert not kb.exists()
+    retriever = RagselfRetriever.from_texts(["a b c", "x y z"], kb, model, metadatas=[{"n": 1}, None], ids=["i1", "i2"])
+    with retriever:
+        assert {found.id: found.metadata for found in retriever.invoke("x")} == {"i1": {"n": 1}, "i2": {}}
+        with pytest.raises(ValueError, match=r"score_threshold is '0\.1', expected a number"):
+            retriever.invoke("x", score_threshold="0.1")
+        with pytest.raises(ValueError, match="The filter is 'n=1', expected a dict"):
+            retriever.invoke("x", filter="n=1")
+    with pytest.raises(StoreError, match="was closed"):
+        retriever.invoke("x")

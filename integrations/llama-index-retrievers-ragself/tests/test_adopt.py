@@ -8,7 +8,7 @@ from typing import Any
 
 import chromadb
 import pytest
-from llama_index.core import Document, MockEmbedding, VectorStoreIndex
+from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex
 from llama_index.core.schema import ImageNode, IndexNode, MediaResource, MetadataMode, Node, TextNode
 from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
@@ -125,7 +125,7 @@ def test_changes_through_the_framework_are_followed(
 def test_from_an_index_with_its_own_model(
     index: VectorStoreIndex, nodes: list[TextNode], model: Any, settings: Config, tmp_path: Path, asked: list[str]
 ) -> None:
-    with pytest.raises(ValueError, match="SameModel runs no sentence-transformers model in this process"):
+    with pytest.raises(ValueError, match="The embedding model is a SameModel, expected"):
         RagselfRetriever.from_index(index, tmp_path / "kb")
     assert not (tmp_path / "kb").exists()
     retriever = RagselfRetriever.from_index(index, tmp_path / "kb", settings.encoder.model)
@@ -137,11 +137,41 @@ def test_from_an_index_with_its_own_model(
     retriever.close()
 
 
+def test_from_an_index_whose_nodes_stand_for_others(
+    client: chromadb.ClientAPI, nodes: list[TextNode], model: Any, settings: Config, tmp_path: Path
+) -> None:
+    """As `VectorStoreIndex` does it: a node that points at a retriever is what that one finds."""
+    small = VectorStoreIndex(nodes[:20], embed_model=model)
+    store = ChromaVectorStore(chroma_collection=client.create_collection("theirs"))
+    context = StorageContext.from_defaults(vector_store=store)
+    for where, vectors in ((context, "chroma"), (None, "memory")):
+        pointing = IndexNode(text="where the first twenty are", index_id="first", obj=small.as_retriever())
+        index = VectorStoreIndex(nodes[20:40], objects=[pointing], storage_context=where, embed_model=model)
+        retriever = RagselfRetriever.from_index(index, tmp_path / vectors, settings.encoder.model)
+        found = retriever.retrieve("where the first twenty are")
+        assert ids(found) == ids(index.as_retriever().retrieve("where the first twenty are"))
+        assert {node.node_id for node in nodes[:20]} & set(ids(found))
+        retriever.close()
+
+
+def test_from_an_index_that_keeps_parents_besides(
+    nodes: list[TextNode], model: Any, settings: Config, tmp_path: Path
+) -> None:
+    context = StorageContext.from_defaults()
+    context.docstore.add_documents([TextNode(text="a parent", id_="parent"), *nodes[:20]])
+    index = VectorStoreIndex(nodes[:20], storage_context=context, embed_model=model)
+    retriever = RagselfRetriever.from_index(index, tmp_path / "kb", settings.encoder.model, similarity_top_k=50)
+    assert sorted(ids(retriever.retrieve("a parent"))) == sorted(node.node_id for node in nodes[:20])
+    retriever.close()
+    with pytest.raises(ValueError, match="keeps no nodes itself"):
+        RagselfRetriever.from_index(VectorStoreIndex([], embed_model=model), tmp_path / "none", settings.encoder.model)
+
+
 def test_what_cannot_be_adopted_is_told(client: chromadb.ClientAPI, settings: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a SimpleVectorStore, expected a ChromaVectorStore"):
         RagselfRetriever.from_vector_store(SimpleVectorStore(), tmp_path / "kb")
     store = ChromaVectorStore(chroma_collection=client.create_collection("theirs"))
-    with pytest.raises(ValueError, match="'theirs' is empty"):
+    with pytest.raises(ValueError, match=r"'theirs' in .* is empty"):
         RagselfRetriever.from_vector_store(store, tmp_path / "kb", settings.encoder.model)
     VectorStoreIndex.from_vector_store(store, embed_model=MockEmbedding(embed_dim=32)).insert(Document(text="words"))
     with pytest.raises(ValueError, match="does not reproduce the vectors of the collection 'theirs': their cosine is"):

@@ -61,7 +61,7 @@ def test_scores_fall_and_k_is_kept(retriever: RagselfRetriever, nodes: list[Text
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_one_is_refused(filled: KnowledgeBase, k: int) -> None:
-    with pytest.raises(ValueError, match=f"similarity_top_k is {k}, expected 1 or more"):
+    with pytest.raises(ValueError, match=f"similarity_top_k is {k}, expected a whole number, 1 or more"):
         RagselfRetriever(filled, k)
 
 
@@ -142,6 +142,7 @@ def test_an_embedding_of_the_base_model_is_used_while_that_is_live(
     bundle = QueryBundle("something else", embedding=embedding)
     assert ids(retriever.retrieve(bundle)) == expected
     assert bundle.embedding is embedding
+    assert ids(retriever.retrieve(QueryBundle("", embedding=embedding))) == expected
 
 
 def test_what_stands_for_the_query_is_embedded_in_its_place(retriever: RagselfRetriever, asked: list[str]) -> None:
@@ -244,3 +245,27 @@ def test_as_a_tool(retriever: RagselfRetriever, asked: list[str]) -> None:
 def test_in_a_chat(retriever: RagselfRetriever, asked: list[str]) -> None:
     chat = CondensePlusContextChatEngine.from_defaults(retriever, llm=MockLLM(max_tokens=8))
     assert ids(chat.chat(asked[0]).source_nodes) == ids(retriever.retrieve(asked[0]))
+
+
+def test_what_is_no_argument_is_refused_before_anything_is_made(
+    nodes: list[TextNode], filled: KnowledgeBase, settings: Any, tmp_path: Any
+) -> None:
+    model, kb = settings.encoder.model, tmp_path / "kb"
+    engine: Any = RetrieverQueryEngine(RagselfRetriever(filled), get_response_synthesizer(llm=MockLLM()))
+    wrong: dict[str, Any] = {
+        "k: no such argument": lambda: RagselfRetriever.from_nodes(nodes, kb, model, k=5),
+        "similarity_top_k is '5', expected": lambda: RagselfRetriever.from_nodes(
+            nodes, kb, model, similarity_top_k="5"
+        ),
+        "The filters are a dict, expected": lambda: RagselfRetriever.from_nodes(nodes, kb, model, filters={"a": 1}),
+        "The index is a RetrieverQueryEngine": lambda: RagselfRetriever.from_index(engine, kb),
+        "The knowledge base is a RetrieverQueryEngine": lambda: RagselfRetriever(engine),
+        "occurs 2 times": lambda: RagselfRetriever.from_nodes([nodes[0], nodes[0]], kb, model),
+        "ref_doc_id is a list": lambda: RagselfRetriever(filled).delete(["document-1"]),  # type: ignore[arg-type]
+        "expected a list of strings": lambda: RagselfRetriever(filled).delete_nodes("t0-0"),
+    }
+    for said, call in wrong.items():
+        with pytest.raises(ValueError, match=said):
+            call()
+    assert not kb.exists()
+    assert filled.status().chunks == len(nodes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.indices.vector_store.base import VectorStoreIndex
-from llama_index.core.schema import BaseNode, Document, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 from llama_index.retrievers.ragself.encoder import config_for
 from llama_index.retrievers.ragself.nodes import as_chunks, as_node
@@ -22,6 +23,7 @@ from llama_index.vector_stores.chroma.base import _to_chroma_filter
 from ragself import Added, Embedding, KnowledgeBase
 from ragself.background import BackgroundAdaptation, SelfAdapting
 from ragself.cli.console import progress
+from ragself.corpus.check import check
 
 
 class VersionedEmbedding(list[float]):
@@ -74,11 +76,14 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             ValueError: `similarity_top_k` is below 1, or a filter is not supported.
             ragself.StoreError: There is no knowledge base at the path.
         """
-        if similarity_top_k < 1:
-            raise ValueError(f"similarity_top_k is {similarity_top_k}, expected 1 or more.")
+        self._check({"similarity_top_k": similarity_top_k, "filters": filters})
+        if not isinstance(knowledge_base, KnowledgeBase | str | Path):
+            raise ValueError(
+                f"The knowledge base is a {type(knowledge_base).__name__}, expected a ragself.KnowledgeBase or the "
+                "path of one. Of an index or a store one is made by from_index and from_vector_store."
+            )
         self.similarity_top_k = similarity_top_k
         self.filters = filters
-        self._where(filters)
         if not isinstance(knowledge_base, KnowledgeBase):
             knowledge_base = KnowledgeBase(knowledge_base, create=False)
         self.knowledge_base: KnowledgeBase = knowledge_base
@@ -107,6 +112,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             ValueError: The store is no Chroma store, is empty or was filled with another model.
             ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
         """
+        cls._check(kwargs)
         if not isinstance(vector_store, ChromaVectorStore):
             raise ValueError(f"The vector store is a {type(vector_store).__name__}, expected a ChromaVectorStore.")
         config = config_for(embed_model, knowledge_base)
@@ -124,15 +130,16 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         **kwargs: Any,
     ) -> RagselfRetriever:
         """Add nodes to a knowledge base, which is made where there is none. Raises what `add` does."""
+        cls._check(kwargs)
+        chunks = check(as_chunks(nodes))
         kb = KnowledgeBase(knowledge_base, config=config_for(embed_model, knowledge_base))
-        retriever = cls._closing(kb, kwargs)
         try:
             with progress(quiet=not show_progress) as told:
-                kb.add(as_chunks(nodes), told)
+                kb.add(chunks, told)
         except BaseException:
             kb.close()
             raise
-        return retriever
+        return cls._closing(kb, kwargs)
 
     @classmethod
     def from_index(
@@ -152,13 +159,28 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             show_progress: Show bars on a terminal, lines elsewhere.
             kwargs: For the retriever.
         """
+        if not isinstance(index, VectorStoreIndex):
+            raise ValueError(f"The index is a {type(index).__name__}, expected a VectorStoreIndex.")
         model = embed_model if embed_model is not None else index._embed_model
+        like_its_own = {"object_map": index._object_map, "callback_manager": index._callback_manager, **kwargs}
         if isinstance(index.vector_store, ChromaVectorStore):
-            return cls.from_vector_store(index.vector_store, knowledge_base, model, show_progress, **kwargs)
-        nodes = [node for node in index.docstore.docs.values() if not isinstance(node, Document)]
-        if not nodes:
-            raise ValueError("The index keeps no nodes in its docstore. Give the nodes: RagselfRetriever.from_nodes.")
-        return cls.from_nodes(nodes, knowledge_base, model, show_progress, **kwargs)
+            return cls.from_vector_store(index.vector_store, knowledge_base, model, show_progress, **like_its_own)
+        ids = list(index.index_struct.nodes_dict.values())
+        if not ids:
+            raise ValueError("The index keeps no nodes itself. Give the nodes: RagselfRetriever.from_nodes.")
+        nodes = index.docstore.get_nodes(ids)
+        return cls.from_nodes(nodes, knowledge_base, model, show_progress, **like_its_own)
+
+    @classmethod
+    def _check(cls, kwargs: dict[str, Any]) -> None:
+        """Refuse what is none of the retriever's before anything is made."""
+        known = set(signature(cls).parameters) - {"knowledge_base"}
+        if unknown := sorted(set(kwargs) - known):
+            raise ValueError(f"{', '.join(unknown)}: no such argument. The retriever's are {', '.join(sorted(known))}.")
+        top_k = kwargs.get("similarity_top_k", DEFAULT_SIMILARITY_TOP_K)
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"similarity_top_k is {top_k!r}, expected a whole number, 1 or more.")
+        cls._where(kwargs.get("filters"))
 
     @classmethod
     def _closing(cls, kb: KnowledgeBase, kwargs: dict[str, Any]) -> RagselfRetriever:
@@ -195,7 +217,11 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
 
     @staticmethod
     def _where(filters: MetadataFilters | None) -> dict[str, Any] | None:
-        return (_to_chroma_filter(filters) or None) if filters is not None else None
+        if filters is None:
+            return None
+        if not isinstance(filters, MetadataFilters):
+            raise ValueError(f"The filters are a {type(filters).__name__}, expected MetadataFilters.")
+        return _to_chroma_filter(filters) or None
 
     # documents ------------------------------------------------------------------------------------
 
@@ -212,7 +238,13 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         return await asyncio.to_thread(self.add, nodes)
 
     def delete(self, ref_doc_id: str) -> int:
-        """Delete all nodes of a document, as vector stores do. Returns how many there were."""
+        """Delete all nodes of a document, as vector stores do. Returns how many there were.
+
+        Raises:
+            ValueError: It is no string, or the nodes belong to the store that is followed. Nothing was deleted.
+        """
+        if not isinstance(ref_doc_id, str):
+            raise ValueError(f"ref_doc_id is a {type(ref_doc_id).__name__}, expected the id of one document.")
         return self.knowledge_base.delete(self.knowledge_base.ids({"ref_doc_id": ref_doc_id}))
 
     def delete_nodes(self, node_ids: Sequence[str]) -> int:

@@ -29,8 +29,8 @@ def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Pa
     model: Any = getattr(embed_model, "_model", None)
     if model is None or not hasattr(model, "encode_query"):
         raise ValueError(
-            f"{type(embed_model).__name__} runs no sentence-transformers model in this process, and ragself cannot "
-            "train what it cannot load. Embed with HuggingFaceEmbedding, or give a model's name."
+            f"The embedding model is a {type(embed_model).__name__}, expected a HuggingFaceEmbedding, or the name or "
+            "path of a sentence-transformers model: ragself cannot train what it cannot load."
         )
     prompts = {"query": model.prompts.get("query") or "", "document": model.prompts.get("text") or ""}
     return load(knowledge_base, encoder={"model": embed_model.model_name, "prompts": prompts})
