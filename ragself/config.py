@@ -222,7 +222,7 @@ def load(directory: str | Path | None = None, **overrides: Any) -> Config:
     Raises:
         ConfigError: For an unknown key, a value out of its range, or a file that is no TOML.
     """
-    file = Path(directory) / FILE_NAME if directory else None
+    file = Path(directory).expanduser() / FILE_NAME if directory else None
 
     class FileConfig(Config):
         model_config = SettingsConfigDict(toml_file=file if file and file.exists() else None)
