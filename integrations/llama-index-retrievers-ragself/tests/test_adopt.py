@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,12 @@ def test_the_same_is_found_as_with_the_framework_itself(
     assert sum(alike) > 0.9 * len(alike)
 
 
-@pytest.mark.parametrize("number", range(len(FILTERS)))
 def test_filters_give_the_same_answers(
-    index: VectorStoreIndex, adopted: RagselfRetriever, model: Any, asked: list[str], number: int
+    index: VectorStoreIndex, adopted: RagselfRetriever, model: Any, asked: list[str]
 ) -> None:
     exact = Stored(index.vector_store.client)
-    for condition in (FilterCondition.AND, FilterCondition.OR):
-        filters = MetadataFilters(filters=FILTERS[number], condition=condition)
+    for given, condition in product(FILTERS, (FilterCondition.AND, FilterCondition.OR)):
+        filters = MetadataFilters(filters=given, condition=condition)
         among = ids(index.vector_store.get_nodes(None, filters))
         ours = RagselfRetriever(adopted.knowledge_base, 10, filters)
         for query in asked[::100]:
@@ -96,16 +96,16 @@ def test_nested_filters_give_the_same_answers(
     Stored(index.vector_store.client).check(found, model.get_query_embedding(asked[0]), 10, among)
 
 
-@pytest.mark.parametrize("operator", [Op.CONTAINS, Op.TEXT_MATCH, Op.ANY, Op.ALL, Op.IS_EMPTY])
 def test_operators_that_chroma_lacks_are_refused_as_by_the_framework(
-    index: VectorStoreIndex, adopted: RagselfRetriever, operator: FilterOperator
+    index: VectorStoreIndex, adopted: RagselfRetriever
 ) -> None:
-    filters = MetadataFilters(filters=[F(key="topic", value="t3", operator=operator)])
-    with pytest.raises(ValueError, match="not supported") as theirs:
-        index.as_retriever(filters=filters).retrieve("x")
-    with pytest.raises(ValueError, match="not supported") as ours:
-        RagselfRetriever(adopted.knowledge_base, filters=filters)
-    assert str(ours.value) == str(theirs.value)
+    for operator in (Op.CONTAINS, Op.TEXT_MATCH, Op.ANY, Op.ALL, Op.IS_EMPTY):
+        filters = MetadataFilters(filters=[F(key="topic", value="t3", operator=operator)])
+        with pytest.raises(ValueError, match="not supported") as theirs:
+            index.as_retriever(filters=filters).retrieve("x")
+        with pytest.raises(ValueError, match="not supported") as ours:
+            RagselfRetriever(adopted.knowledge_base, filters=filters)
+        assert str(ours.value) == str(theirs.value)
 
 
 def test_changes_through_the_framework_are_followed(
