@@ -71,7 +71,7 @@ def test_nothing_at_the_address_is_told_with_what_to_do(caplog: pytest.LogCaptur
     began = time.monotonic()
     with pytest.raises(GeneratorError) as caught:
         reach("http://127.0.0.1:1", patience=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     said = str(caught.value)
     assert said.startswith("No vLLM server answers at http://127.0.0.1:1 (")
     assert "refused" in said
