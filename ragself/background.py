@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ragself.corpus.check import check_asked
+from ragself.corpus.queries import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
 from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
@@ -183,7 +184,7 @@ class BackgroundAdaptation:
 
     def _asked(self) -> Iterable[str]:
         if isinstance(self._queries, Path):
-            return self._queries.read_text(encoding="utf-8").splitlines()
+            return read_queries(self._queries, or_none=True)
         return self._queries() if callable(self._queries) else self._queries
 
     def _sync(self, told: Progress) -> RagselfError | None:

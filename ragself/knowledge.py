@@ -91,6 +91,25 @@ class KnowledgeBase:
 
     # documents ------------------------------------------------------------------------------------
 
+    @classmethod
+    def from_chunks(
+        cls,
+        path: str | Path,
+        chunks: Iterable[Chunk],
+        *,
+        config: Config | None = None,
+        progress: Progress = silent,
+    ) -> KnowledgeBase:
+        """The knowledge base at `path`, made where there is none, with these chunks added. Raises what `add` does."""
+        batch = check(list(chunks))  # before anything is made
+        kb = cls(path, config=config)
+        try:
+            kb.add(batch, progress)
+        except BaseException:
+            kb.close()
+            raise
+        return kb
+
     def add(self, chunks: Iterable[Chunk], progress: Progress = silent) -> Added:
         """Add chunks; one whose id exists is replaced, one that is there word for word costs nothing.
 
@@ -192,17 +211,14 @@ class KnowledgeBase:
         """
         path = Path(path).expanduser().absolute()
         with closing(Origin.of(collection, chroma)) as origin:
-            made = Registry(path).exists
-            if not made:
+            verified = None
+            if not Registry(path).exists:
                 base.check_folder(path)
                 verified = verify_origin(origin, Encoder((config or load(path)).encoder), progress)
             kb = cls(path, config=config)
             kb._followed = None if isinstance(collection, str) else collection
             try:
-                if made:
-                    kb._sync(origin, progress, wait=False)
-                else:
-                    kb._sync(origin, progress, verified)
+                kb._sync(origin, progress, verified, wait=False)
             except StoreLocked as error:
                 if kb.followed is None:
                     kb.close()

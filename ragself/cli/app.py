@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ragself.cli import console, show
-from ragself.cli.queries import read_queries
 from ragself.config import KB_VARIABLE
+from ragself.corpus.queries import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.cli.queries import read_queries
+from ragself.corpus.queries import read_queries
 from ragself.cycle import judged_adapter
 from ragself.errors import InputError
 from ragself.knowledge import KnowledgeBase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from ragself.errors import InputError
 from ragself.schema import Chunk
@@ -67,6 +67,12 @@ def check_asked(queries: Iterable[str]) -> list[str]:
             f"Among the queries is a {type(others[0]).__name__}, {others[0]!r:.40}; expected strings only."
         )
     return asked
+
+
+def check_arguments(given: Iterable[str], known: Set[str]) -> None:
+    """Raise InputError where an argument is given that is none of a retriever's."""
+    if unknown := sorted(set(given) - known):
+        raise InputError(f"{', '.join(unknown)}: no such argument. The retriever's are {', '.join(sorted(known))}.")
 
 
 def fault(chunk: Chunk) -> str | None:

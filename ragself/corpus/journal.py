@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ragself.corpus.database import Database
 from ragself.schema import Chunk
@@ -111,30 +112,29 @@ class Journal:
 
     def changed(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Those that are new, or that are here with another content."""
-        with self._db.read() as db:
-            found: dict[str, bytes] = {}
-            for start in range(0, len(chunks), _BATCH):
-                ids = [chunk.id for chunk in chunks[start : start + _BATCH]]
-                found.update(db.execute(f"SELECT id, digest FROM chunks WHERE id IN ({','.join('?' * len(ids))})", ids))
+        found: dict[str, bytes] = dict(
+            self._among([chunk.id for chunk in chunks], "SELECT id, digest FROM chunks WHERE id IN")
+        )
         return [chunk for chunk in chunks if found.get(chunk.id) != _digest(chunk)]
 
     def holds(self, ids: Sequence[str]) -> set[str]:
         """Those ids of which there is a chunk."""
-        return self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")
+        return {row[0] for row in self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")}
 
     def adopted(self, ids: Sequence[str] | None = None) -> set[str]:
         """Ids of the chunks that come from the collection that is followed; None: of all, else of those among `ids`."""
         if ids is not None:
-            return self._among(ids, "SELECT id FROM adopted WHERE id IN")
+            return {row[0] for row in self._among(ids, "SELECT id FROM adopted WHERE id IN")}
         with self._db.read() as db:
             return {row[0] for row in db.execute("SELECT id FROM adopted")}
 
-    def _among(self, ids: Sequence[str], query: str) -> set[str]:
+    def _among(self, ids: Sequence[str], query: str) -> list[tuple[Any, ...]]:
+        """Rows of a query that ends in ``IN``, for as many ids as there are."""
         with self._db.read() as db:
-            found: set[str] = set()
+            found: list[tuple[Any, ...]] = []
             for start in range(0, len(ids), _BATCH):
                 page = list(ids[start : start + _BATCH])
-                found.update(row[0] for row in db.execute(f"{query} ({','.join('?' * len(page))})", page))
+                found += db.execute(f"{query} ({','.join('?' * len(page))})", page)
         return found
 
     def __len__(self) -> int:

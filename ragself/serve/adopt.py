@@ -14,13 +14,13 @@ from ragself.corpus.check import fault
 from ragself.corpus.journal import Journal
 from ragself.corpus.layout import flatten
 from ragself.errors import InputError
+from ragself.models.embedder import AGREEMENT
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import Added, Chunk, Skipped
 from ragself.serve.origin import PAGE, Origin
 
-AGREES = 0.999  # cosine of two encodings of one text by one model, on other machines and in other batches
 _SAMPLE = 64  # texts that are encoded to compare
 _PROOF = 16  # of each page, before its vectors are taken over
 _MOST = 0.95  # of the sample must agree: some rows may have been altered since they were embedded
@@ -68,24 +68,24 @@ def verify_origin(origin: Origin, encoder: Encoder, progress: Progress = silent)
             "with normalised vectors, or with the space cosine."
         )
     progress("compare vectors", 0, len(chunks))
-    cosines = agreement(vectors, encoder.documents([chunk.text for chunk in chunks]))
+    cosines = _agreement(vectors, encoder.documents([chunk.text for chunk in chunks]))
     progress("compare vectors", len(chunks), len(chunks))
     if _most(cosines):
         return False
-    if _most(agreement(vectors, encoder.documents([flatten(chunk).text for chunk in chunks]))):
+    if _most(_agreement(vectors, encoder.documents([flatten(chunk).text for chunk in chunks]))):
         return True
     raise InputError(
         f"{encoder.name} does not reproduce the vectors of the collection {name!r}: their cosine is "
         f"{np.median(cosines):.3f} in the middle ({cosines.min():.3f} to {cosines.max():.3f}) of {len(chunks)} "
-        f"rows, expected {AGREES}. It was built with another model, or with other prompts. {_NAME_IT}"
+        f"rows, expected {AGREEMENT}. It was built with another model, or with other prompts. {_NAME_IT}"
     )
 
 
 def _most(cosines: NDArray[np.float32]) -> bool:
-    return float((cosines >= AGREES).mean()) >= _MOST
+    return float((cosines >= AGREEMENT).mean()) >= _MOST
 
 
-def agreement(stored: NDArray[np.float32], encoded: NDArray[np.float32]) -> NDArray[np.float32]:
+def _agreement(stored: NDArray[np.float32], encoded: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cosine of each row of two (n, dimension) arrays."""
     lengths = np.linalg.norm(stored, axis=1)
     cosines: NDArray[np.float32] = (stored * encoded).sum(axis=1) / np.maximum(lengths, 1e-12)
@@ -147,5 +147,5 @@ def _take_over(origin: Origin, changed: Sequence[Chunk], base: BaseVectors) -> N
         return
     rows = np.random.default_rng(0).permutation(len(chunks))[:_PROOF]
     encoded = base.encoder.documents([chunks[row].text for row in rows])
-    if float(agreement(stored[rows], encoded).min()) >= AGREES:
+    if float(_agreement(stored[rows], encoded).min()) >= AGREEMENT:
         base.keep([chunk.text for chunk in chunks], stored / np.linalg.norm(stored, axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""A real Chroma server on 127.0.0.1, as a process of its own."""
+"""A real Chroma server on 127.0.0.1, as a process of its own; fixtures of it, and of a client of either kind."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import chromadb
 import httpx
+import pytest
 from chromadb.config import Settings
+
+from ragself.serve.connect import Connection
 
 DEADLINE = 60.0  # seconds to wait for the first answer
 
 
 def close(client: Any) -> None:
     """Close a client and, as it does not itself, its connections."""
-    servers = [client._server, client._admin_client._server]
-    client.close()
-    for server in servers:
-        if hasattr(server, "_session"):
-            server._session.close()
+    Connection(client).close()
 
 
 class ChromaServer:
@@ -106,3 +106,24 @@ class Gateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Passes)
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="session", name="server")
+def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
+    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["embedded", "server"], name="client")
+def a_client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[chromadb.ClientAPI]:
+    if request.param == "embedded":
+        client: Any = chromadb.PersistentClient(str(tmp_path / "theirs"))
+    else:
+        client = request.getfixturevalue("server").client()
+        for collection in client.list_collections():
+            client.delete_collection(collection.name)
+    yield client
+    close(client)

@@ -18,6 +18,7 @@ import pytest
 from ragself import Chunk, Config, KnowledgeBase, Report
 from ragself.config import load
 from tests.conftest import documents, queries
+from tests.integration.chroma_server import a_client, a_server  # noqa: F401
 from tests.integration.vllm_server import VllmServer, interpreter
 
 CHILD = Path(__file__).with_name("child.py")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,27 +37,6 @@ Make = Callable[..., chromadb.Collection]
 @pytest.fixture(scope="session")
 def encoder(settings: Config) -> Encoder:
     return Encoder(settings.encoder)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
-    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
-    try:
-        yield server.start()
-    finally:
-        server.stop()
-
-
-@pytest.fixture(params=["embedded", "server"])
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[chromadb.ClientAPI]:
-    if request.param == "embedded":
-        client: Any = chromadb.PersistentClient(str(tmp_path / "theirs"))
-    else:
-        client = request.getfixturevalue("server").client()
-        for collection in client.list_collections():
-            client.delete_collection(collection.name)
-    yield client
-    close(client)
 
 
 @pytest.fixture

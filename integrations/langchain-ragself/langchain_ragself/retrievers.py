@@ -20,7 +20,7 @@ from langchain_ragself.encoder import config_for
 from ragself import Chunk, Hit, KnowledgeBase
 from ragself.background import BackgroundAdaptation, SelfAdapting
 from ragself.cli.console import progress
-from ragself.corpus.check import check
+from ragself.corpus.check import check_arguments
 
 
 class RagselfRetriever(SelfAdapting, BaseRetriever):
@@ -102,14 +102,9 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     ) -> RagselfRetriever:
         """Add documents to a knowledge base, which is made where there is none. Raises what `add_documents` does."""
         cls._check(kwargs)
-        chunks = check(_as_chunks(list(documents), ids)[1])
-        kb = KnowledgeBase(knowledge_base, config=config_for(embedding, knowledge_base))
-        try:
-            with progress(quiet=not show_progress) as told:
-                kb.add(chunks, told)
-        except BaseException:
-            kb.close()
-            raise
+        chunks, config = _as_chunks(list(documents), ids)[1], config_for(embedding, knowledge_base)
+        with progress(quiet=not show_progress) as told:
+            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
         return cls._made(kb, kwargs)
 
     @classmethod
@@ -134,9 +129,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     @classmethod
     def _check(cls, kwargs: dict[str, Any]) -> None:
         """Refuse what is none of the retriever's before anything is made."""
-        known = set(cls.model_fields) - {"knowledge_base"}
-        if unknown := sorted(set(kwargs) - known):
-            raise ValueError(f"{', '.join(unknown)}: no such argument. The retriever's are {', '.join(sorted(known))}.")
+        check_arguments(kwargs, set(cls.model_fields) - {"knowledge_base"})
 
     @classmethod
     def _made(cls, kb: KnowledgeBase, kwargs: dict[str, Any]) -> RagselfRetriever:

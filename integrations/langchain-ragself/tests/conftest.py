@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import chromadb
 import pytest
@@ -19,9 +18,7 @@ from ragself.config import load
 from ragself.models.encoder import Encoder
 from tests.conftest import documents as corpus
 from tests.conftest import queries, tiny_model  # noqa: F401
-from tests.integration.chroma_server import ChromaServer, close
-
-KINDS = ("embedded", "server")
+from tests.integration.chroma_server import a_client, a_server  # noqa: F401
 
 
 class SameModel(Embeddings):
@@ -66,27 +63,6 @@ def documents() -> list[Document]:
         }
         made.append(Document(text, id=id, metadata={**metadata, "tags": [title.split()[0]]} if number % 5 else {}))
     return made
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
-    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
-    try:
-        yield server.start()
-    finally:
-        server.stop()
-
-
-@pytest.fixture(params=KINDS)
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[chromadb.ClientAPI]:
-    if request.param == "embedded":
-        client: Any = chromadb.PersistentClient(str(tmp_path / "theirs"))
-    else:
-        client = request.getfixturevalue("server").client()
-        for collection in client.list_collections():
-            client.delete_collection(collection.name)
-    yield client
-    close(client)
 
 
 @pytest.fixture

@@ -19,9 +19,7 @@ from ragself import Config, KnowledgeBase
 from ragself.config import load
 from ragself.models.encoder import Encoder
 from tests.conftest import documents, queries, tiny_model  # noqa: F401
-from tests.integration.chroma_server import ChromaServer, close
-
-KINDS = ("embedded", "server")
+from tests.integration.chroma_server import a_client, a_server  # noqa: F401
 
 
 class SameModel(BaseEmbedding):
@@ -77,27 +75,6 @@ def nodes() -> list[TextNode]:
     for one, other in pairwise(made):
         one.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id=other.node_id)
     return made
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
-    server = ChromaServer(tmp_path_factory.mktemp("chroma-server"))
-    try:
-        yield server.start()
-    finally:
-        server.stop()
-
-
-@pytest.fixture(params=KINDS)
-def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[chromadb.ClientAPI]:
-    if request.param == "embedded":
-        client: Any = chromadb.PersistentClient(str(tmp_path / "theirs"))
-    else:
-        client = request.getfixturevalue("server").client()
-        for collection in client.list_collections():
-            client.delete_collection(collection.name)
-    yield client
-    close(client)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from llama_index.vector_stores.chroma.base import _to_chroma_filter
 from ragself import Added, Embedding, KnowledgeBase
 from ragself.background import BackgroundAdaptation, SelfAdapting
 from ragself.cli.console import progress
-from ragself.corpus.check import check
+from ragself.corpus.check import check_arguments
 
 
 class VersionedEmbedding(list[float]):
@@ -131,14 +131,9 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     ) -> RagselfRetriever:
         """Add nodes to a knowledge base, which is made where there is none. Raises what `add` does."""
         cls._check(kwargs)
-        chunks = check(as_chunks(nodes))
-        kb = KnowledgeBase(knowledge_base, config=config_for(embed_model, knowledge_base))
-        try:
-            with progress(quiet=not show_progress) as told:
-                kb.add(chunks, told)
-        except BaseException:
-            kb.close()
-            raise
+        chunks, config = as_chunks(nodes), config_for(embed_model, knowledge_base)
+        with progress(quiet=not show_progress) as told:
+            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
         return cls._closing(kb, kwargs)
 
     @classmethod
@@ -174,9 +169,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     @classmethod
     def _check(cls, kwargs: dict[str, Any]) -> None:
         """Refuse what is none of the retriever's before anything is made."""
-        known = set(signature(cls).parameters) - {"knowledge_base"}
-        if unknown := sorted(set(kwargs) - known):
-            raise ValueError(f"{', '.join(unknown)}: no such argument. The retriever's are {', '.join(sorted(known))}.")
+        check_arguments(kwargs, set(signature(cls).parameters) - {"knowledge_base"})
         top_k = kwargs.get("similarity_top_k", DEFAULT_SIMILARITY_TOP_K)
         if not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"similarity_top_k is {top_k!r}, expected a whole number, 1 or more.")
@@ -211,8 +204,10 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
 
     def _given(self, embedding: list[float] | None) -> Embedding | None:
         """An embedding that came with the query; one without a mark is of the base model, as for any retriever."""
-        if embedding is None or isinstance(embedding, VersionedEmbedding):
-            return embedding.embedding if embedding is not None else None
+        if embedding is None:
+            return None
+        if isinstance(embedding, VersionedEmbedding):
+            return embedding.embedding
         return Embedding(embedding, self.knowledge_base.base.fingerprint)
 
     @staticmethod

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ragself.cli.queries import read_queries
+from ragself.corpus.queries import read_queries
 from ragself.errors import InputError
 
 
@@ -18,3 +18,4 @@ def test_a_file_without_a_query_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "asked.txt").write_text(text)
     with pytest.raises(InputError, match=r"asked\.txt holds no query"):
         read_queries(tmp_path / "asked.txt")
+    assert read_queries(tmp_path / "asked.txt", or_none=True) == []
