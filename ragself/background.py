@@ -1,33 +1,34 @@
-"""Learning inside an application: a thread that adapts a knowledge base again and again, and can be stopped."""
+"""Learning in the background: a thread that looks for something to learn, and has it learned in another process."""
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from ragself import isolate
 from ragself.corpus.check import check_asked
 from ragself.corpus.queries import read_queries
-from ragself.errors import InputError, RagselfError, StoreLocked
+from ragself.errors import InputError, RagselfError
+from ragself.folders import Folders
+from ragself.guard import Guard
 from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
-from ragself.schema import Added, Report, Status
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from ragself.schema import Report
+from ragself.triggers import due, left, spent
 
 logger = logging.getLogger(__name__)
 
-DAY = 86_400.0
-_AGAIN = 60.0  # seconds until it is tried again, where another process was writing
 _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
+_AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
+_SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
 Queries: TypeAlias = Callable[[], Iterable[str]] | Path | Iterable[str]
 
@@ -45,7 +46,7 @@ class BackgroundStatus:
         report: Of the last pass that ended well.
         error: Of the last pass, or None where it ended well; that of following the collection did not keep it from
             learning.
-        next: Seconds until the next pass, 0 during one, None where there will be none.
+        waiting: Why there is no pass now; None during one.
     """
 
     running: bool = False
@@ -55,47 +56,56 @@ class BackgroundStatus:
     passes: int = 0
     report: Report | None = None
     error: Exception | None = None
-    next: float | None = None
-
-
-class _Stopped(Exception):  # noqa: N818
-    """The pass was asked to end."""
+    waiting: str | None = None
 
 
 class BackgroundAdaptation:
-    """Adapts a knowledge base now and then, until it is stopped; its history tells what each pass found."""
+    """Adapts a knowledge base whenever that can pay, until it is stopped; its history tells what each pass found."""
 
     def __init__(
         self,
         kb: KnowledgeBase,
         queries: Queries = (),
         *,
-        every: float = DAY,
+        every: float | None = None,
         generator: str | Sequence[str] | None = None,
+        folders: Sequence[Path] = (),
+        name: str = "in the background",
+        told: Progress | None = None,
     ) -> None:
-        """Name what is to be learned from; nothing is started yet.
+        """Name what is to be learned from; nothing is started yet. The settings are `watch` of the knowledge base.
 
         Args:
-            kb: The knowledge base, which others may use meanwhile. Additions wait for the end of a pass.
-            queries: What users asked; a file with one a line, or a function, is read at the beginning of each pass.
-            every: Seconds from the beginning of a pass to that of the next.
+            kb: The knowledge base, which others may use and change meanwhile.
+            queries: What users asked, beside what is remembered; a file with one a line, or a function, is read
+                whenever a pass may be due.
+            every: Seconds after which a pass begins where anything is new; None takes the settings.
             generator: As for `KnowledgeBase.adapt`.
+            folders: Files and folders that the documents are in: what changes there is taken over.
+            name: For the history.
+            told: Of each stage of a pass.
 
         Raises:
-            InputError: `every` is not above 0, or the queries are no strings.
+            InputError: `every` is not above 0, the queries are no strings, or a folder does not exist.
         """
-        if not every > 0:
+        if every is not None and not every > 0:
             raise InputError(f"every is {every} seconds, expected more than 0.")
-        self._kb, self._every, self._generator = kb, every, generator
+        self._kb, self._generator, self._name, self._told = kb, generator, name, told
+        watch = kb.config.watch
+        every = watch.every if every is None else every
+        self._watch = watch.model_copy(update={"every": every, "poll": min(watch.poll, every)})
         self._queries = queries if callable(queries) or isinstance(queries, Path) else check_asked(queries)
+        self._folders = Folders(kb, folders)
+        self._guard = Guard(kb, generator)
         self._status = BackgroundStatus()
-        self._due = 0.0
+        self._failed = 0
+        self._not_before = self._synced = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
 
     def start(self) -> None:
-        """Begin the first pass, in a thread of its own. Does nothing where there is one that was not told to stop.
+        """Begin to look, in a thread of its own. Does nothing where there is one that was not told to stop.
 
         Raises:
             StoreError: The knowledge base is closed.
@@ -128,6 +138,17 @@ class BackgroundAdaptation:
             self._thread.join(timeout)
             return not self._thread.is_alive()
 
+    def once(self, stopping: threading.Event) -> BackgroundStatus:
+        """Look once, in this thread, and learn where anything is new, however long ago the last pass was.
+
+        Args:
+            stopping: Set by whoever wants it to end.
+        """
+        self._watch = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0})
+        error = self._look(stopping)
+        self._status = replace(self._status, error=error)
+        return self._status
+
     @property
     def goes_on(self) -> bool:
         """Whether there is a thread that was not told to stop."""
@@ -135,130 +156,131 @@ class BackgroundAdaptation:
 
     def status(self) -> BackgroundStatus:
         """How far it is."""
-        seen = self._status
-        if not seen.running:
-            return seen
-        return replace(seen, next=0.0 if seen.stage is not None else max(self._due - time.monotonic(), 0.0))
+        return self._status
+
+    # inside ---------------------------------------------------------------------------------------
 
     def _run(self, stopping: threading.Event, before: threading.Thread | None) -> None:
-        leave = partial(self.stop, _LEAVE)
-        atexit.register(leave)  # a thread amid torch or Chroma when Python ends takes the program down with it
+        def leave() -> None:
+            self.stop(_LEAVE)
+
+        atexit.register(leave)
         try:
             if before is not None:
                 before.join()
             self._status = replace(self._status, running=True)
             while not stopping.is_set():
-                self._due = time.monotonic() + self._every
-                self._pass(stopping)
-                stopping.wait(max(self._due - time.monotonic(), 0.0))
+                error = self._look(stopping)
+                if error is not None:
+                    self._back_off(error)
+                stopping.wait(self._watch.poll)
         finally:
             self._status = replace(self._status, running=False, stage=None)
             atexit.unregister(leave)
 
-    def _pass(self, stopping: threading.Event) -> None:
-        def told(stage: str, done: int, total: int) -> None:
-            if stopping.is_set():
-                raise _Stopped
-            self._status = replace(self._status, stage=stage, done=done, total=total)
-
-        error: Exception | None = None
+    def _look(self, stopping: threading.Event) -> Exception | None:
+        """Take over what is new, and learn where that is due. Returns what went wrong."""
         try:
-            told("begin", 0, 1)
-            error = self._sync(told)
-            report = self._kb.adapt(self._asked(), told, generator=self._generator)
-            self._status = replace(self._status, report=report)
-        except _Stopped:
-            return
-        except Exception as caught:  # the application goes on; the next pass may succeed
-            error = caught
-            if isinstance(caught, StoreLocked):
-                self._due = min(self._due, time.monotonic() + _AGAIN)
-            logger.log(
-                logging.WARNING if isinstance(caught, RagselfError) else logging.ERROR,
-                "the pass in the background failed, the next is in %.0f s: %s",
-                max(self._due - time.monotonic(), 0.0),
-                caught,
-                exc_info=not isinstance(caught, RagselfError),
-            )
-        self._status = replace(self._status, error=error, passes=self._status.passes + 1, stage=None)
+            self._folders.look()
+            error = self._sync()
+            self._guard.look(stopping)
+            asked = self._asked()
+            why, waiting = self._due(asked)
+            self._status = replace(self._status, waiting=waiting)
+            if why is None or stopping.is_set():
+                return error
+            return self._pass(why, asked, stopping) or error
+        except Exception as caught:  # the application goes on; the next look may succeed
+            return caught
 
-    def _asked(self) -> Iterable[str]:
+    def _due(self, asked: list[str]) -> tuple[str | None, str | None]:
+        """Why a pass is due, or why not."""
+        news, last = self._kb.news(asked, generator=self._generator)
+        why = due(self._watch, news, last, time.time())
+        if why is None:
+            return None, "nothing is new" if not news else f"{news.chunks} chunks and {news.queries} queries are new"
+        if time.monotonic() < self._not_before:
+            return None, "the last pass failed"
+        if self._kb.pinned:
+            return None, "the live version is pinned"
+        if left(self._watch.hours, datetime.now().astimezone()) == 0.0:
+            return None, f"it is not between {self._watch.hours}"
+        if self._left_to_spend() is None:
+            return None, "what may be spent within 24 hours is spent"
+        return why, None
+
+    def _left_to_spend(self) -> tuple[int | None, float | None] | None:
+        """Tokens and seconds of processor time that are left, None where there is no bound; None where none are."""
+        tokens, cpu = spent(self._kb.history(), time.time())
+        left_tokens = None if self._watch.tokens is None else self._watch.tokens - tokens
+        left_cpu = None if self._watch.cpu_minutes is None else self._watch.cpu_minutes * 60 - cpu
+        if (left_tokens is not None and left_tokens <= 0) or (left_cpu is not None and left_cpu <= 0):
+            return None
+        return left_tokens, left_cpu
+
+    def _pass(self, why: str, asked: list[str], stopping: threading.Event) -> Exception | None:
+        def told(stage: str, done: int, total: int) -> None:
+            self._status = replace(self._status, stage=stage, done=done, total=total)
+            if self._told is not None:
+                self._told(stage, done, total)
+
+        tokens, cpu = self._left_to_spend() or (0, 0.0)
+        seconds = self._watch.minutes * 60
+        rest = left(self._watch.hours, datetime.now().astimezone())
+        job = isolate.Job(
+            "adapt",
+            self._kb.path,
+            self._kb.config,
+            Counter(asked),
+            self._generator,
+            f"{self._name}: {why}",
+            tokens,
+            seconds if rest is None else min(seconds, rest),
+            cpu,
+        )
+        error: Exception | None = None
+        told("begin", 0, 1)
+        try:
+            report = Report(**(isolate.run(job, stopping, told) or {}))
+            self._failed = 0
+            self._status = replace(self._status, report=report)
+            if report.decision == "promote":
+                self._kb.refresh()
+                self._kb.gc()
+        except isolate.Stopped:
+            return None
+        except RagselfError as caught:
+            error = caught
+        self._status = replace(self._status, stage=None, error=error, passes=self._status.passes + 1)
+        return error
+
+    def _back_off(self, error: Exception) -> None:
+        self._status = replace(self._status, error=error, stage=None)
+        wait = min(_AGAIN * 2**self._failed, self._watch.every)
+        self._failed += 1
+        self._not_before = time.monotonic() + wait
+        expected = isinstance(error, RagselfError)
+        logger.log(
+            logging.WARNING if expected else logging.ERROR,
+            "learning in the background failed, the next pass is in %.0f s at the earliest: %s",
+            wait,
+            error,
+            exc_info=None if expected else error,
+        )
+
+    def _asked(self) -> list[str]:
         if isinstance(self._queries, Path):
             return read_queries(self._queries, or_none=True)
-        return self._queries() if callable(self._queries) else self._queries
+        return check_asked(self._queries()) if callable(self._queries) else list(self._queries)
 
-    def _sync(self, told: Progress) -> RagselfError | None:
+    def _sync(self) -> RagselfError | None:
         """Follow the collection; where that fails, learning goes on with what is here."""
-        if self._kb.followed is None:
+        if self._kb.followed is None or time.monotonic() < self._synced:
             return None
+        self._synced = time.monotonic() + min(_SYNC, self._watch.every)
         try:
-            self._kb.sync(progress=told)
+            self._kb.sync()
         except RagselfError as error:
             logger.warning("the collection is not followed before this pass: %s", error)
             return error
         return None
-
-
-class SelfAdapting:
-    """What the retrievers of all frameworks offer beside retrieving: to learn, to be told how far that is, to end."""
-
-    if TYPE_CHECKING:  # as attributes or as fields, as a framework has it
-        knowledge_base: KnowledgeBase
-        _background: BackgroundAdaptation | None
-
-    def start_adapting(
-        self,
-        queries: Queries = (),
-        every: float = DAY,
-        generator: str | Sequence[str] | None = None,
-    ) -> None:
-        """Learn in the background, now and every so many seconds, as long as the program lives.
-
-        Args:
-            queries: What users asked, no answers, no labels: texts, or what is read at the beginning of each pass, the
-                `pathlib.Path` of a file with one a line or a function.
-            every: Seconds from the beginning of a pass to that of the next.
-            generator: URL of a vLLM server, or name or path of a causal language model; None counts words.
-
-        Raises:
-            ValueError: The queries are no strings, or `every` is not above 0.
-            StoreError: The knowledge base is closed.
-        """
-        if self._background is not None and self._background.goes_on:
-            logger.warning("It is learning already; what it was started with stays. Call stop_adapting() before.")
-            return
-        self._background = BackgroundAdaptation(self.knowledge_base, queries, every=every, generator=generator)
-        self._background.start()
-
-    def stop_adapting(self, timeout: float | None = None) -> bool:
-        """End it at its next step; what it has done is kept. Returns whether it ended within `timeout` seconds."""
-        return self._background is None or self._background.stop(timeout)
-
-    async def astop_adapting(self, timeout: float | None = None) -> bool:
-        """As `stop_adapting`, without holding up the event loop."""
-        return await asyncio.to_thread(self.stop_adapting, timeout)
-
-    def adapting(self) -> BackgroundStatus:
-        """How far learning in the background is."""
-        return BackgroundStatus() if self._background is None else self._background.status()
-
-    def sync(self) -> Added:
-        """Take over what was added to and deleted from the collection that is followed."""
-        return self.knowledge_base.sync()
-
-    def status(self) -> Status:
-        """What the knowledge base holds, and its live version."""
-        return self.knowledge_base.status()
-
-    def close(self) -> None:
-        """Stop learning and close the knowledge base, so that another program may write to it."""
-        self.stop_adapting()
-        self.knowledge_base.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        """Close."""
-        self.close()

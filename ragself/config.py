@@ -30,11 +30,19 @@ FILE_NAME = "ragself.toml"
 ENV_PREFIX = "RAGSELF_"
 KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
 
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is no URL; expected one such as http://127.0.0.1:8000")
+    return value.rstrip("/")
 
 
 class _Table(BaseModel):
@@ -58,11 +66,25 @@ class ProbesConfig(_Table):
     """Which texts stand for what users ask. Each number caps its source; traffic comes first."""
 
     traffic: Count = Field(4000, description="Queries of the user's own.")
+    max_weight: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = Field(
+        5.0, description="A query counts as often as it was asked, but no more than this."
+    )
     questions: Count = Field(200, description="Questions that the generator writes about chunks; none without one.")
     titles: Count = Field(2000, description="Titles, headings and summary lines, to train on without traffic.")
     known_items: Count = Field(800, description="Held-out titles and first sentences that guard against harm.")
     min_train: Positive = Field(
         50, description="With fewer queries titles are trained on; with fewer of both, nothing."
+    )
+
+
+class QueriesConfig(_Table):
+    """What is remembered of what users ask. Nothing, unless `log` is set; never anywhere but in `queries.db`."""
+
+    log: bool = Field(False, description="Remember the queries of `search`, to learn from them.")
+    keep: Positive = Field(100_000, description="Distinct queries that are kept, those last asked.")
+    days: Positive = Field(90, description="A query is forgotten so many days after it was last asked.")
+    redact: str | None = Field(
+        None, description="MODULE:FUNCTION that takes a query and returns what may be kept of it, or None."
     )
 
 
@@ -112,11 +134,7 @@ class GeneratorConfig(_Table):
     @field_validator("url")
     @classmethod
     def _plain_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{url!r} is no URL; expected one such as http://127.0.0.1:8000")
-        return tuple(url.rstrip("/").removesuffix("/v1") for url in value)
+        return tuple(_url(url).removesuffix("/v1") for url in value)
 
     def at(self, *places: str) -> GeneratorConfig:
         """The same settings for another generator.
@@ -182,6 +200,44 @@ class GateConfig(_Table):
     min_probes: Positive = Field(30, description="With fewer held-out probes, nothing is promoted.")
 
 
+class WatchConfig(_Table):
+    """When learning in the background begins, and what it may take."""
+
+    every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        86_400.0, description="Seconds after which a pass begins where anything is new."
+    )
+    documents: Count = Field(
+        1000, description="New, changed and deleted chunks after which one begins earlier; 0 never."
+    )
+    queries: Count = Field(500, description="Remembered queries after which one begins earlier; 0 never.")
+    rest: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        900.0, description="Seconds from the end of a pass to the beginning of the next, at least."
+    )
+    hours: str | None = Field(None, description="Local time in which passes run, such as 22:00-06:00; None is any.")
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(120.0, description="That a pass may take.")
+    cpu_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Of processor time that passes may take within 24 hours; None sets no bound."
+    )
+    tokens: Positive | None = Field(
+        None, description="That a language model may read and write within 24 hours; None sets no bound."
+    )
+    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        4.0, description="Gigabytes of resident memory that the process of a pass may have."
+    )
+    nice: Annotated[int, Field(ge=0, le=19)] = Field(19, description="How far that process stands back for others.")
+    threads: Positive = Field(1, description="Of that process.")
+    poll: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        30.0, description="Seconds between two looks for whether there is anything to do."
+    )
+
+    @field_validator("hours")
+    @classmethod
+    def _hours(cls, value: str | None) -> str | None:
+        if value is not None and not _HOURS.fullmatch(value):
+            raise ValueError("expected two times of day such as 22:00-06:00")
+        return value
+
+
 class Config(BaseSettings):
     """All settings of one knowledge base."""
 
@@ -191,12 +247,24 @@ class Config(BaseSettings):
 
     encoder: EncoderConfig = EncoderConfig()
     probes: ProbesConfig = ProbesConfig()
+    queries: QueriesConfig = QueriesConfig()
     generator: GeneratorConfig = GeneratorConfig()
     teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
+    watch: WatchConfig = WatchConfig()
+    chroma: str | None = Field(
+        None,
+        description="URL of a Chroma server that holds the vectors, for several processes that write, or after it has "
+        "moved; None keeps them where they were first, in the folder unless said otherwise then.",
+    )
     keep_versions: Positive = Field(3, description="Versions that gc keeps, besides 0 and the live one.")
     keep_scores: Positive = Field(90, description="Days after which gc removes scores that no pass has used since.")
+
+    @field_validator("chroma")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        return None if value is None else _url(value)
 
     @classmethod
     def settings_customise_sources(

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from ragself.errors import VerificationError
 from ragself.learn.calibrate import Calibration, calibrate
 from ragself.learn.filters import DOUBTFUL
 from ragself.learn.gate import Decision, decide
-from ragself.learn.judge import judge
+from ragself.learn.judge import judge, weights
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
 from ragself.learn.students import teach, untrained
@@ -36,38 +36,75 @@ from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
-from ragself.schema import Chunk, Report, Version
+from ragself.schema import Chunk, Probe, Report, Version
 from ragself.serve.files import read_json, write_json
+from ragself.serve.index import Index
 from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
 UNTRAINED = "untrained hybrid"
+_FEW = 100  # changes that may be left for the moment of the switch
 
 
-def run(store: Store, queries: Sequence[str], config: Config, progress: Progress = silent) -> Report:
+def run(
+    store: Store,
+    queries: Mapping[str, int],
+    config: Config,
+    progress: Progress = silent,
+    notes: Mapping[str, Any] | None = None,
+) -> Report:
     """Learn from the documents and the queries, and switch if the result is proven to be better.
 
+    Nobody is kept waiting but for the switch itself: documents may come and go meanwhile.
+
     Args:
-        store: Whose writer's lock the caller holds, its live index up to date.
-        queries: What users asked.
+        store: In which nobody else learns.
+        queries: What users asked, and how often.
         config: Settings.
         progress: Told of each stage.
+        notes: For the history, beside the report.
 
     Raises:
         GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
     """
+    clock, cpu = _Clock(), time.process_time()
     with supervise(config, store.directory) as supervision:
-        return _learn(store, queries, config, supervision, progress)
+        report, better = _learn(store, queries, config, supervision, clock, progress)
+    if better is not None:
+        with store.filling(better.version) as index:
+            with clock("re-embed"):
+                _fill(store, better.version, index, progress)
+            report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
+            with store.turn.taken():
+                report = _switch(store, better, index, report, notes or {})
+    if report.decision == "keep":
+        report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
+        store.registry.record("keep", report.version, report.reason, **(notes or {}), report=asdict(report))
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Better:
+    """A version to build, and the one that it is to replace."""
+
+    version: Version
+    live: Version
 
 
 def _learn(
-    store: Store, queries: Sequence[str], config: Config, supervision: Supervision, progress: Progress
-) -> Report:
-    clock = _Clock()
+    store: Store,
+    queries: Mapping[str, int],
+    config: Config,
+    supervision: Supervision,
+    clock: _Clock,
+    progress: Progress,
+) -> tuple[Report, _Better | None]:
+    """What was found, and the version that is better, if one is."""
     chunks = store.journal.chunks()
-    live = store.snapshot(store.registry.live())
+    live = store.registry.version(store.registry.live())
+    adapter = store.adapter(live)
     with clock("questions"):
         questions = _questions(chunks, store, config, supervision, progress)
     with clock("probes"):
@@ -75,15 +112,12 @@ def _learn(
         probes = make(
             chunks, queries, config.probes, config.train.seed, questions.questions, limit, config.gate.min_probes
         )
-    report = Report(
-        "keep", "", live.version.number, None, len(chunks), tally(probes), questions.dropped | probes.dropped
-    )
+    report = Report("keep", "", live.number, None, len(chunks), tally(probes), questions.dropped | probes.dropped)
     missing = lack(chunks, probes, config)
     if missing:
-        return _finish(store, replace(report, reason=missing, likelihood=supervision.report(), seconds=clock.seconds))
+        return replace(report, reason=missing, likelihood=supervision.report()), None
 
     with clock("study"):
-        adapter = live.embedder.adapter
         lesson = study(
             probes.probes,
             chunks,
@@ -102,9 +136,9 @@ def _learn(
             f"the language model has nothing to say about {mute} of {asked} probes: it is too weak, or knows these "
             "documents by heart, or the chunks are all alike"
         )
-        return _finish(store, replace(report, reason=reason, seconds=clock.seconds))
+        return replace(report, reason=reason), None
     with clock("train"):
-        folder = _folder(store, [probe.id for probe in probes.probes], supervision.name, config, live.version)
+        folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, weight.weight, config, progress)
     with clock("judge"):
         best, table = _select(lesson, adapters, adapter, weight.weight, config, progress)
@@ -120,11 +154,11 @@ def _learn(
     )
     write_json(folder / "judged.json", {"best": best})
     if not decision.promote:
-        return _finish(store, replace(report, seconds=clock.seconds))
-    with clock("re-embed"):
-        version = _build(store, folder, adapters[best], decision, progress)
-    report = replace(report, decision="promote", version=version.number, seconds=clock.seconds)
-    return _finish(store, report)
+        return report, None
+    if store.registry.pinned:
+        reason = f"version {live.number} is pinned, though the candidate is better: {decision.reason}"
+        return replace(report, reason=reason), None
+    return report, _Better(_version(store, folder, adapters[best], decision), live)
 
 
 def judged_adapter(store: Store) -> Adapter | None:
@@ -215,7 +249,7 @@ def _select(
     for done, (name, adapter) in enumerate(adapters.items()):
         progress("judge", done, len(adapters))
         after = judge(lesson, rows, adapter, weight, config.gate)
-        decision = decide(before, after, config.gate, depth)
+        decision = decide(before, after, config.gate, depth, weights(lesson, rows, config.gate))
         table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
     progress("judge", len(adapters), len(adapters))
     best = max(table, key=lambda row: (row["passes"], row["figures"].get(f"utility@{depth}", {}).get("change", 0.0)))
@@ -226,49 +260,65 @@ def _confirm(lesson: Study, adapter: Adapter, live: Adapter | None, weight: floa
     rows = lesson.rows("confirm")
     before = judge(lesson, rows, live, weight, config.gate)
     after = judge(lesson, rows, adapter, weight, config.gate)
-    return decide(before, after, config.gate, lesson.depth(config.gate.k))
+    return decide(before, after, config.gate, lesson.depth(config.gate.k), weights(lesson, rows, config.gate))
 
 
-def _build(store: Store, folder: Path, adapter: Adapter, decision: Decision, progress: Progress) -> Version:
-    """Re-embed into a new collection and verify it. A build that was killed goes on under the same number."""
+def _version(store: Store, folder: Path, adapter: Adapter, decision: Decision) -> Version:
+    """The version to build, its adapter written. A build that was killed goes on under the same number."""
     plan = folder / "build.json"
     number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
     write_json(plan, {"version": number})
     mark = fingerprint(store.manifest.fingerprint, adapter)
-    version = Version(
-        number, adapter.kind, f"ragself-v{number:04d}", mark, adapter.dimension, now(), dict(decision.figures)
-    )
+    name = store.manifest.collection(number)
+    version = Version(number, adapter.kind, name, mark, adapter.dimension, now(), dict(decision.figures))
     path = store.registry.adapter_path(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.save(adapter, path)
-    served = store.adapter(version)  # what is read back from disk is what will serve
-    index = store.build(version)
-    follow(store.journal, version.collection, index, store.base, served, progress, "re-embed")
-    try:
-        verify(store.journal, index, store.base, store.base.encoder, served)
-    except VerificationError:
-        store.discard(version.collection)  # so that running it again builds it anew
-        raise
-    store.registry.add(version)
     return version
 
 
-def _finish(store: Store, report: Report) -> Report:
-    """Switch over if that was decided, and write the decision into the history."""
-    if report.decision == "promote":
-        store.registry.point(report.version, "promote", report.reason, report=asdict(report))
-        (store.directory / "pass" / "build.json").unlink(missing_ok=True)
-    else:
-        store.registry.record("keep", report.version, report.reason, report=asdict(report))
+def _fill(store: Store, version: Version, index: Index, progress: Progress) -> None:
+    """Re-embed into the new collection until it has nearly caught up with the documents, and verify it."""
+    served = store.adapter(version)  # what is read back from disk is what will serve
+    name = version.collection
+    follow(store.journal, name, index, store.base, served, progress, "re-embed")
+    while store.journal.pending(store.journal.applied(name)) > _FEW:
+        follow(store.journal, name, index, store.base, served, progress, "catch up")
+    try:
+        verify(store.journal, name, index, store.base, store.base.encoder, served)
+    except VerificationError:
+        store.clear(version)  # so that running it again builds it anew
+        raise
+
+
+def _switch(store: Store, better: _Better, index: Index, report: Report, notes: Mapping[str, Any]) -> Report:
+    """Catch up with the last documents and move the pointer, while nobody else changes anything."""
+    live, version = better.live, better.version
+    follow(store.journal, version.collection, index, store.base, store.adapter(version))
+    if len(index) != len(store.journal):
+        store.clear(version)
+        raise VerificationError(
+            f"The new index holds {len(index)} chunks, expected {len(store.journal)}. Nothing was switched; run it "
+            "again to build it anew."
+        )
+    if store.registry.live() != live.number or store.registry.pinned:
+        reason = f"version {live.number} was rolled back or pinned during the pass; what it learned is of the past"
+        return replace(report, reason=reason)
+    store.registry.add(version)
+    report = replace(report, decision="promote", version=version.number)
+    store.registry.point(version.number, "promote", report.reason, **notes, report=asdict(report))
+    (store.directory / "pass" / "build.json").unlink(missing_ok=True)
     return report
 
 
 # the folder of a pass -----------------------------------------------------------------------------
 
 
-def _folder(store: Store, probes: Sequence[str], scorer: str, config: Config, live: Version) -> Path:
+def _folder(store: Store, probes: Sequence[Probe], scorer: str, config: Config, live: Version) -> Path:
     """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
-    inputs = [store.journal.head, list(probes), scorer, config.model_dump(mode="json"), live.fingerprint]
+    asked = [(probe.id, probe.weight) for probe in probes]
+    settings = config.model_dump(mode="json", exclude={"watch", "queries"})
+    inputs = [store.journal.head, asked, scorer, settings, live.fingerprint]
     key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = store.directory / "pass"
     stamp = folder / "pass.json"

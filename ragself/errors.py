@@ -5,6 +5,7 @@
     ├── InputError             documents, queries or arguments that cannot be taken
     ├── EncoderError           the embedding model cannot be loaded, or is not the one expected
     ├── GeneratorError         the language model that supervises cannot be reached, loaded or used
+    ├── LimitError             a pass in the background took more than it may
     ├── AdapterError           an adapter file that is corrupted, foreign or of another encoder
     ├── StoreError             the knowledge base on disk cannot be used as it is
     │   ├── StoreLocked        another process is writing to it
@@ -33,6 +34,10 @@ class EncoderError(RagselfError):
 
 class GeneratorError(RagselfError):
     """The language model that supervises cannot be reached, loaded or used. Scores had so far are kept."""
+
+
+class LimitError(RagselfError):
+    """A pass in the background took more time, memory or tokens than it may. What it had done is kept."""
 
 
 class AdapterError(RagselfError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ragself.config import Config
 from ragself.cycle import MIN_DOCUMENTS, lack, tally
+from ragself.errors import LimitError
 from ragself.learn.probes import make
 from ragself.learn.questions import LOOKALIKES, plan
 from ragself.learn.study import without
@@ -30,12 +31,12 @@ _PER_SCORE = 80  # bytes of a stored score besides four for each token of its ta
 _STAGES = ("train", "judge", "re-embed")
 
 
-def forecast(store: Store, queries: Sequence[str], config: Config, progress: Progress = silent) -> Forecast:
+def forecast(store: Store, queries: Mapping[str, int], config: Config, progress: Progress = silent) -> Forecast:
     """Plan a pass and tell what it would take at most.
 
     Args:
         store: The knowledge base.
-        queries: What users asked.
+        queries: What users asked, and how often.
         config: Settings.
         progress: Told of what is timed.
 
@@ -82,7 +83,7 @@ def forecast(store: Store, queries: Sequence[str], config: Config, progress: Pro
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )
         seconds.update({stage: value for stage, value in last.get("seconds", {}).items() if stage in _STAGES})
-        space["chroma"] = _index_bytes(store, config, len(chunks))
+        space["versions"] = _index_bytes(store, config, len(chunks))
         return Forecast(
             scorer=supervision.name,
             documents=len(chunks),
@@ -157,7 +158,25 @@ def _encoding_rate(store: Store, documents: Sequence[str], queries: Sequence[str
 def _index_bytes(store: Store, config: Config, chunks: int) -> int:
     """Size of a new index, as large by number of the vectors as those that are here."""
     versions = store.registry.versions()
-    here = read_status(store.directory).bytes["chroma"]
+    here = read_status(store.directory).bytes["versions"]
     numbers = chunks * sum(version.dimension for version in versions)
     wide = store.base.dimension + (config.train.sketch if "hybrid" in config.train.adapters else 0)
     return int(here / max(numbers, 1) * chunks * wide)
+
+
+def within(tokens: int, cost: Forecast, config: Config) -> Config:
+    """The settings of a pass that costs at most so many tokens of a language model, by scoring fewer pairs.
+
+    Raises:
+        LimitError: So few are left that nothing could be learned.
+    """
+    if cost.tokens <= tokens:
+        return config
+    pairs = int(cost.prompts * tokens / cost.tokens)
+    need = config.generator.candidates * config.gate.min_probes
+    if pairs < need:
+        raise LimitError(
+            f"A pass would cost about {cost.tokens:,} tokens, and {tokens:,} are left for today: too few to learn "
+            "from. Raise watch.tokens, or wait."
+        )
+    return config.model_copy(update={"generator": config.generator.model_copy(update={"pairs": pairs})})

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import time
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ragself import cycle
+from ragself import cycle, review
 from ragself.config import Config, load
+from ragself.corpus.asked import QueryLog, redaction
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
 from ragself.corpus.files import find, read
@@ -22,18 +28,36 @@ from ragself.forecast import forecast
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
-from ragself.schema import Added, Chunk, Embedding, Followed, Forecast, Hit, Report, Skipped, Status, Version
+from ragself.schema import (
+    Added,
+    Chunk,
+    Embedding,
+    Followed,
+    Forecast,
+    Hit,
+    News,
+    Report,
+    Review,
+    Skipped,
+    Status,
+    Version,
+)
 from ragself.serve import base
 from ragself.serve.adopt import follow_origin, verify_origin
+from ragself.serve.beacon import shining
 from ragself.serve.collect import collect
 from ragself.serve.export import export
 from ragself.serve.live import Live
-from ragself.serve.lock import WriterLock
+from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.origin import Origin
+from ragself.serve.recorder import Recorder
 from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
+from ragself.serve.signals import SignalLog
+from ragself.serve.snapshot import Snapshot
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
+from ragself.telemetry import duration, errors, passes, tracer
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +97,29 @@ class KnowledgeBase:
         except OSError as error:
             raise StoreError(f"Cannot use {self.path} as a knowledge base: {error}. Choose another folder.") from error
         self.config = config or load(self.path)
-        self._lock = WriterLock(self.path)
+        self._lock = ProcessLock(self.path)
+        self._learning = ProcessLock(self.path, "pass")
+        self._turn = Turn.of(self.path)
         self._closed = False
         self.last_sync = Added()  # what the last look at the collection that is followed found
         self._followed: Any = None  # it, open: it may be in memory only, or its server may want a token
-        self._write = self._lock.turn
         if not self._registry.exists:
             self._create()
+        settings = self.config.queries
+        redact = redaction(settings.redact) if settings.log else None
         self._manifest = self._registry.manifest()
         base.check_named(self._manifest, self.config.encoder, str(self.path))
         self._journal = Journal(self.path / "corpus.db")
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
+        self._server = self.config.chroma or self._manifest.server
         self._live = Live(
-            self.path, self._registry, self._journal, self._lock, lambda n: self.store().snapshot(n), self._mend
+            self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
+        )
+        self._recorder = Recorder(
+            lambda: SignalLog(self.path / "signals.db"),
+            (lambda: QueryLog(self.path / "queries.db", settings)) if settings.log else None,
+            redact,
         )
 
     # documents ------------------------------------------------------------------------------------
@@ -151,6 +184,28 @@ class KnowledgeBase:
             self._refuse_adopted([chunk.id for chunk in chunks])
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
+    def delete_files(self, folders: Iterable[str | Path], keep: Container[Path] = ()) -> int:
+        """Delete the chunks of files below some folders. Returns how many were deleted.
+
+        Args:
+            folders: Files and folders, which need not exist any more.
+            keep: Files whose chunks stay.
+
+        Raises:
+            StoreLocked: Another process is writing.
+        """
+        above = {Path(folder).absolute() for folder in folders}
+        with self._writing():
+            files = {source: Path(source) for source in self._journal.own_sources()}
+            gone = [
+                source
+                for source, file in files.items()
+                if file not in keep and (file in above or not above.isdisjoint(file.parents))
+            ]
+            *_, removed = self._journal.put([], gone)
+            self._follow_live(silent)
+            return removed
+
     def delete(self, ids: Sequence[str]) -> int:
         """Delete chunks by id; ids that are not there are passed over. Returns how many were deleted.
 
@@ -169,8 +224,7 @@ class KnowledgeBase:
     def ids(self, where: Mapping[str, Any]) -> list[str]:
         """Ids of the chunks that a metadata filter of Chroma's finds. Raises InputError where it refuses the filter."""
         self.check_open()
-        with self._live.pinned() as snapshot:
-            return snapshot.index.find(where)
+        return self._live.ask(lambda snapshot: snapshot.index.find(where))
 
     def _put(self, chunks: list[Chunk], replacing: Sequence[str], progress: Progress) -> Added:
         # Encode before anything is acknowledged: if the model fails, nothing was written.
@@ -323,8 +377,28 @@ class KnowledgeBase:
         if where is not None and not isinstance(where, Mapping):
             raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
         self.check_open()
-        with self._live.pinned() as snapshot:
-            return snapshot.search(query, k, where, embedding)
+        began = time.perf_counter()
+        with tracer.start_as_current_span("ragself.search"):
+            try:
+                version, hits = self._live.ask(
+                    lambda snapshot: (snapshot.version.number, snapshot.search(query, k, where, embedding))
+                )
+            except InputError:
+                raise
+            except Exception:
+                self._recorder.note((), self._live.number, None)
+                errors.add(1)
+                raise
+        seconds = time.perf_counter() - began
+        self._recorder.note([query] if isinstance(query, str) else query, version, seconds)
+        duration.record(seconds, {"version": version})
+        return hits
+
+    def refresh(self) -> None:
+        """See at once what another process has made live; without this it takes a second."""
+        self.check_open()
+        with self._live.pinned(newest=True):
+            pass
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
         """Where `query` lies in the space of the live version, to be searched with several times.
@@ -339,32 +413,130 @@ class KnowledgeBase:
     # learning -------------------------------------------------------------------------------------
 
     def adapt(
-        self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
+        self,
+        queries: Iterable[str] = (),
+        progress: Progress = silent,
+        *,
+        generator: str | Sequence[str] | None = None,
+        started: str = "python",
     ) -> Report:
         """One pass: train on the documents and the queries, judge on held-out probes, switch if better.
 
-        A pass that was killed goes on where it was when it is called again with the same queries.
+        Documents may be added and deleted meanwhile, by this process or another. A pass that was killed goes on where
+        it was when it is called again with the same documents and queries.
 
         Args:
             queries: What users asked; texts only, no labels.
             progress: Told of each stage.
             generator: The causal language model that supervises: URL of a vLLM server, or several of one model, or
                 name or path of a model to load; None takes the settings, and with none there words are counted.
+            started: Who or what started it, for the history.
 
         Returns:
             What was done and decided, with all figures.
 
         Raises:
             GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
-            StoreLocked: Another process is writing.
+            StoreLocked: Another process is learning.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
-        config, asked = self._supervised_by(generator), check_asked(queries)
-        with self._writing():
-            self._follow_live(progress)
-            report = cycle.run(self.store(), asked, config, progress)
-            self._live.forget()
-            return report
+        config, given = self._supervised_by(generator), check_asked(queries)
+        with (
+            self._alone_in_learning(),
+            shining(self.path, started, progress) as told,
+            tracer.start_as_current_span("ragself.adapt"),
+        ):
+            notes = {"started": started, "seen": self._seen(given, config)}
+            report = cycle.run(self.store(), Counter(given) + Counter(self.asked()), config, told, notes)
+        passes.add(1, {"decision": report.decision})
+        self._live.renew()
+        return report
+
+    def news(
+        self, queries: Iterable[str] = (), *, generator: str | Sequence[str] | None = None
+    ) -> tuple[News, float | None]:
+        """What `adapt` with the same arguments would see that the last pass has not; and when that ended.
+
+        Returns:
+            The news, and seconds since 1970, None where there was no pass.
+        """
+        self.check_open()
+        now = self._seen(check_asked(queries), self._supervised_by(generator))
+        last = next((event for event in reversed(self._registry.history()) if "seen" in event), None)
+        if last is None:
+            return News(len(self._journal), now["queries"]), None
+        seen = last["seen"]
+        other = next((f"other {what}" for what in ("settings", "given") if seen[what] != now[what]), "")
+        news = News(self._journal.pending(seen["head"]), max(now["queries"] - seen["queries"], 0), other)
+        return news, datetime.fromisoformat(last["at"]).timestamp()
+
+    def _seen(self, given: Sequence[str], config: Config) -> dict[str, Any]:
+        """What a pass sees, for the history."""
+        settings = config.model_dump(mode="json", exclude={"watch": True, "queries": True, "generator": {"pairs"}})
+        return {
+            "head": self._journal.head,
+            "queries": self.asked_in_all(),
+            "given": _digest(sorted(given)),
+            "settings": _digest(settings),
+        }
+
+    def review(self, progress: Progress = silent, *, generator: str | Sequence[str] | None = None) -> Review | None:
+        """Compare the live version with the one that it replaced, by remembered queries that were asked since.
+
+        Returns:
+            None where the live version was not promoted, or too few were asked.
+
+        Raises:
+            GeneratorError: The language model cannot be loaded or reached.
+        """
+        event = self._registry.promotion()
+        if event is None:
+            return None
+        with self._log() as log:
+            since = datetime.fromisoformat(event["at"]).timestamp()
+            queries = log.asked(first_after=since) if log else {}
+        version, before = (self._registry.version(event[key]) for key in ("version", "before"))
+        return review.review(self.store(), version, before, queries, self._supervised_by(generator), progress)
+
+    def promotion(self) -> Mapping[str, Any] | None:
+        """The event of the history that made the live version live, if that was a promotion."""
+        return self._registry.promotion()
+
+    def asked(self) -> dict[str, int]:
+        """The queries of `search` that are remembered, and how often each was asked; none unless `queries.log`."""
+        with self._log() as log:
+            return log.asked() if log else {}
+
+    def asked_in_all(self) -> int:
+        """How many queries were ever remembered, also those that are forgotten."""
+        with self._log() as log:
+            return log.total if log else 0
+
+    def forget(self, *, matching: str | None = None, before: float | None = None) -> int:
+        """Forget queries that are remembered, and their vectors. Nothing of them is left on disk.
+
+        Args:
+            matching: Those that contain this text, whatever its case; None is no condition.
+            before: Those last asked before this time, seconds since 1970; None is no condition.
+
+        Returns:
+            How many were forgotten.
+        """
+        with self._log() as log:
+            gone = log.forget(matching=matching, before=before) if log else []
+        self._base.forget(gone)
+        return len(gone)
+
+    @contextmanager
+    def _log(self) -> Iterator[QueryLog | None]:
+        self.check_open()
+        self._recorder.flush()
+        path = self.path / "queries.db"
+        if not path.exists():
+            yield None
+            return
+        with closing(QueryLog(path, self.config.queries)) as log:
+            yield log
 
     def forecast(
         self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
@@ -378,27 +550,65 @@ class KnowledgeBase:
         """
         config = self._supervised_by(generator)
         self.check_open()
-        return forecast(self.store(), check_asked(queries), config, progress)
+        return forecast(self.store(), Counter(check_asked(queries)) + Counter(self.asked()), config, progress)
 
-    def rollback(self, to: int | None = None) -> Version:
-        """Make an earlier version live again.
+    def rollback(self, to: int | None = None, *, started: str = "python", reason: str = "") -> Version:
+        """Make an earlier version live again; also while another process writes, or searches.
 
         Args:
             to: Its number; None means the one that was live before.
+            started: Who or what started it, for the history.
+            reason: Why, for the history.
 
         Raises:
             InputError: There is no such version.
         """
-        with self._writing():
+        self.check_open()
+        with self._turn.taken():
             live = self._registry.live()
             target = self._registry.version(self._before(live) if to is None else to)
             if target.number == live:
                 raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
-            snapshot = self.store().snapshot(target.number)
-            follow(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
-            self._registry.point(target.number, "rollback", f"from version {live}")
-            self._live.forget()
-            return target
+            store = self.store()
+            adapter = store.adapter(target)
+            if not store.built(target):
+                raise StoreError(
+                    f"The index of version {target.number} is missing. Run `ragself gc` to build it again from the "
+                    "documents."
+                )
+            with store.filling(target) as index:
+                follow(self._journal, target.collection, index, self._base, adapter)
+            why = f"from version {live}" + (f": {reason}" if reason else "")
+            self._registry.point(target.number, "rollback", why, started=started)
+        self._live.renew()
+        return target
+
+    def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
+        """Keep a version live whatever later passes find. They go on, and say what they would have done.
+
+        Args:
+            number: Of the version, which is rolled back to; None pins the live one.
+            started: Who or what started it, for the history.
+            reason: Why, for the history.
+
+        Raises:
+            InputError: There is no such version.
+        """
+        if number is not None and number != self._registry.live():
+            self.rollback(number, started=started, reason=reason)
+        self._pin(True, started, reason or "passes may not replace it")
+        return self._registry.version(self._registry.live())
+
+    def unpin(self, *, started: str = "python", reason: str = "") -> Version:
+        """Let passes replace the live version again."""
+        self._pin(False, started, reason or "passes may replace it")
+        return self._registry.version(self._registry.live())
+
+    def _pin(self, pinned: bool, started: str, reason: str) -> None:
+        self.check_open()
+        with self._turn.taken():
+            if self._registry.pinned != pinned:
+                self._registry.pin(pinned, reason, started=started)
 
     def export(self, directory: str | Path) -> list[Path]:
         """Write the live version so that others can use it: adapter, model card, how to load it.
@@ -419,6 +629,11 @@ class KnowledgeBase:
     def encoder(self) -> str:
         """Name of the embedding model."""
         return self._manifest.encoder
+
+    @property
+    def pinned(self) -> bool:
+        """Whether no pass may replace the live version."""
+        return self._registry.pinned
 
     @property
     def base(self) -> Version:
@@ -444,16 +659,23 @@ class KnowledgeBase:
         Returns:
             What was done, one line each.
         """
-        with self._writing():
-            return collect(self.store(), self.config, progress)
+        self.check_open()
+        learning = self._learning.holder() is not None
+        with nullcontext() if learning else self._alone_in_learning(), self._turn.taken():
+            if self.store().built(self._registry.version(self._registry.live())):
+                return collect(self.store(), self.config, progress, learning=learning)
+            with self._writing(), self._live.paused():
+                self._lock.begin_generation()
+                return collect(self.store(), self.config, progress, learning=learning)
 
     def close(self) -> None:
         """Release files and the writer's lock. Safe to call twice."""
-        with self._write:
+        with self._learning.threads, self._turn.threads:  # a pass of another thread comes to its end
             if self._closed:
                 return
             self._closed = True
-            self._live.reconnect()
+            self._recorder.close()
+            self._live.close()
             self._journal.close()
             self._cache.close()
             self._lock.release()
@@ -473,10 +695,13 @@ class KnowledgeBase:
     def _create(self) -> None:
         self._lock.acquire()
         try:
-            base.make(self._registry, self.config.encoder)
+            if not self._registry.exists:  # not made by another process meanwhile
+                base.make(self._registry, self.config)
         except BaseException:
             self._lock.release()
             raise
+        if self.config.chroma:  # where all may write
+            self._lock.release()
 
     def _encoder(self) -> Encoder:
         return base.load(self._manifest, self.config.encoder, str(self.path))
@@ -484,8 +709,18 @@ class KnowledgeBase:
     def store(self) -> Store:
         """The open parts, for tools that measure; nothing here is stable API."""
         return Store(
-            self.path, self._manifest, self._registry, self._journal, self._cache, self._base, self._live.chroma()
+            self.path,
+            self._manifest,
+            self._registry,
+            self._journal,
+            self._cache,
+            self._base,
+            self._turn,
+            self._server,
         )
+
+    def _open(self, number: int) -> Snapshot:
+        return self.store().snapshot(number, self._lock.generation)
 
     def _supervised_by(self, generator: str | Sequence[str] | None) -> Config:
         if generator is None:
@@ -495,32 +730,51 @@ class KnowledgeBase:
 
     @contextmanager
     def _writing(self, *, wait: bool = True) -> Iterator[None]:
-        if not self._write.acquire(timeout=-1 if wait else _PATIENCE):
+        """Change documents: in a folder as the one process that does, on a server one process after the other."""
+        if not self._turn.threads.acquire(timeout=-1 if wait else _PATIENCE):
             raise StoreLocked(f"This program itself is writing to {self.path}. Wait for it; searching is possible.")
         try:
             self.check_open()
-            first = not self._lock.held
-            self._lock.acquire()
-            if first:  # whatever another process wrote before is read afresh
-                self._live.reconnect()
-            torn = self._journal.unsettled()
-            if torn:
-                with self._live.paused():
-                    self.store().mend(torn)
-            yield
+            if not self._server:
+                self._lock.acquire()
+            with self._turn.taken():
+                self._mend_live()
+                yield
         finally:
-            self._write.release()
+            self._turn.threads.release()
+
+    def _mend_live(self) -> None:
+        live = self._registry.version(self._registry.live())
+        if live.collection in self._journal.unsettled():
+            with self._live.paused():
+                self.store().mend(live)
+                self._lock.begin_generation()
 
     def _mend(self) -> None:
         """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""
-        if not self._write.acquire(blocking=False):  # another thread is about to
+        if not self._turn.threads.acquire(blocking=False):  # another thread is about to
             return
+        held = self._lock.held
         try:
             with self._writing():
                 pass
         finally:
-            self._lock.release()
-            self._write.release()
+            if not held:
+                self._lock.release()
+            self._turn.threads.release()
+
+    @contextmanager
+    def _alone_in_learning(self) -> Iterator[None]:
+        """Learn as the one thread of the one process that does."""
+        self.check_open()
+        with self._learning.threads:
+            held = self._learning.held
+            self._learning.acquire()
+            try:
+                yield
+            finally:
+                if not held:
+                    self._learning.release()
 
     def check_open(self) -> None:
         """Raise StoreError where this was closed."""
@@ -528,7 +782,7 @@ class KnowledgeBase:
             raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
     def _follow_live(self, progress: Progress) -> None:
-        with self._live.pinned() as live:
+        with self._live.pinned(newest=True) as live:
             follow(self._journal, live.version.collection, live.index, self._base, live.embedder.adapter, progress)
 
     def _before(self, live: int) -> int:
@@ -539,6 +793,12 @@ class KnowledgeBase:
 
     def _numbers(self) -> str:
         return ", ".join(str(version.number) for version in self._registry.versions())
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(
+        json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=8
+    ).hexdigest()
 
 
 def _same(followed: Followed, place: Followed) -> bool:

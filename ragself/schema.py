@@ -96,6 +96,7 @@ class Probe:
         source: Id of the chunk it was made from, or None for traffic.
         split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
         scored: Whether the language model is asked about it; one that is not is only a known item.
+        weight: How much it counts in training and in the gate's utility: how often it was asked, up to a cap.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Probe:
     source: str | None
     split: Split
     scored: bool = True
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Report:
         candidates: Figures on the select split of each adapter that was tried.
         figures: Figures on the confirm split: before, after and the paired difference of each metric.
         seconds: Wall time of each stage.
+        cpu: Seconds of processor time that the process took meanwhile.
     """
 
     decision: Literal["promote", "keep"]
@@ -214,6 +217,7 @@ class Report:
     figures: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     candidate: str | None = None
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +254,49 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class News:
+    """What there is that the last pass has not seen.
+
+    Attributes:
+        chunks: New, changed and deleted ones.
+        queries: Remembered since, repetitions included.
+        other: What else is different, in words, such as the settings; empty where nothing is.
+    """
+
+    chunks: int
+    queries: int
+    other: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.chunks or self.queries or self.other)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A promotion, looked at again with queries that came after it.
+
+    Attributes:
+        version: That was promoted.
+        before: That was live before.
+        queries: How many the language model had something to say about.
+        fell: Share of them whose utility fell.
+        rose: Share of them whose utility rose.
+        change: Mean change of the utility, weighted by how often they were asked.
+        low, high: Its interval.
+    """
+
+    version: int
+    before: int
+    queries: int
+    fell: float
+    rose: float
+    change: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What a knowledge base holds; read from small files, without loading a model or Chroma.
 
@@ -260,6 +307,9 @@ class Status:
         chunks: Number of chunks.
         live: The live version.
         versions: All versions that can be switched to.
+        pinned: Whether no pass may replace the live version.
+        learning: How far the pass is that is running, by whichever process: ``stage``, ``done``, ``total``,
+            ``started``, ``pid``; None where none is.
         last: The last event of the history.
         writer: Who is writing now, or None.
         bytes: Size on disk by part.
@@ -271,6 +321,8 @@ class Status:
     chunks: int
     live: Version
     versions: Sequence[Version]
+    pinned: bool
+    learning: Mapping[str, Any] | None
     last: Mapping[str, Any]
     writer: str | None
     bytes: Mapping[str, int]

@@ -5,17 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ragself.cli import console, show
-from ragself.config import KB_VARIABLE
+from ragself.cli import console, operate, show
+from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
 from ragself.corpus.queries import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
-
-if TYPE_CHECKING:
-    from ragself.knowledge import KnowledgeBase
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,12 +22,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 4 another process is writing, "
     "10 nothing promoted (only with `adapt --exit-code`), 130 interrupted; run the same command again to go on.",
 )
-
-Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar=KB_VARIABLE)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-
-HERE = Path(".ragself")
 
 
 @app.command()
@@ -109,7 +100,7 @@ def adopt(
 @app.command()
 def sync(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
     """Take over what has changed in the collection that is followed."""
-    with _open(kb) as base, console.progress(quiet) as progress:
+    with open_kb(kb) as base, console.progress(quiet) as progress:
         found = base.sync(progress=progress)
         chunks = base.status().chunks
     console.emit({"kb": kb, "chunks": chunks, "result": found}) if json else show.added(found, chunks, kb)
@@ -128,7 +119,7 @@ def search(
     ragself search "how are retries configured" -k 3 --where '{"source": "/docs/http.md"}'
     """
     filter = _json_object(where)
-    with _open(kb) as base:
+    with open_kb(kb) as base:
         hits = base.search(query, k, filter)
     console.emit(hits) if json else show.hits(query, hits)
 
@@ -136,16 +127,8 @@ def search(
 @app.command()
 def adapt(
     kb: Kb = HERE,
-    queries: Annotated[
-        Path | None, typer.Option(help="File of queries that users asked, one a line. No labels needed.")
-    ] = None,
-    generator: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The language model that supervises: URL of a vLLM server (repeat for several of one model), or name "
-            "or path of a causal LM to load here. Default: the settings; with none, words are counted."
-        ),
-    ] = None,
+    queries: Queries = None,
+    generator: Generator = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what a pass would cost in prompts, tokens, time and disk; stop there."),
@@ -162,60 +145,17 @@ def adapt(
         ragself adapt --queries asked.txt --generator http://127.0.0.1:8000
     """
     texts = read_queries(queries) if queries else []
-    with _open(kb) as base, console.progress(quiet) as progress:
+    with open_kb(kb) as base, console.progress(quiet) as progress:
         if dry_run:
             cost = base.forecast(texts, progress, generator=generator)
         else:
-            report = base.adapt(texts, progress, generator=generator)
+            report = base.adapt(texts, progress, generator=generator, started="ragself adapt")
     if dry_run:
         console.emit(cost) if json else show.forecast(cost)
         return
     console.emit(report) if json else show.report(report)
     if exit_code and report.decision != "promote":
         raise typer.Exit(10)
-
-
-@app.command()
-def status(kb: Kb = HERE, json: Json = False) -> None:
-    """Show what a knowledge base holds and which version is live."""
-    from ragself.serve.status import read_status
-
-    found = read_status(kb)
-    console.emit(found) if json else show.status(found)
-
-
-@app.command()
-def history(kb: Kb = HERE, json: Json = False) -> None:
-    """Show every decision: what was promoted, kept or rolled back, when, why and by whom."""
-    from ragself.serve.registry import Registry
-
-    registry = Registry(kb)
-    registry.manifest()
-    events = registry.history()
-    console.emit(events) if json else show.history(events)
-
-
-@app.command()
-def rollback(
-    kb: Kb = HERE,
-    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one live before.")] = None,
-    json: Json = False,
-) -> None:
-    """Make an earlier version live again. Version 0 is the plain base model and always there."""
-    with _open(kb) as base:
-        version = base.rollback(to)
-    console.emit(version) if json else console.out.print(f"Version {version.number} ({version.kind}) is live.")
-
-
-@app.command()
-def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
-    """Remove old versions, unfinished builds and what Chroma leaves behind; build again what is missing."""
-    with _open(kb) as base, console.progress(quiet) as progress:
-        done = base.gc(progress)
-    if json:
-        console.emit(done)
-    else:
-        console.out.print("\n".join(done) if done else "Nothing to remove.")
 
 
 @app.command()
@@ -229,7 +169,7 @@ def export(
     No document text, no query and no local path is written. Words are kept as hashes with a weight: someone who
     guesses a word can tell whether it occurs in your documents.
     """
-    with _open(kb) as base:
+    with open_kb(kb) as base:
         files = base.export(directory)
     console.emit(files) if json else console.out.print("\n".join(str(file) for file in files))
 
@@ -259,9 +199,14 @@ def bench(
     console.emit(result) if json else show.bench(result)
 
 
+for command in operate.COMMANDS:
+    app.command()(command)
+
+
 def main() -> None:
     """Run the command line; every error that is meant for people becomes one line and an exit code."""
     signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
     try:
         app()
     except StoreLocked as error:
@@ -280,12 +225,6 @@ def _fail(error: RagselfError, code: int) -> None:
     console.err.print("[red]error:[/red]", end=" ")
     console.err.print(str(error), markup=False)
     sys.exit(code)
-
-
-def _open(kb: Path) -> KnowledgeBase:
-    from ragself.knowledge import KnowledgeBase
-
-    return KnowledgeBase(kb, create=False)
 
 
 def _json_object(text: str | None) -> dict[str, object] | None:

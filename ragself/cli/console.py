@@ -9,15 +9,17 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from ragself.progress import Progress
 
@@ -84,16 +86,33 @@ class _Lines:
         sys.stderr.flush()
 
 
-def emit(value: Any) -> None:
-    """Print a value as one JSON document."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+def emit(value: Any, *, lines: bool = False) -> None:
+    """Print a value as one JSON document, or as one line of several."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=None if lines else 2) + "\n")
+    sys.stdout.flush()
 
 
-def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table; every column after the first is right-aligned."""
+@contextmanager
+def screen() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Lend a function that shows what another prints, in the place of what it printed before."""
+    if not out.is_terminal:
+        yield lambda show: show()
+        return
+    with Live(console=Console(), auto_refresh=False) as live:
+
+        def replace(show: Callable[[], None]) -> None:
+            with out.capture() as printed:
+                show()
+            live.update(Text.from_ansi(printed.get()), refresh=True)
+
+        yield replace
+
+
+def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]], left: bool = False) -> None:
+    """Print a table; every column after the first is right-aligned, unless `left`."""
     grid = Table(title=title, title_justify="left", header_style="bold")
     for position, column in enumerate(columns):
-        grid.add_column(column, justify="right" if position else "left", overflow="fold")
+        grid.add_column(column, justify="right" if position and not left else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     out.print(grid)

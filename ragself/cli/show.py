@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ragself.cli.console import duration, out, size, table
 from ragself.schema import Added, Forecast, Hit, Report, Status
+
+if TYPE_CHECKING:
+    from ragself.background import BackgroundStatus
 
 _SHOWN = 10
 
@@ -103,23 +107,53 @@ def status(found: Status) -> None:
         ("encoder", found.encoder),
         ("documents", str(found.documents)),
         ("chunks", str(found.chunks)),
-        ("live version", f"{found.live.number} ({found.live.kind}, {found.live.dimension} dimensions)"),
+        (
+            "live version",
+            f"{found.live.number} ({found.live.kind}, {found.live.dimension} dimensions)" + ", pinned" * found.pinned,
+        ),
         ("versions", ", ".join(f"{version.number} {version.kind}" for version in found.versions)),
         ("last", f"{found.last.get('event')} at {found.last.get('at')}: {found.last.get('reason')}"),
         ("being written by", found.writer or "nobody"),
+        ("learning", _learning(found.learning)),
         ("on disk", ", ".join(f"{name} {size(count)}" for name, count in found.bytes.items())),
     ]
     for name, value in rows:
         out.print(f"[bold]{name:<18}[/bold]{escape(value)}")
 
 
+def _learning(pass_: Mapping[str, Any] | None) -> str:
+    if pass_ is None:
+        return "nobody"
+    stage = ""
+    if "stage" in pass_:
+        done, total, took = pass_["done"], pass_["total"], time.time() - pass_["stage since"]
+        left = f", about {duration(took / done * (total - done))} left" if 0 < done < total else ""
+        stage = f"{pass_['stage']} {done}/{total}{left}; "
+    return f"{stage}for {duration(max(time.time() - pass_['since'], 0.0))}, started by {pass_['started']}"
+
+
+def watched(found: BackgroundStatus) -> None:
+    """What `ragself watch` has done when it ends."""
+    if found.error is not None:
+        out.print(f"[red]{escape(str(found.error))}[/red]")
+    if found.report is not None:
+        report(found.report)
+    elif found.waiting:
+        out.print(f"Nothing was learned: {escape(found.waiting)}.")
+
+
 def history(events: Sequence[Mapping[str, Any]]) -> None:
     """Every decision, oldest first."""
     rows = [
-        (str(e.get("at")), str(e.get("event")), str(e.get("version")), str(e.get("by")), escape(str(e.get("reason"))))
+        (
+            str(e.get("at"))[:16].replace("T", " "),
+            f"{e.get('event')} {e.get('version')}",
+            escape(": ".join(dict.fromkeys(str(e[key]) for key in ("by", "started") if e.get(key)))),
+            escape(str(e.get("reason"))),
+        )
         for e in events
     ]
-    table("history", "when", "event", "version", "by", "reason", rows=rows)
+    table("history, times in UTC", "when", "event", "by", "reason", rows=rows, left=True)
 
 
 def demo(result: Mapping[str, Any]) -> None:

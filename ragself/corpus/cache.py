@@ -72,6 +72,11 @@ class VectorCache:
         with self._db.write() as db:
             db.executemany("INSERT OR IGNORE INTO vectors (key, vector) VALUES (?, ?)", rows)
 
+    def drop(self, space: str, texts: Sequence[str]) -> None:
+        """Forget the vectors of texts."""
+        with self._db.write() as db:
+            db.executemany("DELETE FROM vectors WHERE key = ?", [(_key(space, text),) for text in texts])
+
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet, each once."""
         keys = {text: _key(space, text) for text in texts}

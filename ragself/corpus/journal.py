@@ -147,6 +147,14 @@ class Journal:
         with self._db.read() as db:
             return int(db.execute("SELECT COUNT(DISTINCT source) FROM chunks WHERE text IS NOT NULL").fetchone()[0])
 
+    def own_sources(self) -> list[str]:
+        """The documents that chunks belong to which no collection holds that is followed."""
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT DISTINCT source FROM chunks WHERE text IS NOT NULL AND id NOT IN (SELECT id FROM adopted)"
+            )
+            return [row[0] for row in rows]
+
     @property
     def head(self) -> int:
         """The newest sequence number, 0 in an empty journal."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ragself.config import GateConfig
 from ragself.learn.metrics import Values, bootstrap
 
@@ -26,7 +28,11 @@ class Decision:
 
 
 def compare(
-    before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig, depth: int | None = None
+    before: Mapping[str, Values],
+    after: Mapping[str, Values],
+    config: GateConfig,
+    depth: int | None = None,
+    weights: Values | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values.
 
@@ -34,15 +40,17 @@ def compare(
         before, after: Values, one a probe, by metric.
         config: Depth and confidence.
         depth: Of the utility; None is that of the others.
+        weights: Of the utility's probes; None counts all alike.
     """
     figures = {}
     for name in before:
         if not len(before[name]):
             continue
-        change = bootstrap(after[name] - before[name], config.confidence)
+        own = weights if name == "utility" else None
+        change = bootstrap(after[name] - before[name], config.confidence, weights=own)
         figures[f"{name}@{depth if name == 'utility' and depth else config.k}"] = {
-            "before": float(before[name].mean()),
-            "after": float(after[name].mean()),
+            "before": float(np.average(before[name], weights=own)),
+            "after": float(np.average(after[name], weights=own)),
             "change": change.mean,
             "low": change.low,
             "high": change.high,
@@ -52,7 +60,11 @@ def compare(
 
 
 def decide(
-    before: Mapping[str, Values], after: Mapping[str, Values], config: GateConfig, depth: int | None = None
+    before: Mapping[str, Values],
+    after: Mapping[str, Values],
+    config: GateConfig,
+    depth: int | None = None,
+    weights: Values | None = None,
 ) -> Decision:
     """Compare a candidate with the live version on the confirm split.
 
@@ -65,8 +77,9 @@ def decide(
         after: Values of the candidate for the same probes.
         config: Depth, confidence and tolerance.
         depth: Of the utility; None is that of the others.
+        weights: Of the utility's probes; None counts all alike.
     """
-    figures = compare(before, after, config, depth)
+    figures = compare(before, after, config, depth, weights)
     k, need, depth = config.k, config.min_probes, depth or config.k
     utility, item = figures.get(f"utility@{depth}"), figures.get(f"ndcg@{k}")
     if utility is None or utility["probes"] < need:

@@ -40,15 +40,25 @@ def judge(
         vectors = vectors if adapter is None else adapter.documents(vectors, study.texts[block])
         scores[:, block] = queries @ vectors.T
 
-    traffic = study.positive[rows] < 0
-    asked = np.flatnonzero(study.judged[0][rows] & (traffic if traffic.sum() >= config.min_probes else True))
+    asked = _asked(study, rows, config)
     candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
     seen = np.take_along_axis(scores[asked], candidates, axis=1)
     mass = law(gains, study.base[rows[asked]], weight)
     found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), study.depth(config.k))
 
-    known = np.flatnonzero(~traffic)
+    known = np.flatnonzero(study.positive[rows] >= 0)
     own = scores[known, study.positive[rows[known]]]
     better = scores[known, : study.size] > own[:, None]
     better[np.arange(len(known)), study.source[rows[known]]] = False  # the source, with the probe still in it
     return {"utility": found, **known_item(1 + better.sum(axis=1), config.k)}
+
+
+def weights(study: Study, rows: NDArray[np.int64], config: GateConfig) -> Values:
+    """How much each value of the utility counts that `judge` makes of the same probes."""
+    return study.weights[rows[_asked(study, rows, config)]].astype(np.float64)
+
+
+def _asked(study: Study, rows: NDArray[np.int64], config: GateConfig) -> NDArray[np.int64]:
+    """Which of the rows have a utility: the user's own queries, or all where there are too few of those."""
+    traffic = study.positive[rows] < 0
+    return np.flatnonzero(study.judged[0][rows] & (traffic if traffic.sum() >= config.min_probes else True))

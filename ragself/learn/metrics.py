@@ -88,25 +88,27 @@ class Interval:
     high: float
 
 
-def bootstrap(values: Values, confidence: float, seed: int = 0, samples: int = 10_000) -> Interval:
+def bootstrap(
+    values: Values, confidence: float, seed: int = 0, samples: int = 10_000, weights: Values | None = None
+) -> Interval:
     """Percentile bootstrap of a mean (Efron 1979); of a difference, give paired differences.
 
     Args:
         values: (n,) one value a query, n at least 1.
         confidence: Two-sided, such as .95.
+        weights: (n,) how much each counts in the mean; None counts all alike.
         seed: Of the resampling.
         samples: Resamples.
     """
     rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            values[rng.integers(0, len(values), size=(min(1000, samples - start), len(values)))].mean(axis=1)
-            for start in range(0, samples, 1000)
-        ]
-    )
+    weights = np.ones(len(values)) if weights is None else weights
+    means = []
+    for start in range(0, samples, 1000):
+        drawn = rng.integers(0, len(values), size=(min(1000, samples - start), len(values)))
+        means.append((values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
     tail = (1.0 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Interval(float(values.mean()), float(low), float(high))
+    low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
+    return Interval(float(np.average(values, weights=weights)), float(low), float(high))
 
 
 def relevance_of(

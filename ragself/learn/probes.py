@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from ragself.schema import Chunk, Probe, ProbeKind, Split
 
 _SAME = 0.8  # word overlap from which two queries count as one
 _JUDGES = "more known items than probes.known_items"
+_STRICT: tuple[Split, ...] = ("confirm", "select", "train")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
 
 
@@ -40,7 +41,7 @@ class Probes:
 
 def make(
     chunks: Sequence[Chunk],
-    queries: Sequence[str],
+    queries: Sequence[str] | Mapping[str, int],
     config: ProbesConfig,
     seed: int,
     questions: Sequence[Question] = (),
@@ -53,7 +54,7 @@ def make(
 
     Args:
         chunks: The corpus.
-        queries: What users asked, any number, without labels.
+        queries: What users asked, any number, without labels, as often as it was asked; or how often each was.
         config: How many of each kind at most.
         seed: Decides which are taken where there are more.
         questions: Written by a language model.
@@ -63,7 +64,7 @@ def make(
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
-    traffic = _traffic(queries, config.traffic, rng, dropped)
+    traffic = _traffic(Counter(queries), config, rng, dropped)
     queries_to_train_on = sum(probe.split == "train" for probe in traffic)
     written = _questions(chunks, questions, held_out=False)
     questions_to_train_on = sum(probe.split == "train" for probe in written)
@@ -85,30 +86,37 @@ def make(
     return Probes(tuple(_thin([*traffic, *written, *titles, *spans], limit, need, rng, dropped)), dict(dropped))
 
 
-def _traffic(queries: Sequence[str], limit: int, rng: np.random.Generator, dropped: Counter[str]) -> list[Probe]:
+def _traffic(
+    queries: Counter[str], config: ProbesConfig, rng: np.random.Generator, dropped: Counter[str]
+) -> list[Probe]:
     distinct: dict[str, str] = {}
-    for query in queries:
+    asked: Counter[str] = Counter()
+    for query, times in queries.items():
         text = " ".join(query.split())
         key = " ".join(words(text))
-        if not key:
-            dropped["query without a word"] += 1
-        elif key in distinct:
-            dropped["query asked before"] += 1
+        if key:
+            distinct.setdefault(key, text)
+            asked[key] += times
         else:
-            distinct[key] = text
-    taken = set(_take(sorted(distinct), limit, rng, "more queries than probes.traffic", dropped))
+            dropped["query without a word"] += times
+    taken = set(_take(sorted(distinct), config.traffic, rng, "more queries than probes.traffic", dropped))
     keys = [key for key in distinct if key in taken]
     if not keys:
         return []
     tokenised = [key.split() for key in keys]
-    # Two wordings of one question must not lie on both sides of a split: the group decides, not the text.
-    labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME)
-    first: dict[int, str] = {}  # the smallest wording of each group: the same in whatever order they were asked
-    for key, label in sorted(zip(keys, labels.tolist(), strict=True)):
-        first.setdefault(label, key)
+    # Two wordings of one question must not lie on both sides of a split: the strictest that one of them calls for
+    # holds for all, so that what is held out once never trains, whatever else is asked later.
+    labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME).tolist()
+    strictest: dict[int, Split] = {}
+    for key, label in zip(keys, labels, strict=True):
+        strictest[label] = min(_split(key, held_out=False), strictest.get(label, "train"), key=_STRICT.index)
+    probes = [
+        _probe("traffic", distinct[key], distinct[key], None, strictest[label])
+        for key, label in zip(keys, labels, strict=True)
+    ]
     return [
-        _probe("traffic", distinct[key], distinct[key], None, _split(first[label], held_out=False))
-        for key, label in zip(keys, labels.tolist(), strict=True)
+        replace(probe, weight=float(min(asked[key], config.max_weight)))
+        for probe, key in zip(probes, keys, strict=True)
     ]
 
 

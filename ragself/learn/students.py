@@ -48,7 +48,11 @@ def teach(
 
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
-        study.queries[rows], study.documents[used], inverse.reshape(len(rows), -1).astype(np.int64), study.gains[rows]
+        study.queries[rows],
+        study.documents[used],
+        inverse.reshape(len(rows), -1).astype(np.int64),
+        study.gains[rows],
+        study.weights[rows],
     )
     schedule = Schedule(weight, steps=config.steps, width=config.sketch, seed=config.seed)
     if kind == "residual":

@@ -73,6 +73,11 @@ class Study:
         return min(k, max(int(self.candidates.shape[1]) // 8, 1))
 
     @property
+    def weights(self) -> NDArray[np.float32]:
+        """(P,) float32, how much each probe counts."""
+        return np.array([probe.weight for probe in self.probes], dtype=np.float32)
+
+    @property
     def base(self) -> NDArray[np.float32]:
         """(P, K) float32, cosine of base vectors of each probe and candidate."""
         return np.stack([self.documents[row] @ query for query, row in zip(self.queries, self.candidates, strict=True)])

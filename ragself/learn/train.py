@@ -31,6 +31,7 @@ class Lesson:
         documents: (N, base) base vectors of the documents that are a candidate of any probe.
         candidates: (P, K) int rows of `documents`.
         gains: (P, K) likelihood gain, nats per token; -inf where a candidate must not be learned from.
+        weights: (P,) float32, how much each probe counts.
         query_words: (P, V) float32 CSR word weights of the probes, L2-normalised; None to train no sketch.
         document_words: (N, V) float32 CSR, the same of the documents; None to train no sketch.
     """
@@ -39,6 +40,7 @@ class Lesson:
     documents: FloatArray
     candidates: NDArray[np.int64]
     gains: FloatArray
+    weights: FloatArray
     query_words: csr_matrix | None = None
     document_words: csr_matrix | None = None
 
@@ -180,7 +182,8 @@ class _Student(nn.Module):
         # What would leak the target is out of both laws: it is neither pulled nor pushed.
         leaks = torch.from_numpy(np.isneginf(lesson.gains[rows]))
         logs = log_softmax(logits.masked_fill(leaks, -1e4), dim=-1)
-        divergence = (target * (torch.log(target + 1e-12) - logs)).sum(dim=1).mean()
+        weights = torch.from_numpy(lesson.weights[rows])
+        divergence = (target * (torch.log(target + 1e-12) - logs)).sum(dim=1) @ weights / weights.sum()
         return divergence, penalty
 
     def learned(self, losses: tuple[float, ...]) -> Learned:

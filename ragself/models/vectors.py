@@ -39,6 +39,10 @@ class BaseVectors:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
 
+    def forget(self, queries: Sequence[str]) -> None:
+        """Forget the vectors of queries."""
+        self._cache.drop(f"{self._fingerprint}/query", queries)
+
     def missing(self, texts: Sequence[str], side: Literal["document", "query"]) -> list[str]:
         """Those texts that were never encoded on that side, each once."""
         return self._cache.missing(f"{self._fingerprint}/{side}", texts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from ragself.config import EncoderConfig
+from ragself.config import Config, EncoderConfig
 from ragself.errors import EncoderError, StoreError
 from ragself.models.embedder import CANARIES, check_canary
 from ragself.models.encoder import Encoder
@@ -17,42 +19,42 @@ from ragself.serve.registry import FORMAT, Manifest, Registry, now
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder for a new knowledge base that is somebody's Chroma database, or that holds one.
+    """Refuse a folder for a new knowledge base that is somebody's Chroma database.
 
     Raises:
-        StoreError: It is or does.
+        StoreError: It is.
     """
-    taken = path if (path / "chroma.sqlite3").exists() else path / "chroma"
-    begun = (path / "writer.lock").exists()  # by a knowledge base that could not be made in the end
-    if (taken / "chroma.sqlite3").exists() and (taken == path or not begun):
+    if (path / "chroma.sqlite3").exists():
         raise StoreError(
-            f"{taken} is a Chroma database that ragself has not made. Choose another folder than {path} for the "
-            "knowledge base, which keeps a database of its own."
+            f"{path} is a Chroma database that ragself has not made. Choose another folder for the knowledge base, "
+            "which keeps a database of its own."
         )
 
 
-def make(registry: Registry, config: EncoderConfig) -> None:
+def make(registry: Registry, config: Config) -> None:
     """Make an empty knowledge base in the registry's folder, with version 0 live.
 
     Raises:
         EncoderError: The embedding model cannot be loaded. Nothing was made.
+        StoreError: The Chroma server that is to hold the vectors does not answer. Nothing was made.
     """
-    encoder = Encoder(config)
-    mark = fingerprint(encoder.fingerprint, None)
-    base = Version(0, "base", "ragself-v0000", mark, encoder.dimension, now())
-    chroma = Chroma(registry.directory / "chroma")
-    chroma.create(base.collection, mark)
-    chroma.close()
+    encoder = Encoder(config.encoder)
     manifest = Manifest(
         format=FORMAT,
-        encoder=config.model,
+        encoder=config.encoder.model,
         revision=encoder.revision,
         fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         canary=[[float(x) for x in row] for row in encoder.documents(CANARIES)],
         created=now(),
-        prompts=config.prompts,
+        id=secrets.token_hex(4),
+        server=config.chroma,
+        prompts=config.encoder.prompts,
     )
+    mark = fingerprint(encoder.fingerprint, None)
+    base = Version(0, "base", manifest.collection(0), mark, encoder.dimension, now())
+    with closing(Chroma(manifest.server or registry.folder(0) / "chroma")) as chroma:
+        chroma.create(base.collection, mark)
     registry.create(manifest, base)
 
 

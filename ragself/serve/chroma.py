@@ -1,55 +1,67 @@
-"""The Chroma database of a knowledge base. With `index`, the only file that knows chromadb."""
+"""The Chroma database that holds a version. With `index`, `connect` and `origin`, all that knows chromadb."""
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import uuid
+import itertools
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import chromadb
-from chromadb.api.client import Client
 from chromadb.api.collection_configuration import CreateHNSWConfiguration
 from chromadb.config import Settings
-from chromadb.errors import ChromaError, NotFoundError
+from chromadb.errors import NotFoundError
 
 from ragself.errors import StoreError
-from ragself.serve.index import FINGERPRINT, Index
+from ragself.serve.connect import Connection, server
+from ragself.serve.index import FINGERPRINT, Index, explained
 
 # On SciFact recall@10 against exact search is 1.000 with these and .994 with the defaults, for .2 ms a query.
 _GRAPH: CreateHNSWConfiguration = {"ef_construction": 200, "ef_search": 200, "max_neighbors": 32}
+_PATIENCE = 120.0  # seconds until a server that does not answer is taken for gone
+
+_opened = itertools.count()
 
 
 class Chroma:
-    """An embedded Chroma database: a folder, written by one process at a time."""
+    """A Chroma database: a folder, written by one process at a time, or a server."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or create the database in `directory`, telemetry off.
+    def __init__(self, place: Path | str, *, create: bool = True, view: int | None = None) -> None:
+        """Open the database in a folder, telemetry off; or connect to the server at a URL.
+
+        Args:
+            place: The folder, or the URL.
+            create: Make a folder's database where there is none.
+            view: Who opens a folder in this process with the same number sees and writes as one; None sees what is
+                on disk now.
 
         Raises:
-            StoreError: Chroma cannot open it.
+            StoreError: Chroma cannot open it, there is none, or no server answers.
         """
-        self.directory = directory
-        try:
-            client = chromadb.PersistentClient(str(directory), Settings(anonymized_telemetry=False))
-            self._client = cast(Client, client)
-        except Exception as error:  # the Rust bindings raise bare Exceptions and InternalErrors
-            raise StoreError(
-                f"Chroma cannot open {directory}: {error}. If that folder is damaged, delete it and run "
-                "`ragself gc`: every index is built again from the documents, none of which is lost."
-            ) from error
+        self.place = place
+        if isinstance(place, str):
+            connection = server(place, "default_tenant", "default_database")
+            connection.client._server._session.timeout = _PATIENCE
+        else:
+            if not create and not (place / "chroma.sqlite3").exists():
+                raise StoreError(
+                    f"The index is missing from {place}. Run `ragself gc` to build it again from the documents, or "
+                    "roll back to another version."
+                )
+            connection = Connection(_folder(place, view))
+        self._connection = connection
+        self._client: Any = connection.client
 
     def create(self, name: str, fingerprint: str) -> Index:
         """Make an empty collection in place of any of that name."""
         self.delete(name)
-        collection = self._client.create_collection(
-            name,
-            configuration={"hnsw": {"space": "cosine", **_GRAPH}},
-            metadata={FINGERPRINT: fingerprint},
-            embedding_function=None,  # Chroma's default would download a model
-        )
-        return Index(collection, self._client.get_max_batch_size())
+        with explained(self.place):
+            collection = self._client.create_collection(
+                name,
+                configuration={"hnsw": {"space": "cosine", **_GRAPH}},
+                metadata={FINGERPRINT: fingerprint},
+                embedding_function=None,  # Chroma's default would download a model
+            )
+            return Index(collection, self._client.get_max_batch_size())
 
     def open(self, name: str, fingerprint: str) -> Index:
         """Open a collection.
@@ -58,10 +70,12 @@ class Chroma:
             StoreError: It is missing, or carries another fingerprint.
         """
         try:
-            collection = self._client.get_collection(name, embedding_function=None)
+            with explained(self.place):
+                collection = self._client.get_collection(name, embedding_function=None)
+                batch = self._client.get_max_batch_size()
         except (NotFoundError, ValueError) as error:
             raise StoreError(
-                f"The Chroma collection {name!r} is missing from {self.directory}. "
+                f"The Chroma collection {name!r} is missing from {self.place}. "
                 "Run `ragself gc` to build it again from the documents, or roll back to another version."
             ) from error
         found = (collection.metadata or {}).get(FINGERPRINT)
@@ -70,41 +84,37 @@ class Chroma:
                 f"The Chroma collection {name!r} carries the fingerprint {found}, expected {fingerprint}: its vectors "
                 "were made by another encoder or adapter. Open it with that one, or roll back to another version."
             )
-        return Index(collection, self._client.get_max_batch_size())
+        return Index(collection, batch)
 
     def names(self) -> set[str]:
         """Names of all collections."""
-        return {collection.name for collection in self._client.list_collections()}
+        found: set[str] = set()
+        with explained(self.place):
+            while page := self._client.list_collections(limit=1000, offset=len(found)):
+                found |= {collection.name for collection in page}
+        return found
 
     def delete(self, name: str) -> None:
         """Delete a collection; does nothing where there is none of that name."""
         try:
-            self._client.delete_collection(name)
+            with explained(self.place):
+                self._client.delete_collection(name)
         except (NotFoundError, ValueError):
             return
-        except ChromaError as error:
-            raise StoreError(f"Chroma cannot delete the collection {name!r}: {error}.") from error
-
-    def sweep(self) -> int:
-        """Delete the folders that Chroma leaves behind when a collection is deleted. Returns how many.
-
-        Only the process that holds the writer's lock may call this.
-        """
-        with sqlite3.connect(f"file:{self.directory / 'chroma.sqlite3'}?mode=ro", uri=True) as db:
-            in_use = {row[0] for row in db.execute("SELECT id FROM segments")}
-        orphans = [path for path in self.directory.iterdir() if path.is_dir() and _is_uuid(path.name)]
-        orphans = [path for path in orphans if path.name not in in_use]
-        for path in orphans:
-            shutil.rmtree(path, ignore_errors=True)
-        return len(orphans)
 
     def close(self) -> None:
-        """Release the files. Safe to call twice."""
-        self._client.close()
+        """Release files and connections. Safe to call twice."""
+        self._connection.close()
 
 
-def _is_uuid(name: str) -> bool:
+def _folder(place: Path, view: int | None) -> Any:
+    # Chroma shares what is open under one spelling of a path, and shows what another process wrote only to who
+    # opens it anew: so each opening has a spelling of its own, but for those that are to share.
+    spelling = f"{place}" + ("/." * (1 + next(_opened) % 50) if view is None else "/" + "./" * (view % 50))
     try:
-        return str(uuid.UUID(name)) == name
-    except ValueError:
-        return False
+        return chromadb.PersistentClient(spelling, Settings(anonymized_telemetry=False))
+    except Exception as error:  # the Rust bindings raise bare Exceptions and InternalErrors
+        raise StoreError(
+            f"Chroma cannot open {place}: {error}. If that folder is damaged, delete it and run "
+            "`ragself gc`: the index is built again from the documents, none of which is lost."
+        ) from error

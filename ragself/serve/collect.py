@@ -9,59 +9,66 @@ from pathlib import Path
 from ragself.config import Config
 from ragself.corpus.scores import ScoreCache
 from ragself.progress import Progress, silent
+from ragself.schema import Version
+from ragself.serve.chroma import Chroma
 from ragself.serve.store import Store
 
 
-def collect(store: Store, config: Config, progress: Progress = silent) -> list[str]:
+def collect(store: Store, config: Config, progress: Progress = silent, *, learning: bool = False) -> list[str]:
     """Clean a knowledge base.
 
     Version 0, the live version, the one before it and the newest `keep_versions` others stay, and scores that a
     pass has used within `keep_scores` days.
 
     Args:
-        store: Whose writer's lock the caller holds.
+        store: Whose turn the caller has.
         config: How many versions to keep besides, and how long scores.
         progress: Told of collections built again.
+        learning: Somebody is, so that unfinished builds stay.
 
     Returns:
         What was done, one line each.
     """
-    done = []
-    live = store.registry.live()
     versions = store.registry.versions()
-    spared = {
-        0,
-        live,
-        store.registry.before(),
-        *[v.number for v in versions if v.number not in (0, live)][-config.keep_versions :],
-    }
+    kept = _kept(store, versions, config.keep_versions)
+    done = []
     for version in versions:
-        if version.number not in spared:
+        if version not in kept:
             store.registry.remove(version.number)
+            store.clear(version)
             done.append(f"removed version {version.number} ({version.kind})")
-    kept = [version for version in versions if version.number in spared]
-
-    names = {version.collection for version in kept}
-    for name in sorted(store.chroma.names() - names):
-        if name.startswith("ragself-v"):
-            store.discard(name)
-            done.append(f"removed collection {name}")
-    for folder in store.registry.unregistered():
-        shutil.rmtree(folder, ignore_errors=True)
-        done.append(f"removed unfinished {folder.name}")
-
-    missing = names - store.chroma.names()
+    if not learning:
+        done += _unfinished(store, kept)
     for version in kept:
-        if version.collection in missing:
+        if not store.built(version):
             count = store.rebuild(version, progress)
-            done.append(f"built collection {version.collection} again from {count} chunks")
-
+            done.append(f"built the index of version {version.number} again from {count} chunks")
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
     if scores:
         done.append(f"removed {scores} scores that no pass has used for {config.keep_scores} days")
-    orphans = store.chroma.sweep()
-    if orphans:
-        done.append(f"removed {orphans} folders that Chroma had left behind")
+    return done
+
+
+def _kept(store: Store, versions: list[Version], count: int) -> list[Version]:
+    live = store.registry.live()
+    newest = [version.number for version in versions if version.number not in (0, live)][-count:]
+    spared = {0, live, store.registry.before(), *newest}
+    return [version for version in versions if version.number in spared]
+
+
+def _unfinished(store: Store, kept: list[Version]) -> list[str]:
+    done = []
+    for folder in store.registry.unregistered():
+        store.journal.forget(store.manifest.collection(int(folder.name)))
+        shutil.rmtree(folder, ignore_errors=True)
+        done.append(f"removed unfinished {folder.name}")
+    if store.server is not None:
+        with closing(Chroma(store.server)) as database:
+            own = {name for name in database.names() if name.startswith(f"ragself-{store.manifest.id}-")}
+        for name in sorted(own - {version.collection for version in kept}):
+            store.drop(name)
+            store.journal.forget(name)
+            done.append(f"removed collection {name}")
     return done
 
 

@@ -48,7 +48,7 @@ def connect(place: str, collection: str, tenant: str, database: str) -> Connecti
         StoreError: There is no Chroma, or it cannot be read now.
     """
     if place.startswith(("http://", "https://")):
-        return Connection(_client_of_server(place, tenant, database))
+        return server(place, tenant, database)
     if not (Path(place) / "chroma.sqlite3").exists():
         raise StoreError(f"{place} holds no Chroma database (no chroma.sqlite3). Give its folder, or a server's URL.")
     folder = TemporaryDirectory(prefix="ragself-", ignore_cleanup_errors=True)
@@ -73,14 +73,17 @@ def connect(place: str, collection: str, tenant: str, database: str) -> Connecti
         ) from error
 
 
-def _client_of_server(url: str, tenant: str, database: str) -> Any:
+def server(url: str, tenant: str, database: str) -> Connection:
+    """Connect to a server. Raises StoreError where none answers."""
     parts = urlsplit(url)
     ssl = parts.scheme == "https"
     port = parts.port or (443 if ssl else 8000)
     settings = Settings(anonymized_telemetry=False)
     try:
-        return chromadb.HttpClient(
-            parts.hostname or "", port, ssl=ssl, settings=settings, tenant=tenant, database=database
+        return Connection(
+            chromadb.HttpClient(
+                parts.hostname or "", port, ssl=ssl, settings=settings, tenant=tenant, database=database
+            )
         )
     except Exception as error:  # whatever the HTTP library raises
         raise StoreError(

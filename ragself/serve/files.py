@@ -10,8 +10,13 @@ from typing import Any
 from ragself.errors import StoreError
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace `path` in one step: afterwards it holds the old or the new content, whatever dies.
+
+    Args:
+        path: The file.
+        value: What JSON can hold.
+        durable: It survives a power cut; without, it is a matter of microseconds.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written; the old content is still there.
@@ -21,8 +26,11 @@ def write_json(path: Path, value: Any) -> None:
         with scratch.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=2, ensure_ascii=False)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         scratch.replace(path)
+        if not durable:
+            return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import chromadb
 import numpy as np
-from chromadb.errors import ChromaError
+from chromadb.errors import ChromaError, NotFoundError
 from numpy.typing import NDArray
 
 from ragself.errors import InputError, StoreError
@@ -27,7 +28,8 @@ class Index:
 
     def __len__(self) -> int:
         """Number of chunks."""
-        return int(self._collection.count())
+        with _asking():
+            return int(self._collection.count())
 
     def upsert(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Write chunks with their vectors, (len(chunks), dimension) float32; existing ids are replaced.
@@ -57,16 +59,18 @@ class Index:
 
     def ids(self) -> set[str]:
         """Ids of all chunks."""
-        return set(self._collection.get(include=[])["ids"])
+        with _asking():
+            return set(self._collection.get(include=[])["ids"])
 
     def find(self, where: Mapping[str, Any]) -> list[str]:
         """Ids of the chunks that a metadata filter finds. Raises InputError where Chroma refuses it."""
-        with _filtering(where):
+        with _asking(where):
             return list(self._collection.get(where=dict(where), include=[])["ids"])
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Stored vectors, (len(ids), dimension) float32, in the order of `ids`."""
-        found = self._collection.get(ids=list(ids), include=["embeddings"])
+        with _asking():
+            found = self._collection.get(ids=list(ids), include=["embeddings"])
         rows = {id: row for row, id in enumerate(found["ids"])}
         return np.asarray(found["embeddings"], dtype=np.float32)[[rows[id] for id in ids]]
 
@@ -82,7 +86,7 @@ class Index:
         Raises:
             InputError: Chroma does not understand the filter.
         """
-        with _filtering(where):
+        with _asking(where):
             found = self._collection.query(
                 query_embeddings=vector[None, :],
                 n_results=k,
@@ -101,31 +105,47 @@ class Index:
     def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[list[str]]:
         """Ids of the `k` nearest chunks of each of (n, dimension) float32 vectors."""
         for start in range(0, len(vectors), 100):
-            found = self._collection.query(
-                query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
-            )
+            with _asking():
+                found = self._collection.query(
+                    query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
+                )
             yield from found["ids"]
 
 
 @contextmanager
-def _filtering(where: Mapping[str, Any] | None) -> Iterator[None]:
+def explained(place: Path | str) -> Iterator[None]:
+    """Turn what a database does that is gone or broken into a StoreError; what is merely not there is the caller's."""
+    try:
+        yield
+    except (NotFoundError, ValueError, StoreError):
+        raise
+    except Exception as error:  # the Rust bindings and the HTTP library raise what they like
+        way = "Start its server" if isinstance(place, str) else "Free some space or mend the permissions"
+        raise StoreError(f"Chroma at {place} cannot do what is asked: {error}. {way} and run it again.") from error
+
+
+@contextmanager
+def _asking(where: Mapping[str, Any] | None = None) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ChromaError) as error:
-        if not where:
-            raise
-        raise InputError(
-            f"Chroma refuses the filter {dict(where)!r}: {error} "
-            'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
-        ) from error
+        refused = not isinstance(error, ChromaError) or (error.code() < 500 and not isinstance(error, NotFoundError))
+        if where and refused:
+            raise InputError(
+                f"Chroma refuses the filter {dict(where)!r}: {error} "
+                'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
+            ) from error
+        raise StoreError(f"Chroma cannot read: {error}. Try again; if it stays so, run `ragself gc`.") from error
+    except Exception as error:  # the Rust bindings and the HTTP library raise what they like
+        raise StoreError(f"Chroma cannot be asked: {error}. If it is a server, is that running?") from error
 
 
 @contextmanager
 def _writing() -> Iterator[None]:
     try:
         yield
-    except ChromaError as error:
+    except Exception as error:
         raise StoreError(
-            f"Chroma cannot write: {error}. Nothing acknowledged is lost; free some space or mend the permissions "
-            "and run the same command again."
+            f"Chroma cannot write: {error}. Nothing acknowledged is lost; free some space, mend the permissions or "
+            "start its server, and run the same command again."
         ) from error

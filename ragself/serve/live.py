@@ -5,135 +5,218 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TypeVar
 
 from ragself.corpus.journal import Journal
-from ragself.errors import StoreLocked
-from ragself.serve.chroma import Chroma
-from ragself.serve.lock import WriterLock
+from ragself.errors import RagselfError, StoreError, StoreLocked
+from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.registry import Registry
 from ragself.serve.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 _WAIT = 0.1  # seconds between two attempts to open what another process writes to
-_LOOK = 1.0  # seconds between two looks for what other processes wrote
+_LOOK = 0.25  # seconds between two looks at the pointer, of which queries know nothing
+_LISTEN = 1.0  # seconds between two looks for what other processes wrote
+
+Answer = TypeVar("Answer")
 
 
 class Live:
-    """Lends the live snapshot, and notices when it has changed: a switch at once, other processes within a second."""
+    """Lends the live snapshot, and follows the pointer: what is open goes on answering until the next is warm.
+
+    A switch by this process is seen at once, those of others, and what they write, within a second or two.
+    """
 
     def __init__(
         self,
-        directory: Path,
         registry: Registry,
         journal: Journal,
-        lock: WriterLock,
+        role: ProcessLock,
+        turn: Turn,
         open: Callable[[int], Snapshot],
         mend: Callable[[], None],
+        *,
+        shared: bool,
     ) -> None:
-        """Name the parts; `open` makes the snapshot of a version, `mend` does what a writer that died left undone."""
-        self._directory = directory
-        self._registry = registry
-        self._journal = journal
-        self._lock = lock
-        self._open = open
-        self._mend = mend
-        self._chroma: Chroma | None = None
-        self._snapshot: Snapshot | None = None
-        self._stamp: tuple[int, int] | None = None
-        self._looked = 0.0
-        self._stale = False
-        self._turn = threading.Condition(threading.RLock())
-        self._readers = 0
-        self._pausing = False
+        """Name the parts.
 
-    def chroma(self) -> Chroma:
-        """The connection to Chroma, opened on first use."""
-        with self._turn:
-            if self._chroma is None:
-                self._chroma = Chroma(self._directory / "chroma")
-            return self._chroma
+        Args:
+            registry: Has the pointer.
+            journal: Knows which collections are being written to.
+            role: The writer's.
+            turn: Of whoever changes what is served.
+            open: Makes the snapshot of a version.
+            mend: Does what a writer that died left undone. Raises StoreLocked where another process is to.
+            shared: The vectors are on a server, where everybody sees everything.
+        """
+        self._registry, self._journal, self._role, self._turn = registry, journal, role, turn
+        self._open, self._mend, self._shared = open, mend, shared
+        self._snapshot: Snapshot | None = None
+        self._seen: tuple[object, ...] = ()
+        self._readers: Counter[int] = Counter()
+        self._state = threading.Condition()
+        self._opening = threading.RLock()
+        self._renewal: threading.Thread | None = None
+        self._looked = self._listened = 0.0
+        self._told = ""
+
+    def ask(self, question: Callable[[Snapshot], Answer]) -> Answer:
+        """Put a question to the live snapshot; once more, to one opened afresh, where its database was replaced."""
+        with self.pinned() as snapshot:
+            try:
+                return question(snapshot)
+            except StoreError as error:
+                logger.debug("opening the index afresh: %s", error)
+        self._drop(snapshot)
+        with self.pinned() as snapshot:
+            return question(snapshot)
 
     @contextmanager
-    def pinned(self) -> Iterator[Snapshot]:
-        """Lend the live snapshot; it stays whole, and its connection open, until this ends."""
-        self._refresh()
-        with self._turn:
-            self._turn.wait_for(lambda: not self._pausing)
-            if self._snapshot is None:
-                self._snapshot = self._open(self._registry.live())
-            snapshot = self._snapshot
-            self._readers += 1
+    def pinned(self, *, newest: bool = False) -> Iterator[Snapshot]:
+        """Lend the live snapshot; it stays whole, and its connection open, until this ends.
+
+        Args:
+            newest: Look at the pointer first; else it may be one that was live a moment ago.
+        """
+        snapshot = self._take(newest)
         try:
             yield snapshot
         finally:
-            with self._turn:
-                self._readers -= 1
-                self._turn.notify_all()
+            with self._state:
+                self._readers[id(snapshot)] -= 1
+                self._state.notify_all()
 
-    def forget(self) -> None:
-        """Open the snapshot anew for the next query; queries in flight keep theirs."""
-        with self._turn:
-            self._snapshot = None
+    @property
+    def number(self) -> int:
+        """Number of the version that answers, -1 while none does."""
+        snapshot = self._snapshot
+        return -1 if snapshot is None else snapshot.version.number
+
+    def renew(self) -> None:
+        """Open what is live now; until it is warm what is open goes on answering. Nothing where nothing is open."""
+        if self._snapshot is not None:
+            self._replace()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let queries in flight come to an end; later ones wait until this ends, and open the snapshot anew."""
-        with self._turn:
-            self._turn.wait_for(lambda: not self._pausing)
-            self._pausing = True
-            try:
-                self._turn.wait_for(lambda: self._readers == 0)
-                self._snapshot = None
-                yield
-            finally:
-                self._pausing = False
-                self._turn.notify_all()
+        with self._opening:
+            self._retire(None)
+            yield
 
-    def reconnect(self, *, writing: bool = True) -> None:
-        """Open Chroma anew: it shows what other processes wrote only then. Waits for queries in flight.
-
-        Args:
-            writing: False keeps the connection if another thread has begun to write through it meanwhile.
-        """
+    def close(self) -> None:
+        """Close what is open, once the queries in flight have ended."""
+        if self._renewal is not None:
+            self._renewal.join()
         with self.paused():
-            if self._chroma is not None and (writing or not self._lock.held):
-                self._chroma.close()
-                self._chroma = None
+            pass
 
-    def _refresh(self) -> None:
-        stamp = self._registry.stamp()
-        switched = self._stamp is not None and stamp != self._stamp
-        self._stamp = stamp
-        if self._lock.held:
-            if switched:
-                self.forget()
+    # inside ---------------------------------------------------------------------------------------
+
+    def _take(self, newest: bool) -> Snapshot:
+        self._look(newest)
+        while True:
+            with self._state:
+                if self._snapshot is not None:
+                    self._readers[id(self._snapshot)] += 1
+                    return self._snapshot
+            self._replace(only_missing=True)
+
+    def _look(self, newest: bool) -> None:
+        now = time.monotonic()
+        if self._snapshot is None or not (newest or now - self._looked > _LOOK):
             return
-        if time.monotonic() - self._looked > _LOOK:
-            self._looked = time.monotonic()
-            self._stale |= self._journal.changed_elsewhere()
-        self._stale |= switched
-        if self._snapshot is None:
-            self._settle()
-        if self._stale and self._settled():  # meanwhile what is open goes on answering
-            self.reconnect(writing=False)
-            self._stale = False
+        self._looked = now
+        if newest:
+            if self._state_of_things() != self._seen:
+                self._replace()
+        elif (self._state_of_things() != self._seen or self._heard(now)) and not self._renewing():
+            self._renewal = threading.Thread(target=self._renew_meanwhile, name="ragself opens the new index")
+            self._renewal.start()
 
-    def _settle(self) -> None:
-        """Wait while another process writes to the live index: half of a graph is none."""
+    def _state_of_things(self) -> tuple[object, ...]:
+        """What the open snapshot depends on: the pointer, and whether Chroma's folder is this process's own."""
+        return self._registry.stamp(), not self._shared and self._role.generation
+
+    def _heard(self, now: float) -> bool:
+        """Whether another process has written what is not seen through what is open."""
+        if now - self._listened < _LISTEN:
+            return False
+        self._listened = now
+        if not self._shared:
+            return not self._role.here and self._journal.changed_elsewhere()
+        if self._torn():  # by a writer that died, or by one that writes at this moment
+            with self._turn.watched(0) as nobody_writes:
+                return nobody_writes and self._torn()
+        return False
+
+    def _renewing(self) -> bool:
+        return self._renewal is not None and self._renewal.is_alive()
+
+    def _renew_meanwhile(self) -> None:
+        try:
+            self._replace()
+        except RagselfError as error:  # who asks for it is told; the others have what is open
+            if str(error) != self._told:
+                logger.warning("version %s goes on answering: %s", self._snapshot and self._snapshot.version, error)
+            self._told = str(error)
+
+    def _replace(self, *, only_missing: bool = False) -> None:
+        """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to."""
         told = False
-        while not self._lock.held and not self._settled():
-            try:
-                self._mend()
-            except StoreLocked:
-                if not told:
-                    logger.warning("Waiting to open the index: %s writes to it", self._lock.holder())
-                told = True
-            time.sleep(_WAIT)
+        while True:
+            with self._opening:
+                if only_missing and self._snapshot is not None:
+                    return
+                with self._turn.watched(_WAIT) as nobody_writes:
+                    if self._may_open(nobody_writes):
+                        self._retire(self._opened())
+                        return
+            if nobody_writes:
+                try:
+                    self._mend()
+                    continue
+                except StoreLocked:
+                    time.sleep(_WAIT)
+            if not told:
+                logger.warning("Waiting to open the index: %s writes to it", self._role.holder() or "another process")
+            told = True
 
-    def _settled(self) -> bool:
+    def _may_open(self, nobody_writes: bool) -> bool:
+        if self._shared and not nobody_writes:  # the server answers, whoever writes
+            return True
+        return (nobody_writes or self._role.here) and not self._torn()
+
+    def _opened(self) -> Snapshot:
+        seen = self._state_of_things()
+        snapshot = self._open(self._registry.live())
+        try:
+            snapshot.warm()
+        except BaseException:
+            snapshot.close()
+            raise
+        self._seen = seen
+        return snapshot
+
+    def _torn(self) -> bool:
         torn = self._journal.unsettled()
-        return not torn or self._registry.version(self._registry.live()).collection not in torn
+        return bool(torn) and self._registry.version(self._registry.live()).collection in torn
+
+    def _drop(self, snapshot: Snapshot) -> None:
+        with self._opening:
+            if self._snapshot is snapshot:
+                self._retire(None)
+
+    def _retire(self, successor: Snapshot | None) -> None:
+        """Put a successor in the place of the open snapshot, and close that when its last query has ended."""
+        with self._state:
+            before, self._snapshot = self._snapshot, successor
+            if before is None:
+                return
+            self._state.wait_for(lambda: self._readers[id(before)] == 0)
+            del self._readers[id(before)]
+        before.close()

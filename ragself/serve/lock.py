@@ -1,4 +1,9 @@
-"""One writer at a time: two processes writing one embedded Chroma folder destroy it."""
+"""Who may do what at a time: a role that one process has for long, and a turn that is taken for one change.
+
+writer.lock   the role of changing documents: two processes writing one embedded Chroma folder destroy it
+pass.lock     the role of learning: one pass at a time
+turn.lock     the turn: to change what is served, or to open it while nobody does
+"""
 
 from __future__ import annotations
 
@@ -6,33 +11,45 @@ import json
 import os
 import sys
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
 from ragself.errors import StoreError, StoreLocked
 
-_TURNS: dict[Path, threading.RLock] = {}
+Role: TypeAlias = Literal["writer", "pass"]
+
+_DOES: dict[Role, str] = {"writer": "is being written to by", "pass": "is learning already, started by"}
+_POLL = 0.01  # seconds between two looks at a lock
+_PATIENCE = 2.0  # seconds; a look by `holder` is short
+
+_threads: dict[Path, threading.RLock] = {}
+_generations: Counter[str] = Counter()
 
 
-class WriterLock:
-    """The right to write to a knowledge base, held by one process until it is released or dies.
+class ProcessLock:
+    """A role on a knowledge base, held by one process until it is given back or the process dies.
 
     Attributes:
-        turn: Taken for each write by whoever has the right in this process: it may have opened the folder twice.
+        threads: For those of this process, which all have the role, to take turns.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Name the lock; nothing is taken yet."""
-        path = directory / "writer.lock"
-        self._lock = FileLock(path, timeout=2, thread_local=False, is_singleton=True)  # a look by `holder` is short
-        self._holder = directory / "writer.json"
+    def __init__(self, directory: Path, role: Role = "writer") -> None:
+        """Name the role; nothing is taken yet."""
+        path = directory / f"{role}.lock"
+        self._role = role
+        self._lock = FileLock(path, timeout=_PATIENCE, thread_local=False, is_singleton=True)
+        self._holder = directory / f"{role}.json"
         self._held = False
-        self.turn = _TURNS.setdefault(path, threading.RLock())
+        self.threads = _threads.setdefault(path, threading.RLock())
 
     def acquire(self) -> None:
-        """Take the lock; a second call does nothing.
+        """Take the role; a second call does nothing.
 
         Raises:
             StoreLocked: Another process has it. The message names that process.
@@ -44,7 +61,7 @@ class WriterLock:
             self._lock.acquire()
         except Timeout:
             raise StoreLocked(
-                f"{self._holder.parent} is being written to by {self._describe()}. Wait for it or stop it. "
+                f"{self._holder.parent} {_DOES[self._role]} {self._describe()}. Wait for it or stop it. "
                 "Searching is possible meanwhile."
             ) from None
         except OSError as error:
@@ -62,14 +79,30 @@ class WriterLock:
             self._lock.release()
             raise StoreError(f"Cannot write {self._holder}: {error}. Free some space.") from error
         self._held = True
+        if self._lock.lock_counter == 1:
+            self.begin_generation()
+
+    def begin_generation(self) -> None:
+        """Nothing that was opened until now shows what is here."""
+        _generations[self._lock.lock_file] += 1
+
+    @property
+    def generation(self) -> int | None:
+        """Counts what has to be opened afresh, for all objects of the process that has the role; None without it."""
+        return _generations[self._lock.lock_file] if self.here else None
 
     @property
     def held(self) -> bool:
         """Whether it was acquired by this object."""
         return self._held
 
+    @property
+    def here(self) -> bool:
+        """Whether this process has it, by whichever object."""
+        return self._lock.is_locked
+
     def release(self) -> None:
-        """Give the lock back; does nothing where it is not held. The process keeps it while another object does."""
+        """Give it back; does nothing where it is not held. The process keeps it while another object does."""
         if self._held:
             self._held = False
             if self._lock.lock_counter == 1:
@@ -77,14 +110,14 @@ class WriterLock:
             self._lock.release()
 
     def holder(self) -> str | None:
-        """Who is writing now, or None. Asks the lock itself: a file alone may be left by a killed process."""
+        """Who has it now, or None. Asks the lock itself: a file alone may be left by a killed process."""
         if self._lock.is_locked:
             return self._describe()
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return self._describe()
-        except OSError:  # a read-only folder has no writer
+        except OSError:  # nobody writes to a read-only folder
             return None
         self._lock.release()
         return None
@@ -95,3 +128,83 @@ class WriterLock:
             return f"process {holder['pid']} ({holder['command']}, since {holder['since']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+
+
+class Turn:
+    """The turn to change what is served, among the threads of this process and among processes.
+
+    Attributes:
+        threads: Taken first, and alone where only the threads of this process may interfere.
+    """
+
+    _all: dict[Path, Turn] = {}  # noqa: RUF012  one for all who have opened a folder in this process
+
+    def __init__(self, path: Path) -> None:
+        """Use `of`."""
+        self.threads = threading.RLock()
+        self._lock = FileLock(path, thread_local=False)
+        self._reading = FileLock(path, thread_local=False)
+        self._opening = threading.Lock()
+        self._owner: int | None = None
+
+    @classmethod
+    def of(cls, directory: Path) -> Turn:
+        """The one of a knowledge base."""
+        path = directory / "turn.lock"
+        return cls._all.setdefault(path, cls(path))
+
+    @contextmanager
+    def taken(self, patience: float = -1) -> Iterator[None]:
+        """Take it, again as often as one likes in the same thread.
+
+        Args:
+            patience: Seconds to wait for another process; -1 is as long as it takes.
+
+        Raises:
+            StoreLocked: Another process has had it for so long.
+            StoreError: The folder cannot be written.
+        """
+        with self.threads:
+            try:
+                self._lock.acquire(timeout=patience, poll_interval=_POLL)
+            except Timeout:
+                raise StoreLocked(f"Another process is changing {Path(self._lock.lock_file).parent}.") from None
+            except OSError as error:
+                folder = Path(self._lock.lock_file).parent
+                raise StoreError(
+                    f"Cannot write to {folder}: {error}. Mend the permissions or free some space."
+                ) from error
+            before, self._owner = self._owner, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = before
+                self._lock.release()
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread has it."""
+        return self._owner == threading.get_ident()
+
+    @contextmanager
+    def watched(self, patience: float) -> Iterator[bool]:
+        """Keep other processes from changing anything for a moment, whatever the threads of this one do.
+
+        Yields whether that came about within `patience` seconds.
+        """
+        if self.mine:
+            yield True
+            return
+        with self._opening:
+            try:
+                self._reading.acquire(timeout=patience, poll_interval=_POLL)
+            except Timeout:
+                yield False
+                return
+            except OSError:  # nobody writes to a read-only folder
+                yield True
+                return
+            try:
+                yield True
+            finally:
+                self._reading.release()

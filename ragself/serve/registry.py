@@ -23,7 +23,7 @@ from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Version
 from ragself.serve.files import append_json, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Manifest:
         dimension: Width of its vectors.
         canary: Base vectors of the canary texts: what the encoder must reproduce.
         created: UTC, ISO 8601.
+        id: Of this knowledge base, in the names of its collections: several may share a Chroma server.
+        server: URL of the Chroma server that holds the vectors; None where they are in the folder.
         prompts: What it puts before queries and documents, or None where that is the model's matter.
     """
 
@@ -48,7 +50,13 @@ class Manifest:
     dimension: int
     canary: list[list[float]]
     created: str
+    id: str
+    server: str | None = None
     prompts: dict[Literal["query", "document"], str] | None = None
+
+    def collection(self, number: int) -> str:
+        """Name of the collection of a version."""
+        return f"ragself-{self.id}-v{number:04d}"
 
 
 class Registry:
@@ -68,7 +76,7 @@ class Registry:
     def create(self, manifest: Manifest, base: Version) -> None:
         """Write a new knowledge base with version 0 live. ``store.json`` comes last and makes it one."""
         self.add(base)
-        write_json(self._live, {"version": 0, "before": None})
+        write_json(self._live, {"version": 0, "before": None, "pinned": False})
         write_json(self.directory / "store.json", asdict(manifest))
         self.record("create", version=0, reason="plain base model")
 
@@ -90,6 +98,11 @@ class Registry:
             raise StoreTooNew(
                 f"{self.directory} has format {found}, written by a newer ragself; this one reads up to {FORMAT}. "
                 "Upgrade: pip install -U ragself"
+            )
+        if isinstance(found, int) and found < FORMAT:
+            raise StoreError(
+                f"{self.directory} has format {found}, of a ragself before its first release; this one reads {FORMAT}. "
+                "Make it anew from the documents: ragself add --kb ANOTHER FILES"
             )
         try:
             return Manifest(**raw)
@@ -169,7 +182,7 @@ class Registry:
     def live(self) -> int:
         """Number of the live version."""
         try:
-            return int(read_json(self._live)["version"])
+            return int(self._pointer()["version"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{self._live} is damaged: {error!r}. "
@@ -178,9 +191,23 @@ class Registry:
 
     def before(self) -> int | None:
         """The version that was live before this one, or None where there was none or it is gone."""
-        before = read_json(self._live).get("before")
+        before = self._pointer().get("before")
         there = before is not None and (self.folder(int(before)) / "version.json").exists()
         return int(before) if there else None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether no pass may replace the live version."""
+        return bool(self._pointer().get("pinned"))
+
+    def pin(self, pinned: bool, reason: str, **details: Any) -> None:
+        """Keep passes from replacing the live version, or let them again."""
+        pointer = self._pointer()
+        write_json(self._live, {**pointer, "pinned": pinned})
+        self.record("pin" if pinned else "unpin", self.live(), reason, **details)
+
+    def _pointer(self) -> Any:
+        return read_json(self._live)
 
     def stamp(self) -> tuple[int, int]:
         """Changes whenever the pointer is written; costs one system call, so readers may ask per query."""
@@ -194,13 +221,20 @@ class Registry:
         """Make a version live with one atomic write, and record why."""
         before = self.live()
         self.version(number)
-        write_json(self._live, {"version": number, "before": before})
+        write_json(self._live, {**self._pointer(), "version": number, "before": before})
         self.record(event, version=number, before=before, reason=reason, **details)
+
+    def promotion(self) -> Mapping[str, Any] | None:
+        """The event that made the live version live, if that was a promotion."""
+        switches = (event for event in reversed(self.history()) if event["event"] in ("promote", "rollback"))
+        event = next(switches, None)
+        promoted = event is not None and event["event"] == "promote" and event["version"] == self.live()
+        return event if promoted else None
 
     # the history ----------------------------------------------------------------------------------
 
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
-        """Append one event: create, promote, keep, rollback or gc."""
+        """Append one event: create, sync, promote, keep, rollback, pin, unpin or skip."""
         append_json(
             self._history,
             {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details},

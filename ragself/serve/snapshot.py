@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from ragself.corpus.check import check_queries
 from ragself.models.embedder import Embedder
 from ragself.schema import Embedding, Hit, Version
+from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """One version, ready to answer. A switch makes another one; this one stays as it is."""
+    """One version, ready to answer. A switch makes another one; this one stays as it is until it is closed."""
 
     version: Version
     embedder: Embedder
     index: Index
+    database: Chroma
 
     def search(
         self,
@@ -40,6 +42,14 @@ class Snapshot:
     def embed(self, query: str | Sequence[str]) -> Embedding:
         """The middle of the queries in the space of this version."""
         return Embedding(self._middle(query).tolist(), self.version.fingerprint)
+
+    def warm(self) -> None:
+        """Have Chroma read the index from disk, which it does for the first query."""
+        self.index.query(np.ones(self.version.dimension, dtype=np.float32), 1, None, self.version.number)
+
+    def close(self) -> None:
+        """Close the database. Safe to call twice."""
+        self.database.close()
 
     def _owns(self, embedding: Embedding) -> bool:
         return (embedding.fingerprint, len(embedding.vector)) == (self.version.fingerprint, self.version.dimension)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ragself.corpus.journal import Journal
 from ragself.schema import Status
-from ragself.serve.lock import WriterLock
+from ragself.serve.beacon import seen
+from ragself.serve.lock import ProcessLock
 from ragself.serve.registry import Registry
 
-_PARTS = ("corpus.db", "cache.db", "scores.db", "chroma", "versions")
+_PARTS = ("corpus.db", "cache.db", "scores.db", "versions")
 
 
 def read_status(directory: Path) -> Status:
@@ -33,8 +34,10 @@ def read_status(directory: Path) -> Status:
         chunks=chunks,
         live=registry.version(registry.live()),
         versions=registry.versions(),
+        pinned=registry.pinned,
+        learning=seen(directory),
         last=history[-1] if history else {},
-        writer=WriterLock(directory).holder(),
+        writer=ProcessLock(directory).holder(),
         bytes={part: _size(directory / part) for part in _PARTS},
     )
 

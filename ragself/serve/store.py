@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ragself.progress import Progress, silent
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
+from ragself.serve.lock import Turn
 from ragself.serve.registry import Manifest, Registry
 from ragself.serve.reindex import follow
 from ragself.serve.snapshot import Snapshot
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What `KnowledgeBase` opens; the caller holds the writer's lock where anything is written.
+    """What `KnowledgeBase` opens; nothing but the pointer is changed in what is served without the turn.
 
     Attributes:
         directory: Folder of the knowledge base.
@@ -38,7 +41,9 @@ class Store:
         journal: Its documents.
         cache: Vectors by content.
         base: Base vectors.
-        chroma: Its collections.
+        turn: To change what is served.
+        server: URL of the Chroma server that holds the vectors; None where each version has a folder of its own,
+            so that one can be built, by any process, beside one that is being searched.
     """
 
     directory: Path
@@ -47,7 +52,8 @@ class Store:
     journal: Journal
     cache: VectorCache
     base: BaseVectors
-    chroma: Chroma
+    turn: Turn
+    server: str | None
 
     def adapter(self, version: Version) -> Adapter | None:
         """Read a version's adapter, None for the plain base model.
@@ -67,44 +73,78 @@ class Store:
             )
         return adapter
 
-    def snapshot(self, number: int) -> Snapshot:
-        """Open a version for searching. Raises what `adapter` and `Chroma.open` raise."""
+    def snapshot(self, number: int, view: int | None = None) -> Snapshot:
+        """Open a version for searching; who asked for it closes it.
+
+        Args:
+            number: Of the version.
+            view: As of `Chroma`.
+
+        Raises:
+            AdapterError, StoreError: What `adapter` and `Chroma.open` raise.
+        """
         version = self.registry.version(number)
         adapter = self.adapter(version)
-        index = self.chroma.open(version.collection, version.fingerprint)
-        return Snapshot(version, Embedder(self.base.encoder, adapter), index)
-
-    def build(self, version: Version) -> Index:
-        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet."""
+        database = Chroma(self._place(version), create=False, view=view)
         try:
-            return self.chroma.open(version.collection, version.fingerprint)
-        except StoreError:
-            self.journal.mark_applied(version.collection, 0)
-            return self.chroma.create(version.collection, version.fingerprint)
+            index = database.open(version.collection, version.fingerprint)
+            return Snapshot(version, Embedder(self.base.encoder, adapter), index, database)
+        except BaseException:
+            database.close()
+            raise
+
+    @contextmanager
+    def filling(self, version: Version) -> Iterator[Index]:
+        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet."""
+        if version.collection in self.journal.unsettled():  # writing broke off
+            self.clear(version)
+        with closing(Chroma(self._place(version))) as database:
+            try:
+                index = database.open(version.collection, version.fingerprint)
+            except StoreError:
+                self.journal.mark_applied(version.collection, 0)
+                index = database.create(version.collection, version.fingerprint)
+            yield index
 
     def rebuild(self, version: Version, progress: Progress = silent) -> int:
         """Build the collection of a version anew from the journal. Returns how many chunks it has."""
         name, adapter = version.collection, self.adapter(version)
         with self.journal.writing(name):  # also while it is empty, and no reader must take it for the whole
-            self.chroma.delete(name)
-            return follow(self.journal, name, self.build(version), self.base, adapter, progress, "rebuild")
+            self.clear(version)
+            with self.filling(version) as index:
+                return follow(self.journal, name, index, self.base, adapter, progress, "rebuild")
 
-    def mend(self, torn: Set[str]) -> None:
-        """Replace collections to which writing broke off: what Chroma has left of them cannot be trusted."""
-        versions = [version for version in self.registry.versions() if version.collection in torn]
-        for version in versions:
-            logger.warning(
-                "Writing to the index of version %d broke off; building it again from the documents", version.number
-            )
-            self.rebuild(version)
-        for name in torn - {version.collection for version in versions}:  # of a build, which begins anew
-            self.discard(name)
+    def mend(self, version: Version) -> None:
+        """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
+        logger.warning(
+            "Writing to the index of version %d broke off; building it again from the documents", version.number
+        )
+        self.rebuild(version)
 
-    def discard(self, collection: str) -> None:
-        """Delete a collection that no version is to have."""
-        self.chroma.delete(collection)
-        self.journal.forget(collection)
+    def built(self, version: Version) -> bool:
+        """Whether there is a collection of a version."""
+        if self.server is None:
+            return (self.registry.folder(version.number) / "chroma" / "chroma.sqlite3").exists()
+        with closing(Chroma(self.server)) as database:
+            return version.collection in database.names()
+
+    def clear(self, version: Version) -> None:
+        """Delete the collection of a version."""
+        if self.server is None:
+            shutil.rmtree(self.registry.folder(version.number) / "chroma", ignore_errors=True)
+        else:
+            self.drop(version.collection)
+        self.journal.forget(version.collection)
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection from the server."""
+        assert self.server is not None
+        with closing(Chroma(self.server)) as database:
+            database.delete(collection)
 
     def save(self, adapter: Adapter, path: Path) -> None:
         """Write an adapter with what it was trained on top of. Raises StoreError where the disk is full."""
         save_adapter(adapter, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
+
+    def _place(self, version: Version) -> Path | str:
+        return self.server or self.registry.folder(version.number) / "chroma"

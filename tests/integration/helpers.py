@@ -52,7 +52,7 @@ def assert_right(hits: Sequence[Hit], scores: dict[str, float], k: int) -> None:
 
 def segments(folder: Path) -> set[str]:
     """Names of the segment folders that Chroma keeps."""
-    return {path.name for path in (folder / "chroma").iterdir() if path.is_dir()}
+    return {path.name for path in (folder / "versions").glob("*/chroma/*") if path.is_dir()}
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -115,18 +115,13 @@ def test_gc_keeps_what_can_be_needed_and_leaves_no_orphan(
 
 
 def test_gc_removes_what_was_never_finished(promoted: Path, settings: Config) -> None:
-    orphan = promoted / "chroma" / "0c7a3f62-5f6e-4c0a-9d57-0f5a1d7f9a11"
-    for folder in (promoted / "versions" / "0007", orphan, promoted / "chroma" / "mine"):
+    for folder in (promoted / "versions" / "0007", promoted / "mine"):
         folder.mkdir()
         (folder / "file").write_text("left behind")
     with KnowledgeBase(promoted, config=settings) as kb:
-        kb.store().chroma.create("ragself-v0007", "never finished")
-        done = kb.gc()
-    assert any("ragself-v0007" in line for line in done)
-    assert any("unfinished 0007" in line for line in done)
-    assert not orphan.exists()
-    assert (promoted / "chroma" / "mine").exists()  # no folder of Chroma's
-    assert len(segments(promoted) - {"mine"}) == 2
+        assert kb.gc() == ["removed unfinished 0007"]
+    assert (promoted / "mine").exists()  # nothing of ragself's
+    assert len(segments(promoted)) == 2
 
 
 def test_an_export_makes_the_live_vectors_and_tells_nothing(
@@ -227,6 +222,7 @@ def test_a_full_disk_leaves_the_live_version_alone(
     folder = shutil.copytree(filled_template, disk / "kb")
     (disk / "asked.json").write_text(json.dumps(asked))
     before = contents(folder / "versions"), (folder / "live.json").read_bytes()
+    before = {name: mark for name, mark in before[0].items() if "chroma" not in name}, before[1]  # it writes to read
     # With this much room it is Chroma that meets the end of it. Now and then it never answers that process again.
     ask = free < 800_000
     child = spawn("starved", kb=folder, asked=disk / "asked.json", ballast=disk / "ballast", free=free, ask=ask)
@@ -235,7 +231,7 @@ def test_a_full_disk_leaves_the_live_version_alone(
     assert re.search(r"free some space", result["error"], re.IGNORECASE), result["error"]
     assert result["same"] == [True, True] * ask  # the process that met it still answers
     now = contents(folder / "versions")
-    assert {name: now[name] for name in before[0]} == before[0]
+    assert {name: now[name] for name in before[0] if "chroma" not in name} == before[0]
     assert (folder / "live.json").read_bytes() == before[1]
     with KnowledgeBase(folder, config=settings) as kb:
         assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)

@@ -14,9 +14,15 @@ import chromadb
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.background import BackgroundAdaptation, BackgroundStatus, SelfAdapting
+from ragself.adapting import SelfAdapting
+from ragself.background import BackgroundAdaptation, BackgroundStatus
 from ragself.errors import InputError, StoreError
 from ragself.models.encoder import Encoder
+
+
+def impatient(config: Config) -> Config:
+    """The settings, for who does not want to wait."""
+    return config.model_copy(update={"watch": config.watch.model_copy(update={"poll": 0.05, "rest": 0.0})})
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
@@ -46,9 +52,12 @@ def test_the_collection_that_is_followed_is_looked_at_first(
             assert first.report.documents == kb.status().chunks == len(chunks) - 1
 
             client.delete_collection("theirs")
+            kb.add([Chunk("mine", "notulu zonodo papaba mesori")])
+            kb.config = impatient(kb.config)
+            background = BackgroundAdaptation(kb, asked, every=0.1)
             with caplog.at_level(logging.WARNING, "ragself.background"):
                 background.start()
-                until(lambda: background.status().passes == 2)
+                until(lambda: background.status().passes == 1)
             second = background.status()
             assert background.stop()
             assert isinstance(second.error, StoreError)
@@ -56,7 +65,7 @@ def test_the_collection_that_is_followed_is_looked_at_first(
             assert second.report is not None
             assert second.report != first.report  # it learned nevertheless, and from the same queries
             assert second.report.probes["traffic"] == first.report.probes["traffic"]
-            assert kb.status().chunks == len(chunks) - 1
+            assert kb.status().chunks == len(chunks)
 
 
 @pytest.fixture
@@ -110,7 +119,9 @@ def test_it_begins_anew_after_a_stop_that_did_not_come_in_time(kb: KnowledgeBase
     assert retriever.adapting().running
     assert len(begun) == 1
     assert retriever.stop_adapting()
-    background = BackgroundAdaptation(kb, slow)
+    kb.add([Chunk("new", "notulu zonodo papaba mesori")])
+    kb.config = impatient(kb.config)
+    background = BackgroundAdaptation(kb, slow, every=0.1)
     background.start()
     until(lambda: len(begun) == 2)
     assert not background.stop(timeout=0.01)
@@ -146,7 +157,8 @@ def test_queries_are_read_from_a_file_at_each_pass(kb: KnowledgeBase, asked: lis
     file = tmp_path / "asked.txt"
     file.write_text("\n".join(asked[:100]))
     seen: list[int] = []
-    background = BackgroundAdaptation(kb, file, every=3600)
+    kb.config = impatient(kb.config)
+    background = BackgroundAdaptation(kb, file, every=0.1)
     for count in (0, 100, 150):
         file.write_text("\n".join(asked[:count]))
         before = background.status().passes

@@ -105,12 +105,14 @@ def test_a_second_writer_is_refused_and_reading_goes_on(
     writer = spawn("write", kb=filled, documents={"theirs": another(chunks, 3)})
     wait_for(lambda: writer.lines(), writer)
     with KnowledgeBase(filled, config=settings) as kb:
-        for write in (lambda: kb.add([Chunk("mine", "one")]), kb.adapt):
+        for write in (lambda: kb.add([Chunk("mine", "one")]), lambda: kb.delete(["theirs"])):
             with pytest.raises(StoreLocked, match=rf"process {writer.process.pid} .*Searching is possible"):
                 write()
         assert kb.search(another(chunks, 3), 1)[0].id == "theirs"
         assert f"process {writer.process.pid}" in str(kb.status().writer)
-        line = spawn("cli", argv=["gc", "--kb", str(filled)])
+        assert kb.gc() == []
+        assert kb.adapt().documents == 385  # what changes no document is possible
+        line = spawn("cli", argv=["add", "--kb", str(filled), __file__])
         assert line.join() == 4
         assert f"process {writer.process.pid}" in " ".join(line.said().split())
         writer.go("leave")

@@ -71,7 +71,7 @@ def test_a_newer_format(filled: Path, settings: Config) -> None:
         KnowledgeBase(filled, config=settings)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}', "null"])
 def test_a_damaged_manifest(filled: Path, settings: Config, content: str) -> None:
     (filled / "store.json").write_text(content)
     with pytest.raises(StoreError, match=r"store\.json"):
@@ -135,7 +135,8 @@ def test_a_collection_with_another_fingerprint(filled: Path, settings: Config) -
 
     with KnowledgeBase(filled, config=settings) as kb:
         name = kb.status().live.collection
-    client = chromadb.PersistentClient(str(filled / "chroma"), chromadb.Settings(anonymized_telemetry=False))
+    place = str(filled / "versions" / "0000" / "chroma")
+    client = chromadb.PersistentClient(place, chromadb.Settings(anonymized_telemetry=False))
     client.get_collection(name, embedding_function=None).modify(metadata={"ragself:fingerprint": "another"})
     client.close()
     with KnowledgeBase(filled, config=settings) as kb:
@@ -147,7 +148,8 @@ def test_a_collection_with_another_fingerprint(filled: Path, settings: Config) -
 def test_a_lost_chroma_folder_is_built_again(
     promoted: Path, settings: Config, promoted_template: tuple[Path, Report]
 ) -> None:
-    shutil.rmtree(promoted / "chroma")
+    for folder in promoted.glob("versions/*/chroma"):
+        shutil.rmtree(folder)
     with KnowledgeBase(promoted, config=settings) as kb:
         with pytest.raises(StoreError, match=r"is missing from .*ragself gc"):
             kb.search("notulu")
@@ -186,15 +188,17 @@ def half_built(filled: Path, asked: list[str], spawn: Callable[..., Child], tmp_
 def lose_one(folder: Path) -> None:
     import chromadb
 
-    client = chromadb.PersistentClient(str(folder / "chroma"), chromadb.Settings(anonymized_telemetry=False))
-    client.get_collection("ragself-v0001", embedding_function=None).delete(ids=["t0-0"])
+    place = str(folder / "versions" / "0001" / "chroma")
+    client = chromadb.PersistentClient(place, chromadb.Settings(anonymized_telemetry=False))
+    client.list_collections()[0].delete(ids=["t0-0"])
     client.close()
 
 
 def test_a_lost_chroma_folder_while_a_build_was_half_done(half_built: Path, settings: Config, asked: list[str]) -> None:
-    shutil.rmtree(half_built / "chroma")
+    for folder in half_built.glob("versions/*/chroma"):
+        shutil.rmtree(folder)
     with KnowledgeBase(half_built, config=settings) as kb:
-        assert any("ragself-v0000 again" in line for line in kb.gc())
+        assert any("version 0 again" in line for line in kb.gc())
         assert kb.adapt(asked).decision == "promote"
         assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
 

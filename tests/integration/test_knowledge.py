@@ -15,7 +15,7 @@ from ragself import Added, Chunk, Config, Embedding, KnowledgeBase
 from ragself.config import load
 from ragself.errors import EncoderError, InputError, StoreError
 from ragself.schema import Hit
-from ragself.serve.lock import WriterLock
+from ragself.serve.lock import ProcessLock
 from tests.integration.helpers import assert_right, contents, exact, mrr
 
 A = Chunk("a", "notulu zonodo nozoba sonono", {"source": "one.md", "title": "notulu", "year": 2019, "open": True})
@@ -281,10 +281,13 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path, settings:
     with closing(chromadb.PersistentClient(str(tmp_path / "chroma"))) as client:
         client.create_collection("theirs", embedding_function=None)
     before = contents(tmp_path)
-    for folder in (tmp_path, tmp_path / "chroma"):
-        with pytest.raises(StoreError, match=r"is a Chroma database that ragself has not made\. Choose another folder"):
-            KnowledgeBase(folder, config=settings)
+    with pytest.raises(StoreError, match=r"is a Chroma database that ragself has not made\. Choose another folder"):
+        KnowledgeBase(tmp_path / "chroma", config=settings)
     assert contents(tmp_path) == before
+    with KnowledgeBase(tmp_path, config=settings) as kb:  # beside it
+        kb.add([A])
+        assert [hit.id for hit in kb.search(A.text)] == ["a"]
+    assert {name: contents(tmp_path)[name] for name in before} == before
 
 
 def test_ids_that_are_no_list_delete_nothing(kb: KnowledgeBase) -> None:
@@ -324,7 +327,7 @@ def test_a_program_may_open_it_twice(tmp_path: Path, settings: Config, monkeypat
         assert f"process {os.getpid()} " in str(one.status().writer)
         assert one.delete(["a"]) == 1
         assert {hit.id for hit in one.search(A.text)} == {"b", "c"}
-    assert WriterLock(tmp_path / "kb").holder() is None
+    assert ProcessLock(tmp_path / "kb").holder() is None
 
 
 def test_a_path_below_the_home_folder(tmp_path: Path, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,10 @@ def until(child: Child, line: str) -> None:
         time.sleep(0.01)
 
 
-def tear(kb: Path, since: set[Path]) -> None:
+def tear(kb: Path, version: str) -> None:
     """Cut the files of a graph short, as a kill does that comes while they are written."""
-    graphs = [path for path in (kb / "chroma").glob("*/data_level0.bin") if path.stat().st_size > 0]
-    graphs = [path for path in graphs if path.parent not in since]
+    graphs = (kb / "versions" / version / "chroma").glob("*/data_level0.bin")
+    graphs = [path for path in graphs if path.stat().st_size > 0]
     assert graphs
     for path in graphs:
         for file in (path, path.with_name("link_lists.bin")):
@@ -60,7 +60,7 @@ def test_a_torn_live_index_is_waited_for_while_its_writer_lives_and_replaced_whe
     time.sleep(3)
     assert reader.process.is_alive() and not reader.lines()  # half an index is no index
     writer.kill()
-    tear(filled, set())
+    tear(filled, "0000")
     end = time.monotonic() + 60
     while not reader.lines():
         assert reader.process.is_alive() and time.monotonic() < end, reader.said()
@@ -89,13 +89,12 @@ def test_a_torn_build_begins_anew(
 ) -> None:
     with KnowledgeBase(filled, config=settings) as kb:
         kb.add([Chunk(id, text) for id, text in many.items()])
-    before = {path for path in (filled / "chroma").iterdir() if path.is_dir()}
     file = tmp_path / "asked.json"
     file.write_text(json.dumps(asked))
     writer = spawn("halt", kb=filled, documents={}, asked=file)
     until(writer, "half")
     writer.kill()
-    tear(filled, before)
+    tear(filled, "0001")
     with KnowledgeBase(filled, config=settings) as kb:
         right(kb, chunks)
         report = kb.adapt(asked)

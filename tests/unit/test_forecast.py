@@ -76,7 +76,7 @@ def test_where_words_are_counted_no_prompt_is_read(kb: Callable[..., KnowledgeBa
     assert found.probes == tally(probes)
     assert set(found.rates) == set(found.seconds) == {"encode"}
     assert found.seconds["encode"] == pytest.approx(found.encode / found.rates["encode"], abs=0.1)
-    assert found.bytes.keys() == {"chroma"}
+    assert found.bytes.keys() == {"versions"}
     assert found.lack is None
     assert not (opened.path / "scores.db").exists()
 

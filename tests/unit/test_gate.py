@@ -117,3 +117,15 @@ def test_a_candidate_that_is_no_better_is_hardly_ever_promoted() -> None:
         after = base + draw.normal(size=60) * 0.05
         promoted += decide({"utility": base, "ndcg": base}, {"utility": after, "ndcg": base}, CONFIG).promote
     assert promoted <= 14  # 2.5 % are expected at 95 % confidence, two-sided: 5, and three standard errors
+
+
+def test_what_is_asked_often_weighs_more() -> None:
+    before = {"utility": np.full(60, 0.5), "ndcg": np.full(60, 0.5)}
+    better = np.where(np.arange(60) < 20, 0.8, 0.45)
+    after = {"utility": better, "ndcg": np.full(60, 0.5)}
+    assert not decide(before, {**after, "utility": np.where(np.arange(60) < 5, 0.8, 0.45)}, GateConfig()).promote
+    weights = np.where(np.arange(60) < 20, 5.0, 1.0)
+    decision = decide(before, after, GateConfig(), weights=weights)
+    assert decision.promote
+    assert decision.figures["utility@10"]["after"] == pytest.approx(np.average(better, weights=weights))
+    assert decision.figures["ndcg@10"]["after"] == 0.5

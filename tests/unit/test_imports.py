@@ -49,7 +49,7 @@ def test_an_unknown_name_is_an_attribute_error_that_lists_the_known() -> None:
 
 def test_every_error_is_a_ragself_error_and_says_what_it_means() -> None:
     found = [value for value in vars(errors).values() if isinstance(value, type)]
-    assert len(found) == 10
+    assert len(found) == 11
     for each in found:
         assert issubclass(each, errors.RagselfError)
         assert each.__doc__

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from ragself.errors import StoreError, StoreLocked
-from ragself.serve.lock import WriterLock
+from ragself.serve.lock import ProcessLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from ragself.serve.lock import WriterLock
-lock = WriterLock(Path(sys.argv[1]))
+from ragself.serve.lock import ProcessLock
+lock = ProcessLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -37,7 +37,7 @@ def another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None:
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     with another_process(tmp_path) as process:
         with pytest.raises(StoreLocked, match=rf"process {process.pid} \(-c .*since 20") as caught:
             lock.acquire()
@@ -48,7 +48,7 @@ def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None
 
 
 def test_a_killed_process_gives_the_lock_back(tmp_path: Path) -> None:
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     with another_process(tmp_path) as process:
         process.kill()
         process.wait()
@@ -64,13 +64,13 @@ def test_a_process_that_is_done_gives_the_lock_back(tmp_path: Path) -> None:
         process.communicate("", timeout=10)
         assert process.returncode == 0
         assert not (tmp_path / "writer.json").exists()
-        lock = WriterLock(tmp_path)
+        lock = ProcessLock(tmp_path)
         lock.acquire()
         lock.release()
 
 
 def test_taking_it_twice_is_taking_it_once(tmp_path: Path) -> None:
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     assert (lock.held, lock.holder()) == (False, None)
     lock.acquire()
     lock.acquire()
@@ -82,12 +82,12 @@ def test_taking_it_twice_is_taking_it_once(tmp_path: Path) -> None:
 
 def test_releasing_what_another_holds_takes_nothing_from_it(tmp_path: Path) -> None:
     with another_process(tmp_path) as process:
-        WriterLock(tmp_path).release()
-        assert f"process {process.pid} " in str(WriterLock(tmp_path).holder())
+        ProcessLock(tmp_path).release()
+        assert f"process {process.pid} " in str(ProcessLock(tmp_path).holder())
 
 
 def test_asking_who_writes_takes_nothing(tmp_path: Path) -> None:
-    asking, writing = WriterLock(tmp_path), WriterLock(tmp_path)
+    asking, writing = ProcessLock(tmp_path), ProcessLock(tmp_path)
     assert asking.holder() is None
     writing.acquire()
     assert f"process {os.getpid()} " in str(asking.holder())
@@ -98,11 +98,11 @@ def test_asking_who_writes_takes_nothing(tmp_path: Path) -> None:
 def test_a_holder_that_left_no_name_is_another_process(tmp_path: Path, content: str) -> None:
     with another_process(tmp_path):
         (tmp_path / "writer.json").write_text(content)
-        assert WriterLock(tmp_path).holder() == "another process"
+        assert ProcessLock(tmp_path).holder() == "another process"
 
 
 def test_a_name_that_is_no_object_is_another_process(tmp_path: Path) -> None:
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     lock.acquire()
     try:
         (tmp_path / "writer.json").write_text("[]")
@@ -113,7 +113,7 @@ def test_a_name_that_is_no_object_is_another_process(tmp_path: Path) -> None:
 
 def test_long_commands_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/home/someone/bin/ragself", "add", "x" * 10_000])
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     lock.acquire()
     name = json.loads((tmp_path / "writer.json").read_text())
     lock.release()
@@ -124,14 +124,14 @@ def test_long_commands_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        WriterLock(tmp_path / "file").acquire()
+        ProcessLock(tmp_path / "file").acquire()
 
 
 def test_a_full_disk_is_a_store_error_and_leaves_the_lock_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
-    lock = WriterLock(tmp_path)
+    lock = ProcessLock(tmp_path)
     monkeypatch.setattr(Path, "write_text", full)
     try:
         with pytest.raises(StoreError):

@@ -122,3 +122,14 @@ def test_a_bootstrap_of_equal_values_has_no_width(samples: int) -> None:
     for values in ([2.5], [2.5] * 40):
         interval = bootstrap(np.array(values), 0.95, samples=samples)
         assert (interval.mean, interval.low, interval.high) == (2.5, 2.5, 2.5)
+
+
+def test_weights_count_as_repetitions_do() -> None:
+    draw = np.random.default_rng(3)
+    values, times = draw.normal(size=60), draw.integers(1, 5, size=60)
+    weighted = bootstrap(values, 0.95, weights=times.astype(np.float64))
+    assert weighted.mean == pytest.approx(np.repeat(values, times).mean())
+    assert weighted.low < weighted.mean < weighted.high
+    plain = bootstrap(np.repeat(values, times), 0.95)  # repetitions feign independence: their interval is too narrow
+    assert weighted.high - weighted.low > plain.high - plain.low
+    assert bootstrap(values, 0.95, weights=np.ones(60)) == bootstrap(values, 0.95)

@@ -68,11 +68,36 @@ def test_texts_that_are_no_probes_are_counted_by_reason() -> None:
     found = make(chunks, ["what now", "What, now?", "  ", "?", "what now"], CONFIG, 0)
     assert found.dropped == {
         "query without a word": 2,
-        "query asked before": 2,
         "title of fewer than two words": 2,
         "title of several documents": 2,
     }
     assert [probe.source for probe in found.probes if probe.kind == "title"] == ["c4"]
+
+
+def test_a_query_counts_as_often_as_it_was_asked_up_to_a_cap() -> None:
+    config = ProbesConfig(max_weight=3)
+    asked = ["what now", "What, now?", "where to", *["how many times"] * 7]
+    for form in (asked, Counter(asked)):
+        found = make([], form, config, 0)
+        weights = {probe.text: probe.weight for probe in found.probes}
+        assert weights == {"what now": 2.0, "where to": 1.0, "how many times": 3.0}
+
+
+def test_what_was_held_out_never_trains_whatever_is_asked_later() -> None:
+    first = queries(400)
+    later = [f"{query} {extra}" for query in first[::2] for extra in ("please", "now")] + queries(800)[400:]
+    draw = random.Random(1)
+    asked: list[str] = []
+    held: set[str] = set()
+    for query in draw.sample(first + later, len(first + later)):
+        asked.append(query)
+        if len(asked) % 100 == 0:
+            probes = make([], asked, CONFIG, 0).probes
+            assert held <= {probe.text for probe in probes if probe.split == "confirm"}
+            held |= {probe.text for probe in probes if probe.split == "confirm"}
+            trained = [probe.text for probe in probes if probe.split == "train"]
+            assert not [one for one in trained for other in held if overlap(one, other) >= 0.8]
+    assert len(held) > 80
 
 
 def test_caps_are_kept_and_counted() -> None:

@@ -10,7 +10,7 @@ from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Skipped, Version
 from ragself.serve.registry import Manifest, Registry, now
 
-MANIFEST = Manifest(1, "org/model", None, "print", 4, [[1.0, 0.0], [0.5, 0.5]], "2025-01-01T00:00:00+00:00")
+MANIFEST = Manifest(2, "org/model", None, "print", 4, [[1.0, 0.0], [0.5, 0.5]], "2025-01-01T00:00:00+00:00", "ab12")
 
 
 def version(number: int) -> Version:
@@ -203,12 +203,18 @@ def test_a_folder_without_a_knowledge_base_is_a_store_error(tmp_path: Path) -> N
 
 def test_a_newer_format_is_refused_with_what_to_do(registry: Registry) -> None:
     path = registry.directory / "store.json"
-    path.write_text(json.dumps({"format": 2, "something": "new"}))
-    with pytest.raises(StoreTooNew, match=r"format 2.*reads up to 1.*Upgrade"):
+    path.write_text(json.dumps({"format": 3, "something": "new"}))
+    with pytest.raises(StoreTooNew, match=r"format 3.*reads up to 2.*Upgrade"):
         registry.manifest()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"format": 1}'])
+def test_a_format_of_before_the_first_release_says_what_to_do(registry: Registry) -> None:
+    (registry.directory / "store.json").write_text('{"format": 1}')
+    with pytest.raises(StoreError, match=r"format 1.*reads 2.*Make it anew"):
+        registry.manifest()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"format": 2}'])
 def test_a_damaged_manifest_is_a_store_error(registry: Registry, content: str) -> None:
     (registry.directory / "store.json").write_text(content)
     with pytest.raises(StoreError, match=r"store\.json"):

@@ -40,7 +40,9 @@ def lesson(*, sketch: bool, leaks: bool = False) -> Lesson:
         gains = gains + np.take_along_axis(lexical, candidates, axis=1)
     if leaks:
         gains[::3, 4] = -np.inf
-    return Lesson(queries, documents, candidates, gains.astype(np.float32), asked, searched)
+    return Lesson(
+        queries, documents, candidates, gains.astype(np.float32), np.ones(len(queries), np.float32), asked, searched
+    )
 
 
 SHORT = Schedule(weight=2.5, steps=20, batch=32, rank=4)

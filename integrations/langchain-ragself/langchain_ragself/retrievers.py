@@ -18,7 +18,8 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from langchain_ragself.encoder import config_for
 from ragself import Chunk, Hit, KnowledgeBase
-from ragself.background import BackgroundAdaptation, SelfAdapting
+from ragself.adapting import SelfAdapting
+from ragself.background import BackgroundAdaptation
 from ragself.cli.console import progress
 from ragself.corpus.check import check_arguments
 

@@ -42,7 +42,7 @@ async def test_it_learns_while_it_serves_and_the_loop_goes_on(filled: KnowledgeB
     assert seen.error is None
     assert seen.report is not None
     assert seen.report.decision == "promote"
-    assert 0 < (seen.next or 0) <= 3600
+    assert seen.waiting is None or "is new" in seen.waiting
     assert filled.search(asked[0], 1)[0].version == 1
     assert versions == {0} or versions == {0, 1}
     assert max(gaps) < took / 2
@@ -64,11 +64,14 @@ async def test_it_stops_amid_a_pass(filled: KnowledgeBase, asked: list[str]) -> 
 
 
 async def test_an_error_is_told_and_it_tries_again(filled: KnowledgeBase) -> None:
+    asked: list[float] = []
+
     def broken() -> list[str]:
+        asked.append(time.monotonic())
         raise OSError("the log is gone")
 
     retriever = RagselfRetriever(filled)
     retriever.start_adapting(broken, every=0.2)
-    await until(lambda: retriever.adapting().passes > 2)
+    await until(lambda: len(asked) > 2)
     assert isinstance(retriever.adapting().error, OSError)
     retriever.close()

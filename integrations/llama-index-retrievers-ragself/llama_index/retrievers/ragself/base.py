@@ -21,7 +21,8 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.chroma.base import _to_chroma_filter
 
 from ragself import Added, Embedding, KnowledgeBase
-from ragself.background import BackgroundAdaptation, SelfAdapting
+from ragself.adapting import SelfAdapting
+from ragself.background import BackgroundAdaptation
 from ragself.cli.console import progress
 from ragself.corpus.check import check_arguments
 

@@ -1,0 +1,67 @@
+"""A second look at a promotion: do queries that came after it say the same as those that it was judged by?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ragself.config import Config
+from ragself.cycle import MIN_DOCUMENTS
+from ragself.learn.calibrate import CAREFUL
+from ragself.learn.judge import judge, weights
+from ragself.learn.metrics import bootstrap
+from ragself.learn.probes import make
+from ragself.learn.study import study
+from ragself.learn.supervision import affordable, narrowed, supervise
+from ragself.progress import Progress, silent
+from ragself.schema import Review, Version
+from ragself.serve.store import Store
+
+
+def review(
+    store: Store,
+    version: Version,
+    before: Version,
+    queries: Mapping[str, int],
+    config: Config,
+    progress: Progress = silent,
+) -> Review | None:
+    """Compare two versions by the LM utility of what they retrieve.
+
+    Args:
+        store: Where they are.
+        version: That was promoted.
+        before: That was live before.
+        queries: Asked since, none of which either was trained on, and how often.
+        config: Settings.
+        progress: Told of each stage.
+
+    Returns:
+        None where there are too few documents or queries to say anything.
+    """
+    chunks = store.journal.chunks()
+    with supervise(config, store.directory) as supervision:
+        limit = affordable(config, 0)
+        probes = [p for p in make(chunks, queries, config.probes, 0, (), limit).probes if p.kind == "traffic"]
+        if len(chunks) < MIN_DOCUMENTS or len(probes) < config.gate.min_probes:
+            return None
+        now, then = store.adapter(version), store.adapter(before)
+        lesson = study(probes, chunks, store.base, now, supervision.scorer, narrowed(config), 0, progress)
+    rows = np.arange(len(probes))
+    weight = config.teacher.weight or CAREFUL
+    after = judge(lesson, rows, now, weight, config.gate)["utility"]
+    change = after - judge(lesson, rows, then, weight, config.gate)["utility"]
+    if len(change) < config.gate.min_probes:
+        return None
+    interval = bootstrap(change, config.gate.confidence, weights=weights(lesson, rows, config.gate))
+    return Review(
+        version=version.number,
+        before=before.number,
+        queries=len(change),
+        fell=float((change < 0).mean()),
+        rose=float((change > 0).mean()),
+        change=interval.mean,
+        low=interval.low,
+        high=interval.high,
+    )

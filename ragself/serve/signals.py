@@ -1,0 +1,98 @@
+"""How searching went, by version and quarter of an hour: counts, errors and times, never a text."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragself.corpus.database import Database
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS searches (
+    quarter INTEGER NOT NULL, version INTEGER NOT NULL, bucket INTEGER NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (quarter, version, bucket)
+) WITHOUT ROWID;
+"""
+_QUARTER = 900.0  # seconds
+_FAILED = -1  # the bucket of searches that raised an error
+_FINEST = 1e-4  # seconds; upper end of bucket 0
+_STEP = 1.1  # of one bucket's upper end to the next's: times are known to 10 %
+_KEPT = 90 * 96  # quarters of an hour
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """How searching one version went.
+
+    Attributes:
+        searches: How many there were, failed ones included.
+        failed: How many raised an error that was not the caller's fault.
+        p50: Median time in seconds, nan without a search.
+        p95: Time in seconds that 95 % stay below, nan without a search.
+    """
+
+    searches: int
+    failed: int
+    p50: float
+    p95: float
+
+
+def bucket(seconds: float) -> int:
+    """The bucket that a time falls into."""
+    return max(math.ceil(math.log(max(seconds, _FINEST) / _FINEST) / math.log(_STEP)), 0)
+
+
+class SignalLog:
+    """What is remembered of all searches, by whichever process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises StoreError where that is impossible."""
+        self._db = Database(path, _SCHEMA, durable=False)
+
+    def add(self, searches: Counter[tuple[int, int | None]], now: float | None = None) -> None:
+        """Count searches.
+
+        Args:
+            searches: How many by version and bucket; a bucket of None is an error.
+            now: Seconds since 1970; None takes the clock.
+        """
+        quarter = int((time.time() if now is None else now) // _QUARTER)
+        rows = [
+            (quarter, version, _FAILED if bucket is None else bucket, count)
+            for (version, bucket), count in searches.items()
+        ]
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT INTO searches VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                rows,
+            )
+            db.execute("DELETE FROM searches WHERE quarter < ?", (quarter - _KEPT,))
+
+    def of(self, version: int, since: float = 0.0, until: float = math.inf) -> Signals:
+        """How searching a version went in a time, seconds since 1970, in whole quarters of an hour."""
+        end = 2**62 if math.isinf(until) else int(until // _QUARTER)
+        with self._db.read() as db:
+            rows = db.execute(
+                "SELECT bucket, sum(count) FROM searches WHERE version = ? AND quarter BETWEEN ? AND ? "
+                "GROUP BY bucket ORDER BY bucket",
+                (version, int(since // _QUARTER), end),
+            ).fetchall()
+        counts = {int(bucket): int(count) for bucket, count in rows}
+        failed = counts.pop(_FAILED, 0)
+        return Signals(sum(counts.values()) + failed, failed, _quantile(counts, 0.5), _quantile(counts, 0.95))
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        self._db.close()
+
+
+def _quantile(counts: dict[int, int], share: float) -> float:
+    left = share * sum(counts.values())
+    for at, count in counts.items():
+        left -= count
+        if left <= 0:
+            return _FINEST * _STEP**at
+    return math.nan

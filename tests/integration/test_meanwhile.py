@@ -1,0 +1,188 @@
+"""What comes, goes or is decided while a new version is built: it is in that version at the moment of the switch."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ragself import Chunk, Config, KnowledgeBase
+from ragself.errors import InputError, StoreLocked
+from tests.integration.chroma_server import ChromaServer
+from tests.integration.conftest import Child
+from tests.integration.helpers import another, assert_right, exact
+
+Spawn = Callable[..., Child]
+
+
+@pytest.fixture(params=["folder", "server"])
+def place(request: pytest.FixtureRequest, settings: Config) -> Config:
+    """Settings of a knowledge base whose vectors are in its folder, and of one whose are on a Chroma server."""
+    if request.param == "folder":
+        return settings
+    server: ChromaServer = request.getfixturevalue("server")
+    return settings.model_copy(update={"chroma": server.url})
+
+
+def wait_for(condition: Callable[[], object], child: Child, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert child.process.is_alive(), child.said()
+        assert time.monotonic() < end, child.lines()[-3:]
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_lost_and_nothing_comes_back(
+    seed: int, tmp_path: Path, place: Config, chunks: list[Chunk], asked: list[str], spawn: Spawn
+) -> None:
+    draw = random.Random(seed)
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    there = {chunk.id: chunk.text for chunk in chunks}
+    gone: set[str] = set()
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        kb.add(chunks)
+        learner = spawn("adapt", kb=tmp_path / "kb", asked=tmp_path / "asked.json")
+        changes = 0
+        while learner.process.is_alive():
+            match draw.choice(["add", "add", "replace", "delete", "again"]):
+                case "add":
+                    new = {
+                        f"n{changes}-{row}": f"{another(chunks, draw.randrange(150))} {changes} {row}"
+                        for row in range(9)
+                    }
+                    kb.add([Chunk(id, text) for id, text in new.items()])
+                    there |= new
+                case "replace":
+                    id = draw.choice(sorted(there))
+                    there[id] = f"{another(chunks, draw.randrange(150))} {changes}"
+                    kb.add([Chunk(id, there[id])])
+                case "delete":
+                    ids = draw.sample(sorted(there), 3)
+                    assert kb.delete(ids) == 3
+                    gone |= {id for id in ids if there.pop(id)}
+                case "again" if gone:
+                    id = draw.choice(sorted(gone))
+                    gone.discard(id)
+                    there[id] = f"{another(chunks, draw.randrange(150))} again"
+                    kb.add([Chunk(id, there[id])])
+            changes += 1
+            probe = draw.choice(sorted(there))
+            assert probe in {hit.id for hit in kb.search(there[probe], 20)}
+            assert not gone & {hit.id for hit in kb.search(there[probe], 20)}
+        result = learner.result()
+        assert result["decision"] == "promote", result["reason"]
+        assert changes > 5
+        audit(kb, there, 1)
+        assert kb.rollback().number == 0
+        audit(kb, there, 0)
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        audit(kb, there, 0)
+
+
+def audit(kb: KnowledgeBase, there: dict[str, str], version: int) -> None:
+    """Everything that is there is found, nothing else is, and the scores are those of the version."""
+    hits = kb.search("warm", len(there) + 100)
+    assert {hit.id: hit.text for hit in hits} == there
+    assert {hit.version for hit in hits} == {version}
+    scores = exact(kb)
+    for text in list(there.values())[:: max(len(there) // 20, 1)]:
+        assert_right(kb.search(text, 10), scores(text), 10)
+
+
+def test_who_writes_and_who_learns_are_two_processes_and_a_second_learner_is_refused(
+    filled: Path, settings: Config, asked: list[str], spawn: Spawn, tmp_path: Path
+) -> None:
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    learner = spawn("halt", kb=filled, documents={}, asked=tmp_path / "asked.json")
+    wait_for(lambda: "half" in learner.lines(), learner)
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert kb.add([Chunk("new", "notulu zonodo papaba mesori")]).added == 1
+        with pytest.raises(StoreLocked, match=rf"is learning already, started by process {learner.process.pid}"):
+            kb.adapt(asked)
+        assert kb.gc() == []  # the build of the other is no rubbish
+        learner.go("on")
+        wait_for(lambda: "done" in learner.lines(), learner)
+        end = time.monotonic() + 10
+        while kb.search("notulu zonodo papaba mesori", 1)[0].version != 1:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert kb.search("notulu zonodo papaba mesori", 1)[0].id == "new"
+        learner.go("leave")
+        learner.join()
+
+
+def test_a_switch_of_another_process_is_seen_within_a_second_and_no_query_waits_for_it(
+    promoted: Path, settings: Config, spawn: Spawn
+) -> None:
+    with KnowledgeBase(promoted, config=settings) as kb:
+        assert kb.search("notulu", 1)[0].version == 1
+        longest, began = 0.0, time.monotonic()
+        child = spawn("cli", argv=["rollback", "--kb", str(promoted)])
+        while (version := kb.search("notulu", 1)[0].version) == 1 and time.monotonic() < began + 30:
+            time.sleep(0.005)
+        assert version == 0
+        child.join()
+        for target in (1, 0, 1):
+            other = threading.Thread(target=lambda to=target: back(promoted, settings, to))
+            other.start()
+            other.join()
+            switched = time.monotonic()
+            while kb.search("notulu", 1)[0].version != target:
+                assert time.monotonic() < switched + 5
+                asked = time.monotonic()
+                kb.search("notulu", 1)
+                longest = max(longest, time.monotonic() - asked)
+        assert longest < 2
+
+
+def back(folder: Path, settings: Config, to: int) -> None:
+    with KnowledgeBase(folder, config=settings) as kb:
+        kb.rollback(to)
+
+
+def test_a_pinned_version_stays_until_it_is_unpinned(filled: Path, settings: Config, asked: list[str]) -> None:
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert kb.pin(reason="the fair is on", started="a test").number == 0
+        kb.pin()  # again is nothing new
+        report = kb.adapt(asked, started="a test")
+        assert (report.decision, report.version) == ("keep", 0)
+        assert report.reason.startswith("version 0 is pinned, though the candidate is better: LM utility@10 rose")
+        assert kb.status().pinned
+        kb.unpin()
+        assert kb.adapt(asked).version == 1
+        assert kb.pin(0).number == 0
+        assert kb.search("notulu")[0].version == 0
+        assert kb.adapt(asked).version == 0
+        with pytest.raises(InputError, match="There is no version 7"):
+            kb.pin(7)
+        events = [(event["event"], event["version"], event["started"]) for event in kb.history()[1:]]
+        assert events == [
+            ("pin", 0, "a test"),
+            ("keep", 0, "a test"),
+            ("unpin", 0, "python"),
+            ("promote", 1, "python"),
+            ("rollback", 0, "python"),
+            ("pin", 0, "python"),
+            ("keep", 0, "python"),
+        ]
+
+
+def test_what_was_rolled_back_during_a_pass_is_not_replaced_by_it(
+    promoted: Path, settings: Config, chunks: list[Chunk], asked: list[str]
+) -> None:
+    with KnowledgeBase(promoted, config=settings) as kb:
+
+        def told(stage: str, done: int, total: int) -> None:
+            if kb.status().live.number:
+                kb.rollback(0)
+
+        report = kb.adapt(asked[::-1], told)
+        assert (report.decision, kb.status().live.number) == ("keep", 0)
+        if "rolled back" not in report.reason:  # the gate had refused it before
+            assert "did not rise" in report.reason

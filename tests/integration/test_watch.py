@@ -1,0 +1,273 @@
+"""What an operator leaves running: it takes over what changes, learns when that pays, and takes back what was worse."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragself import Chunk, Config, KnowledgeBase
+from ragself.background import BackgroundAdaptation
+from ragself.errors import ConfigError, InputError, StoreError
+from ragself.folders import Folders
+from ragself.guard import Guard
+from ragself.models.residual import Residual
+from ragself.schema import News
+from ragself.serve.registry import Registry
+from ragself.serve.signals import SignalLog, bucket
+from tests.integration.helpers import another
+
+REMEMBERS = {"log": True}
+
+
+def remembering(config: Config, **values: object) -> Config:
+    return config.model_copy(update={"queries": config.queries.model_copy(update=REMEMBERS | values)})
+
+
+def test_nothing_is_remembered_unless_it_is_asked_for(filled: Path, settings: Config) -> None:
+    with KnowledgeBase(filled, config=settings) as kb:
+        kb.search("a private matter")
+        assert kb.asked() == {}
+        assert (kb.forget(), kb.asked_in_all()) == (0, 0)
+    assert not (filled / "queries.db").exists()
+    assert not any(b"private" in file.read_bytes() for file in filled.rglob("*") if file.is_file())
+
+
+def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
+    filled: Path, settings: Config, asked: list[str]
+) -> None:
+    with KnowledgeBase(filled, config=remembering(settings)) as kb:
+        for query in asked:
+            kb.search(query, 1)
+        kb.search([asked[0], asked[1]], 1)
+        with pytest.raises(InputError):
+            kb.search("   ")
+        assert kb.asked() == {query: 2 if query in asked[:2] else 1 for query in asked}
+        news, last = kb.news()
+        assert (news, last) == (News(384, len(asked) + 2), None)
+        report = kb.adapt()
+        assert (report.decision, sum(report.probes["traffic"].values())) == ("promote", len(asked))
+        kb.search("one more")
+        news, last = kb.news()
+        assert news == News(0, 1)
+        assert last is not None and abs(time.time() - last) < 60
+        assert kb.news(["given"])[0].other == "other given"
+
+        kb.adapt([asked[0] + " please"])  # whose vector is now in the cache
+        assert kb.forget(matching=asked[0].split()[0].upper()) > 0
+        left = kb.asked()
+        assert left
+        assert kb.forget() == len(left)
+        assert kb.asked() == {}
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert kb.asked() == {}
+
+
+def test_a_redaction_that_cannot_be_found_is_told_before_anything_is_asked(filled: Path, settings: Config) -> None:
+    with pytest.raises(ConfigError, match=r"queries\.redact = 'nowhere:mask' cannot be imported"):
+        KnowledgeBase(filled, config=remembering(settings, redact="nowhere:mask"))
+
+
+def write(folder: Path, chunks: list[Chunk]) -> None:
+    folder.mkdir(exist_ok=True)
+    for chunk in chunks:
+        (folder / f"{chunk.id}.md").write_text(f"# {chunk.title}\n\n{chunk.text}\n")
+
+
+def test_what_changes_in_a_folder_is_taken_over(
+    tmp_path: Path, settings: Config, chunks: list[Chunk], caplog: pytest.LogCaptureFixture
+) -> None:
+    docs = tmp_path / "docs"
+    write(docs, chunks[:6])
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        kb.add([Chunk("mine", "not of any folder", {"source": "docs/of-mine.md"})])
+        folders = Folders(kb, [docs])
+        assert folders.look().added == 6
+        assert folders.look().added == 0
+        text = another(chunks, 7)
+        (docs / "t0-0.md").write_text(f"# Changed\n\n{text}\n")
+        (docs / "t0-1.md").unlink()
+        write(docs, chunks[6:7])
+        assert folders.look().added == 2
+        assert kb.search(text, 1)[0].metadata["title"] == "Changed"
+        assert chunks[1].text not in {hit.text for hit in kb.search(chunks[1].text, 20)}
+        assert kb.status().chunks == 7
+    (docs / "t0-2.md").unlink()  # while nobody looks
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        folders = Folders(kb, [docs])
+        folders.look()
+        assert kb.status().chunks == 6
+        for file in docs.iterdir():
+            file.unlink()
+        with pytest.raises(InputError, match=r"There is no file left in .*docs\. Nothing was deleted"):
+            folders.look()
+        docs.rmdir()
+        with pytest.raises(InputError):
+            folders.look()
+        assert kb.status().chunks == 6
+        with pytest.raises(InputError):
+            BackgroundAdaptation(kb, folders=[docs])
+
+
+@pytest.fixture
+def worse(promoted: Path, settings: Config) -> Path:
+    """A promotion that should not have been: version 2 turns every query into another."""
+    with KnowledgeBase(promoted, config=remembering(settings)) as kb:
+        store = kb.store()
+        random = np.random.default_rng(0)
+        down, up = (random.normal(size=shape).astype(np.float32) for shape in ((32, 16), (16, 32)))
+        adapter = Residual(down, up)
+        from ragself.cycle import _version  # the tests' own way to a version that no gate would let through
+        from ragself.learn.gate import Decision
+
+        version = _version(store, promoted / "pass", adapter, Decision(True, "", {}))
+        with store.filling(version) as index:
+            from ragself.serve.reindex import follow
+
+            follow(store.journal, version.collection, index, store.base, adapter)
+        store.registry.add(version)
+        seen = {"head": store.journal.head, "queries": 0, "given": "", "settings": ""}
+        store.registry.point(version.number, "promote", "a mistake", seen=seen)
+    return promoted
+
+
+def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Config, asked: list[str]) -> None:
+    with KnowledgeBase(worse, config=remembering(settings)) as kb:
+        assert kb.search(asked[0], 1)[0].version == 2
+        guard = Guard(kb)
+        guard.look(threading.Event())
+        for query in asked[:90]:
+            kb.search(query, 1)
+        guard.look(threading.Event())
+        assert kb.status().live.number == 2  # too few to say
+        for query in asked:
+            kb.search(query, 1)
+        review = kb.review()
+        assert review is not None
+        assert (review.version, review.before) == (2, 1)
+        assert review.fell > review.rose
+        assert review.high < 0
+        guard.look(threading.Event())
+        assert kb.status().live.number == 1
+        last = kb.history()[-1]
+        assert (last["event"], last["started"]) == ("rollback", "guard")
+        assert "from version 2: LM utility fell for" in last["reason"]
+        guard.look(threading.Event())  # what was not promoted is not taken back
+        assert kb.status().live.number == 1
+        assert kb.review() is None
+
+
+def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(worse: Path, settings: Config) -> None:
+    with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
+        from collections import Counter
+
+        day = 86_400.0
+        log.add(Counter({(1, bucket(0.01)): 1000}), time.time() - day)
+        log.add(Counter({(2, bucket(0.01)): 900, (2, None): 100}))
+        kb.pin()
+        Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 2
+        kb.unpin()
+        Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 1
+        assert "10.0% of 1,000 searches failed, 0.0% before" in kb.history()[-1]["reason"]
+
+
+def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
+    filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ragself.serve.index import Index
+
+    with KnowledgeBase(filled, config=settings) as kb:
+        kb.search("notulu")
+        with pytest.raises(InputError):
+            kb.search("notulu", where={"a": {"$nonsense": 1}})
+
+        def broken(*_: object) -> list[Any]:
+            raise StoreError("gone")
+
+        monkeypatch.setattr(Index, "query", broken)
+        with pytest.raises(StoreError):
+            kb.search("notulu")
+    with closing(SignalLog(filled / "signals.db")) as log:
+        assert (log.of(0).searches, log.of(0).failed) == (1, 0)
+        assert log.of(-1).failed == 1  # of a version that could not be opened again
+
+
+# the command --------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process and process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_watch_learns_from_a_folder_that_changes_and_ends_on_sigterm(
+    tmp_path: Path, tiny_model: Path, chunks: list[Chunk], asked: list[str]
+) -> None:
+    docs, kb = tmp_path / "docs", tmp_path / "kb"
+    write(docs, chunks[:300])
+    (tmp_path / "asked.txt").write_text("\n".join(asked))
+    kb.mkdir()
+    (kb / "ragself.toml").write_text(
+        f'[encoder]\nmodel = "{tiny_model}"\n[watch]\npoll = 0.1\nrest = 0\ndocuments = 20\n'
+    )
+    command = [sys.executable, "-m", "ragself", "watch", str(docs), "--kb", str(kb), "--queries", "asked.txt"]
+    registry = Registry(kb)
+
+    def passes() -> int:
+        return sum("report" in event for event in registry.history())
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: registry.exists and passes() == 1, process)
+        write(docs, chunks[300:])
+        until(lambda: passes() == 2, process)
+        write(docs, [Chunk("extra", another(chunks, 4), {"title": "too little to learn from"})])
+        found = subprocess.run(
+            [sys.executable, "-m", "ragself", "status", "--kb", str(kb), "--json"], capture_output=True, text=True
+        )
+        assert "ragself watch" in json.loads(found.stdout)["writer"] or "__main__" in json.loads(found.stdout)["writer"]
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    events = [event for event in registry.history() if "report" in event]
+    assert [event["started"] for event in events] == [
+        "ragself watch: the first pass",
+        "ragself watch: 84 chunks are new, changed or gone",
+    ]
+    assert events[0]["event"] == "promote"
+    assert "chunks added or changed" in err
+    assert "version" in out
+    assert registry.live() >= 1
+
+
+def test_watch_once_learns_where_anything_is_new(
+    filled: Path, tiny_model: Path, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "asked.txt").write_text("\n".join(asked))
+    monkeypatch.setenv("RAGSELF_ENCODER__MODEL", str(tiny_model))
+
+    def once() -> dict[str, Any]:
+        command = [sys.executable, "-m", "ragself", "watch", "--once", "--kb", str(filled), "--json", "-q"]
+        done = subprocess.run([*command, "--queries", str(tmp_path / "asked.txt")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    first = once()
+    assert first["report"]["decision"] == "promote"
+    second = once()
+    assert (second["report"], second["passes"], second["waiting"]) == (None, 0, "nothing is new")
