@@ -251,6 +251,7 @@ class BackgroundAdaptation:
             return None
         except RagselfError as caught:
             error = caught
+            self._kb.record("fail", str(caught), job.started)
         self._status = replace(self._status, stage=None, error=error, passes=self._status.passes + 1)
         return error
 

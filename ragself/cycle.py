@@ -293,7 +293,7 @@ def _fill(store: Store, version: Version, index: Index, progress: Progress) -> N
 
 def _switch(store: Store, better: _Better, index: Index, report: Report, notes: Mapping[str, Any]) -> Report:
     """Catch up with the last documents and move the pointer, while nobody else changes anything."""
-    live, version = better.live, better.version
+    live, version, began = better.live, better.version, time.perf_counter()
     follow(store.journal, version.collection, index, store.base, store.adapter(version))
     if len(index) != len(store.journal):
         store.clear(version)
@@ -306,7 +306,8 @@ def _switch(store: Store, better: _Better, index: Index, report: Report, notes: 
         return replace(report, reason=reason)
     store.registry.add(version)
     report = replace(report, decision="promote", version=version.number)
-    store.registry.point(version.number, "promote", report.reason, **notes, report=asdict(report))
+    held = round(time.perf_counter() - began, 4)  # seconds in which nobody else could change anything
+    store.registry.point(version.number, "promote", report.reason, **notes, held=held, report=asdict(report))
     (store.directory / "pass" / "build.json").unlink(missing_ok=True)
     return report
 

@@ -61,6 +61,7 @@ from ragself.telemetry import duration, errors, passes, tracer
 
 logger = logging.getLogger(__name__)
 
+_FEW = 100  # changes that may be left for the moment of a switch
 _PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
 
@@ -525,6 +526,8 @@ class KnowledgeBase:
         with self._log() as log:
             gone = log.forget(matching=matching, before=before) if log else []
         self._base.forget(gone)
+        if gone:
+            self.record("forget", f"{len(gone)} queries", "")
         return len(gone)
 
     @contextmanager
@@ -564,23 +567,25 @@ class KnowledgeBase:
             InputError: There is no such version.
         """
         self.check_open()
-        with self._turn.taken():
-            live = self._registry.live()
-            target = self._registry.version(self._before(live) if to is None else to)
-            if target.number == live:
-                raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
-            store = self.store()
-            adapter = store.adapter(target)
-            if not store.built(target):
-                raise StoreError(
-                    f"The index of version {target.number} is missing. Run `ragself gc` to build it again from the "
-                    "documents."
-                )
-            with store.filling(target) as index:
-                follow(self._journal, target.collection, index, self._base, adapter)
-            why = f"from version {live}" + (f": {reason}" if reason else "")
-            self._registry.point(target.number, "rollback", why, started=started)
-        self._live.renew()
+        live = self._registry.live()
+        target = self._registry.version(self._before(live) if to is None else to)
+        if target.number == live:
+            raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
+        store = self.store()
+        if target.collection in self._journal.unsettled():  # writing to it broke off
+            with self._turn.taken():
+                store.mend(target)
+        with self._live.prepared(target.number) as snapshot:  # so that nobody waits while it is read from disk
+            adapter = snapshot.embedder.adapter
+            while self._journal.pending(self._journal.applied(target.collection)) > _FEW:
+                follow(self._journal, target.collection, snapshot.index, self._base, adapter)
+            with self._turn.taken():
+                if self._registry.live() != live:
+                    raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
+                follow(self._journal, target.collection, snapshot.index, self._base, adapter)
+                why = f"from version {live}" + (f": {reason}" if reason else "")
+                self._registry.point(target.number, "rollback", why, started=started)
+                self._live.switch(snapshot)
         return target
 
     def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
@@ -649,6 +654,10 @@ class KnowledgeBase:
     def history(self) -> list[Mapping[str, Any]]:
         """Every decision with its reason and figures, oldest first."""
         return self._registry.history()
+
+    def record(self, event: str, reason: str, started: str) -> None:
+        """Write something into the history that happened to the live version."""
+        self._registry.record(event, self._registry.live(), reason, started=started)
 
     def gc(self, progress: Progress = silent) -> list[str]:
         """Remove what is no longer needed: old versions, unfinished builds, folders that Chroma left behind.

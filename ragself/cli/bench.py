@@ -66,7 +66,7 @@ def run(
     asked = _traffic(directory, traffic)
     with _folder(kb) as folder, KnowledgeBase(folder) as base:
         base.add(collection.chunks, progress)
-        report = base.adapt(asked, progress)
+        report = base.adapt(asked, progress, started="ragself bench")
         rankings = _rank(base, collection, report, progress)
     qrels = list(collection.qrels.values())
     results = {name: _measure(ranking, qrels) for name, ranking in rankings.items()}

@@ -47,7 +47,7 @@ def run(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         kb.add(seen, progress)
         seconds["index"] = time.perf_counter() - start
         before, found_before = _measure(kb, measured, progress, "measure before")
-        report = kb.adapt(progress=progress)
+        report = kb.adapt(progress=progress, started="ragself demo")
         seconds.update(report.seconds)
         after, found_after = _measure(kb, measured, progress, "measure after")
     seconds["total"] = time.perf_counter() - began

@@ -15,7 +15,7 @@ from ragself.cli.console import duration, size
 from ragself.errors import StoreError
 from ragself.report import Story
 
-_EVENTS = 50  # of the history that are shown
+_EVENTS = 30  # of the history that are shown
 
 
 def write_page(story: Story, path: Path) -> None:
@@ -64,10 +64,10 @@ def headline(story: Story) -> tuple[str, list[str]]:
     promoted = [event for event in story.passes if event["event"] == "promote"]
     if live.figures:
         name, change = next(iter(live.figures.items()))
-        title = f"Version {live.number} is live: {name} {change['change']:+.3f}"
+        title = f"Version {live.number} is live: {name} from {change['before']:.3f} to {change['after']:.3f}"
         first = (
-            f"held-out probes, {change['before']:.3f} to {change['after']:.3f}, "
-            f"interval {change['low']:+.3f} to {change['high']:+.3f}, {change['probes']} probes"
+            f"{change['change']:+.3f}, interval {change['low']:+.3f} to {change['high']:+.3f}, on {change['probes']} "
+            "held-out probes, against the version before it"
         )
     elif story.passes:
         title, first = (
@@ -77,10 +77,19 @@ def headline(story: Story) -> tuple[str, list[str]]:
     else:
         title, first = "The base model is live: nothing was learned yet", "no pass has run; ragself adapt runs one"
     second = (
-        f"{status.chunks:,} chunks of {status.documents:,} documents; {len(story.passes)} passes, "
+        f"{status.chunks:,} chunks of {status.documents:,} documents; {counted(len(story.passes), 'pass')}, "
         f"{len(promoted)} promoted; {_utc(story.at):%d %B %Y %H:%M} UTC"
     )
     return title, [first, second]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "pass"), counted(1200, "pass")
+    ('1 pass', '1,200 passes')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
 def _evidence(last: Mapping[str, Any] | None) -> Markup | None:

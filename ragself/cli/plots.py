@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,7 @@ from ragself.report import Story
 GAIN, KEPT, LOSS, INK, FAINT = "#0f766e", "#94a3b8", "#b91c1c", "#1e293b", "#cbd5e1"
 _STAGES = ("#0f766e", "#0ea5e9", "#6366f1", "#a855f7", "#f59e0b", "#64748b", "#334155")
 _SHOWN = 40  # passes
+_FEWEST = 8  # that there is room for
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -88,7 +90,7 @@ def evidence(weight: Mapping[str, Any]) -> str:
         axes.bar(names, [found[key] for key in sorted(found)], 0.6, color=colours)
         axes.set_xlabel("weight of the likelihood (0: the base model alone)")
         axes.set_ylabel("MRR, hard known items")
-        return _svg(figure, "evidence")
+        return _svg(figure, "evidence", "narrow")
 
 
 def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
@@ -148,18 +150,19 @@ def _dates(axes: Axes, passes: Sequence[Mapping[str, Any]]) -> None:
     rows = list(range(0, len(passes), step))
     days = [datetime.fromisoformat(str(passes[row]["at"])) for row in rows]
     one_day = len({day.date() for day in days}) == 1
-    axes.set_xticks(rows, [f"{day:%H:%M}" if one_day else f"{day:%d %b}" for day in days])
-    axes.set_xlim(-0.7, len(passes) - 0.3)
+    names = [f"{day:%H:%M}" if one_day else f"{day:%d %b}" for day in days]
+    axes.set_xticks(rows, [name if name != before else "" for before, name in zip(["", *names], names, strict=False)])
+    axes.set_xlim(-0.7, max(len(passes), _FEWEST) - 0.3)
 
 
 def _colour(figures: Mapping[str, float]) -> str:
     return GAIN if figures["low"] > 0 else LOSS if figures["high"] < 0 else KEPT
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure, name: str, kind: str = "wide") -> str:
     """The figure to stand in a page among others: no two share an id."""
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
+    text = re.sub(r'<g id="[^"]*">', "<g>", out.getvalue())  # all others are hashed with the salt
+    return text[text.index("<svg") :].replace("<svg ", f'<svg class="{kind}" role="img" aria-label="{name}" ', 1)

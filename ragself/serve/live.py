@@ -102,6 +102,23 @@ class Live:
             self._replace()
 
     @contextmanager
+    def prepared(self, number: int) -> Iterator[Snapshot]:
+        """A version that is not live, warm; closed at the end unless `switch` has made it the live one."""
+        snapshot = self._open(number)
+        try:
+            snapshot.warm()
+            yield snapshot
+        finally:
+            if snapshot is not self._snapshot:
+                snapshot.close()
+
+    def switch(self, snapshot: Snapshot) -> None:
+        """Answer with a version that was prepared, and to which the pointer was just moved."""
+        with self._opening:
+            self._seen = self._state_of_things()
+            self._retire(snapshot)
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Let queries in flight come to an end; later ones wait until this ends, and open the snapshot anew."""
         with self._opening:

@@ -234,7 +234,7 @@ class Registry:
     # the history ----------------------------------------------------------------------------------
 
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
-        """Append one event: create, sync, promote, keep, rollback, pin, unpin or skip."""
+        """Append one event: create, sync, promote, keep, fail, rollback, pin, unpin or forget."""
         append_json(
             self._history,
             {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details},

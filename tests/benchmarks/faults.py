@@ -1,0 +1,418 @@
+"""What dies at random moments, and what is left: 200 faults over a workload of adds, deletes, searches and passes.
+
+    python tests/benchmarks/faults.py [--moments 200] [--seed 0] [--generator]
+
+An application adds, replaces, deletes, searches, rolls back and cleans up; another process learns again and again. At a
+random moment one of them, or the Chroma server, is killed with SIGKILL; or the disk is full or read-only for a while; or
+the clock goes back a day; or the language model is gone. Then everything is started again and audited: every document
+that was acknowledged is there, none that was deleted is, there is one live version, and every one of its vectors is what
+its encoder and adapter make. Half of the moments have the vectors in a folder, half on a Chroma server. Needs root, for
+a disk of its own; `faketime` for the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+PRELOADED = ["chromadb", "ragself.knowledge", "ragself.learn.train", "sentence_transformers", "torch"]
+FAULTS = {
+    "folder": ("application killed", "learner killed", "disk full", "disk read-only", "clock set back", "both killed"),
+    "server": ("application killed", "learner killed", "Chroma server killed", "everything killed", "clock set back"),
+}
+DISK = "120m"
+RESET = 25  # moments after which a new knowledge base is begun
+
+JOB: dict[str, Any] = globals().get("JOB", {})
+
+
+# what runs in other processes ---------------------------------------------------------------------
+
+
+def note(**line: object) -> None:
+    """Written and synced to another disk before it goes on: what the audit trusts."""
+    with open(JOB["log"], "a") as file:  # noqa: PTH123
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def opened() -> Any:
+    from ragself import KnowledgeBase
+    from ragself.config import load
+
+    return KnowledgeBase(JOB["kb"], config=load(None, encoder={"model": JOB["model"]}, chroma=JOB["chroma"]))
+
+
+def application() -> None:
+    """Change and search at random until it is killed; what fails with an error of ragself's own is tried again."""
+    from ragself import Chunk
+    from ragself.errors import InputError, RagselfError
+
+    draw, there, count = random.Random(JOB["seed"]), dict(JOB["there"]), 0
+    unsure: set[str] = set()
+    kb = None
+    while True:
+        count += 1
+        try:
+            if kb is None:
+                kb = opened()
+            do = draw.choice(["add"] * 4 + ["replace", "delete", "search", "search", "search", "rollback", "gc"])
+            if do == "add" or (do == "replace" and not there):
+                new = {f"{JOB['seed']}-{count}-{row}": text(draw) for row in range(draw.choice([1, 3, 40]))}
+            elif do == "replace":
+                new = {id: text(draw) for id in draw.sample(sorted(there), min(3, len(there)))}
+            if do in ("add", "replace"):
+                note(does=do, documents=new)
+                unsure |= new.keys()
+                kb.add([Chunk(id, words, {"title": " ".join(words.split()[:4])}) for id, words in new.items()])
+                note(did=do, documents=new)
+                unsure -= new.keys()
+                there |= new
+            elif do == "delete" and len(there) > 150:
+                gone = draw.sample(sorted(there), 3)
+                note(does=do, documents=dict.fromkeys(gone))
+                unsure |= set(gone)
+                kb.delete(gone)
+                note(did=do, documents=dict.fromkeys(gone))
+                unsure -= set(gone)
+                for id in gone:
+                    del there[id]
+            elif do == "search" and there:
+                id = draw.choice(sorted(there.keys() - unsure) or sorted(there))
+                hits = kb.search(there[id], 10)
+                wrong = [hit.id for hit in hits if hit.id not in there and hit.id not in unsure]
+                if len({hit.version for hit in hits}) > 1 or wrong:
+                    note(violation=f"search: versions {[hit.version for hit in hits]}, not there: {wrong}")
+                if id not in unsure and id not in {hit.id for hit in hits}:
+                    note(missed=id)  # an HNSW graph may pass over one; counted, and audited by exact means
+            elif do == "rollback":
+                with suppress(InputError):
+                    kb.rollback(draw.choice([version.number for version in kb.status().versions]))
+                note(did=do)
+            elif do == "gc" and draw.random() < 0.3:
+                kb.gc()
+                note(did=do)
+        except RagselfError as error:
+            note(error=f"{type(error).__name__}: {error}"[:200])
+            time.sleep(0.1)
+        except Exception as error:
+            note(violation=f"{type(error).__name__}: {error}"[:300])
+            time.sleep(0.1)
+
+
+def learner() -> None:
+    """Learn again and again."""
+    from ragself.errors import RagselfError
+    from tests.conftest import queries
+
+    while True:
+        try:
+            with opened() as kb:
+                report = kb.adapt(random.Random().sample(queries(), 400), generator=JOB["generator"])
+                note(learned=report.decision, version=report.version)
+        except RagselfError as error:
+            note(error=f"learner: {type(error).__name__}: {error}"[:200])
+            time.sleep(0.2)
+        except Exception as error:
+            note(violation=f"learner: {type(error).__name__}: {error}"[:300])
+            time.sleep(0.2)
+
+
+def audit() -> None:
+    """What there is, compared with what should be by the log alone."""
+    import numpy as np
+
+    from ragself.models.embedder import Embedder
+
+    with opened() as kb:
+        kb.search("warm")
+        kb.add([])  # whatever is to be mended is
+        store = kb.store()
+        version = store.registry.version(store.registry.live())
+        chunks = {chunk.id: chunk.text for chunk in store.journal.chunks()}
+        with kb._live.pinned(newest=True) as snapshot:
+            found = snapshot.index._collection.get(include=["documents", "embeddings"])
+            embedder = Embedder(store.base.encoder, store.adapter(version))
+            texts = [str(words) for words in found["documents"]]
+            fresh = embedder.documents(texts)
+            stored = np.asarray(found["embeddings"], dtype=np.float32)
+            cosine = float((fresh * stored).sum(axis=1).min()) if len(texts) else 1.0
+            sample = random.Random(0).sample(sorted(chunks), min(100, len(chunks)))
+            asked = [kb.search(chunks[id], 10) for id in sample]
+        result = {
+            "journal": chunks,
+            "index": dict(zip(found["ids"], texts, strict=True)),
+            "cosine": cosine,
+            "shape": [list(fresh.shape), list(stored.shape)],
+            "version": version.number,
+            "fingerprint": snapshot.index._collection.metadata["ragself:fingerprint"] == version.fingerprint,
+            "found": sum(id in {hit.id for hit in hits} for id, hits in zip(sample, asked, strict=True)) / len(sample),
+            "versions": [v.number for v in kb.status().versions],
+        }
+    Path(JOB["result"]).write_text(json.dumps(result))
+
+
+def text(draw: random.Random) -> str:
+    from tests.conftest import corpus_words
+
+    words = draw.choice(corpus_words()).split()
+    return " ".join(draw.choices(draw.sample(words, 12), k=40)) + f" {draw.randrange(10**6)}"
+
+
+# the harness --------------------------------------------------------------------------------------
+
+
+class Run:
+    """One knowledge base, what should be in it, and the processes that use it."""
+
+    def __init__(self, place: str, folder: Path, model: Path, generator: str | None) -> None:
+        self.place, self.folder, self.model, self.generator = place, folder, model, generator
+        self.disk = folder / "disk"
+        self.disk.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.disk)], check=True)
+        self.there: dict[str, str] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+        self.processes: dict[str, ForkServerProcess | subprocess.Popen[bytes]] = {}
+        self.server: subprocess.Popen[bytes] | None = None
+        self.port = 18000 + os.getpid() % 1000
+        self.logs = 0
+        if place == "server":
+            self.serve()
+
+    def serve(self) -> None:
+        program = str(Path(sys.executable).with_name("chroma"))
+        command = [program, "run", "--path", str(self.disk / "chroma"), "--port", str(self.port)]
+        self.server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        import chromadb
+
+        for _ in range(300):
+            with suppress(Exception):
+                client = chromadb.HttpClient("127.0.0.1", self.port)
+                client.close()
+                return
+            time.sleep(0.1)
+        raise AssertionError("the Chroma server does not answer")
+
+    def start(self, name: str, seed: int, log: Path, *, back: bool = False) -> None:
+        job = {
+            "do": name,
+            "kb": str(self.disk / "kb"),
+            "model": str(self.model),
+            "chroma": f"http://127.0.0.1:{self.port}" if self.place == "server" else None,
+            "generator": self.generator,
+            "seed": seed,
+            "log": str(log),
+            "there": self.there,
+            "result": str(self.folder / "result.json"),
+            "said": str(self.folder / f"{name}.err"),
+        }
+        if back:  # the clock can only be set back for a process that is started anew
+            environment = {**os.environ, "LD_PRELOAD": str(FAKETIME), "FAKETIME": "-1d"}
+            command = [sys.executable, __file__, "--job", json.dumps(job)]
+            self.processes[name] = subprocess.Popen(command, env=environment)
+            return
+        process = self.context.Process(target=runpy.run_path, args=(__file__, {"JOB": job}, "__main__"))
+        process.start()
+        self.processes[name] = process
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            process = self.processes.pop(name)
+            process.kill()
+            process.join() if isinstance(process, ForkServerProcess) else process.wait()
+
+    def moment(self, fault: str, seed: int) -> tuple[list[str], Counter[str]]:
+        """Work, have one thing go wrong, stop, and compare. Returns what is wrong, and what happened."""
+        draw = random.Random(seed)
+        self.logs += 1
+        log, learned = self.folder / f"log-{self.logs}", self.folder / f"learned-{self.logs}"
+        self.start("application", seed, log)
+        self.start("learner", seed, learned)
+        time.sleep(draw.uniform(0.5, 6.0))
+        self.happen(fault, draw, log)
+        self.kill(*list(self.processes))
+        lines = [json.loads(line) for file in (log, learned) if file.exists() for line in whole(file)]
+        if self.place == "server" and self.server is not None and self.server.poll() is not None:
+            self.serve()
+        Path(self.folder / "result.json").unlink(missing_ok=True)
+        self.start("audit", seed, log)
+        self.processes["audit"].join(120)  # type: ignore[union-attr,call-arg]
+        wrong = [line["violation"] for line in lines if "violation" in line]
+        if not (self.folder / "result.json").exists():
+            self.kill("audit")
+            said = (self.folder / "audit.err").read_text()[-600:]
+            return [*wrong, f"the audit itself failed: {said}"], Counter()
+        self.processes.pop("audit")
+        result = json.loads((self.folder / "result.json").read_text())
+        wrong += self.compare(lines, result)
+        happened = Counter(next(iter(line)) for line in lines)
+        return wrong, happened
+
+    def happen(self, fault: str, draw: random.Random, log: Path) -> None:
+        if fault in ("application killed", "learner killed"):
+            name = fault.split()[0]
+            self.kill(name)
+            time.sleep(draw.uniform(0.0, 1.0))
+            self.start(name, draw.randrange(10**6) + 10**6, log if name == "application" else log.with_suffix(".l"))
+            time.sleep(draw.uniform(0.0, 2.0))
+        elif fault == "both killed":
+            self.kill("learner", "application")
+        elif fault in ("Chroma server killed", "everything killed"):
+            assert self.server is not None
+            if fault == "everything killed":
+                self.kill("learner", "application")
+            self.server.kill()
+            self.server.wait()
+            if fault == "Chroma server killed":
+                time.sleep(draw.uniform(0.0, 1.0))
+                self.serve()
+                time.sleep(draw.uniform(0.0, 2.0))
+        elif fault == "disk full":
+            disk, ballast = os.statvfs(self.disk), self.disk / "ballast"
+            with suppress(OSError):
+                ballast.write_bytes(bytes(max(disk.f_bavail - draw.choice([0, 1, 20, 200]), 0) * disk.f_frsize))
+            time.sleep(draw.uniform(0.2, 2.0))
+            ballast.unlink(missing_ok=True)
+            time.sleep(draw.uniform(0.0, 1.0))
+        elif fault == "disk read-only":
+            self.kill("learner", "application")
+            subprocess.run(["mount", "-o", "remount,ro", str(self.disk)], check=True)
+            self.start("application", draw.randrange(10**6) + 10**6, log)
+            time.sleep(draw.uniform(0.5, 2.0))
+            self.kill("application")
+            subprocess.run(["mount", "-o", "remount,rw", str(self.disk)], check=True)
+            self.start("application", draw.randrange(10**6) + 10**6, log)
+            time.sleep(draw.uniform(0.5, 1.5))
+        elif fault == "clock set back":
+            self.kill("learner", "application")
+            self.start("application", draw.randrange(10**6) + 10**6, log, back=True)
+            self.start("learner", draw.randrange(10**6), log.with_suffix(".l"), back=True)
+            time.sleep(draw.uniform(8.0, 12.0))
+
+    def compare(self, lines: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
+        may: dict[str, set[str | None]] = {id: {words} for id, words in self.there.items()}
+        for line in lines:
+            if "does" in line:
+                for id, words in line["documents"].items():
+                    may.setdefault(id, {None}).add(words)
+            elif "did" in line:
+                for id, words in line.get("documents", {}).items():
+                    may[id] = {words}
+        wrong = []
+        journal, index = result["journal"], result["index"]
+        for id in may.keys() | journal.keys():
+            if journal.get(id) not in may.get(id, {None}):
+                wrong.append(f"document {id}: {str(journal.get(id))[:40]!r} is none of {len(may.get(id, ()))} possible")
+        if journal != index:
+            wrong.append(f"the index has {len(index)} documents, the journal {len(journal)}")
+        if result["cosine"] < 0.999 or result["shape"][0] != result["shape"][1] or not result["fingerprint"]:
+            wrong.append(f"vectors are not of version {result['version']}: {result['cosine']}, {result['shape']}")
+        if result["found"] < 0.97:
+            wrong.append(f"only {result['found']:.0%} of the documents are found by their own text")
+        if result["version"] not in result["versions"]:
+            wrong.append(f"the live version {result['version']} is none of {result['versions']}")
+        self.there = journal
+        return wrong
+
+    def end(self) -> None:
+        self.kill(*list(self.processes))
+        if self.server is not None:
+            self.server.kill()
+            self.server.wait()
+        subprocess.run(["umount", "--lazy", str(self.disk)], check=False)
+
+
+def whole(file: Path) -> list[str]:
+    return file.read_text().rpartition("\n")[0].splitlines()
+
+
+def tiny_model(folder: Path) -> Path:
+    """The tests' own model."""
+    import tests.conftest
+
+    class Factory:
+        def mktemp(self, name: str) -> Path:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            return folder / name
+
+    return Path(tests.conftest.tiny_model.__wrapped__(Factory()))  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--place", choices=[*FAULTS, "both"], default="both")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        JOB.update(json.loads(arguments.job))
+        work()
+        return
+    faults: Counter[str] = Counter()
+    happened: Counter[str] = Counter()
+    violations: list[dict[str, Any]] = []
+    began = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        model = tiny_model(Path(scratch))
+        run: Run | None = None
+        for number in range(arguments.moments):
+            place = ("folder", "server")[number // RESET % 2] if arguments.place == "both" else arguments.place
+            if number % RESET == 0:
+                if run is not None:
+                    run.end()
+                run = Run(place, Path(scratch) / f"run-{number}", model, None)
+            assert run is not None
+            seed = arguments.seed * 10_000 + number
+            choices = [f for f in FAULTS[place] if FAKETIME or f != "clock set back"]
+            fault = choices[number % len(choices)]
+            wrong, seen = run.moment(fault, seed)
+            faults[f"{place}: {fault}"] += 1
+            happened += seen
+            if wrong:
+                violations.append({"moment": number, "fault": fault, "place": place, "wrong": wrong[:5]})
+            print(f"{number + 1}/{arguments.moments} {place} {fault}: {len(wrong)} wrong; {wrong[:3]}", file=sys.stderr)
+        if run is not None:
+            run.end()
+    print(
+        json.dumps(
+            {
+                "moments": arguments.moments,
+                "seed": arguments.seed,
+                "violations": len(violations),
+                "faults": faults,
+                "happened": happened,
+                "seconds": round(time.time() - began),
+                "what": violations,
+            },
+            indent=2,
+        )
+    )
+
+
+def work() -> None:
+    """Do the job of a child process."""
+    os.dup2(os.open(JOB["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    {"application": application, "learner": learner, "audit": audit}[JOB["do"]]()
+
+
+if __name__ == "__main__":
+    work() if JOB else main()
