@@ -1,13 +1,13 @@
 """What dies at random moments, and what is left: 200 faults over a workload of adds, deletes, searches and passes.
 
-    python tests/benchmarks/faults.py [--moments 200] [--seed 0] [--generator]
+    python tests/benchmarks/faults.py [--moments 200] [--seed 0]
 
-An application adds, replaces, deletes, searches, rolls back and cleans up; another process learns again and again. At a
-random moment one of them, or the Chroma server, is killed with SIGKILL; or the disk is full or read-only for a while; or
-the clock goes back a day; or the language model is gone. Then everything is started again and audited: every document
-that was acknowledged is there, none that was deleted is, there is one live version, and every one of its vectors is what
-its encoder and adapter make. Half of the moments have the vectors in a folder, half on a Chroma server. Needs root, for
-a disk of its own; `faketime` for the clock.
+An application adds, replaces, deletes, searches, rolls back and cleans up; another process learns again and again. At
+a random moment one of them, or the Chroma server, or the language model's server is killed with SIGKILL; or the disk is
+full or read-only for a while; or the clock goes back a day. Then everything is started again and audited: every
+document that was acknowledged is there, none that was deleted is, there is one live version, and every one of its
+vectors is what its encoder and adapter make. Half of the moments have the vectors in a folder, half on a Chroma server.
+Needs root, for a disk of its own; libfaketime for the clock; and a vLLM (see CONTRIBUTING.md) for the language model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from tests.integration.vllm_server import VllmServer, interpreter
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 PRELOADED = ["chromadb", "ragself.knowledge", "ragself.learn.train", "sentence_transformers", "torch"]
@@ -35,6 +38,7 @@ FAULTS = {
     "folder": ("application killed", "learner killed", "disk full", "disk read-only", "clock set back", "both killed"),
     "server": ("application killed", "learner killed", "Chroma server killed", "everything killed", "clock set back"),
 }
+GENERATOR = "language model killed"
 DISK = "120m"
 RESET = 25  # moments after which a new knowledge base is begun
 
@@ -59,61 +63,93 @@ def opened() -> Any:
     return KnowledgeBase(JOB["kb"], config=load(None, encoder={"model": JOB["model"]}, chroma=JOB["chroma"]))
 
 
-def application() -> None:
-    """Change and search at random until it is killed; what fails with an error of ragself's own is tried again."""
-    from ragself import Chunk
-    from ragself.errors import InputError, RagselfError
+class Application:
+    """Changes and searches at random until it is killed; what fails with an error of ragself's own is tried again."""
 
-    draw, there, count = random.Random(JOB["seed"]), dict(JOB["there"]), 0
-    unsure: set[str] = set()
-    kb = None
-    while True:
-        count += 1
-        try:
-            if kb is None:
-                kb = opened()
-            do = draw.choice(["add"] * 4 + ["replace", "delete", "search", "search", "search", "rollback", "gc"])
-            if do == "add" or (do == "replace" and not there):
-                new = {f"{JOB['seed']}-{count}-{row}": text(draw) for row in range(draw.choice([1, 3, 40]))}
-            elif do == "replace":
-                new = {id: text(draw) for id in draw.sample(sorted(there), min(3, len(there)))}
-            if do in ("add", "replace"):
-                note(does=do, documents=new)
-                unsure |= new.keys()
-                kb.add([Chunk(id, words, {"title": " ".join(words.split()[:4])}) for id, words in new.items()])
-                note(did=do, documents=new)
-                unsure -= new.keys()
-                there |= new
-            elif do == "delete" and len(there) > 150:
-                gone = draw.sample(sorted(there), 3)
-                note(does=do, documents=dict.fromkeys(gone))
-                unsure |= set(gone)
-                kb.delete(gone)
-                note(did=do, documents=dict.fromkeys(gone))
-                unsure -= set(gone)
-                for id in gone:
-                    del there[id]
-            elif do == "search" and there:
-                id = draw.choice(sorted(there.keys() - unsure) or sorted(there))
-                hits = kb.search(there[id], 10)
-                wrong = [hit.id for hit in hits if hit.id not in there and hit.id not in unsure]
-                if len({hit.version for hit in hits}) > 1 or wrong:
-                    note(violation=f"search: versions {[hit.version for hit in hits]}, not there: {wrong}")
-                if id not in unsure and id not in {hit.id for hit in hits}:
-                    note(missed=id)  # an HNSW graph may pass over one; counted, and audited by exact means
-            elif do == "rollback":
-                with suppress(InputError):
-                    kb.rollback(draw.choice([version.number for version in kb.status().versions]))
-                note(did=do)
-            elif do == "gc" and draw.random() < 0.3:
-                kb.gc()
-                note(did=do)
-        except RagselfError as error:
-            note(error=f"{type(error).__name__}: {error}"[:200])
-            time.sleep(0.1)
-        except Exception as error:
-            note(violation=f"{type(error).__name__}: {error}"[:300])
-            time.sleep(0.1)
+    def __init__(self) -> None:
+        self.draw = random.Random(JOB["seed"])
+        self.there: dict[str, str] = dict(JOB["there"])
+        self.unsure: set[str] = set()  # an earlier one died while it was at them
+        for line in map(json.loads, whole(Path(JOB["log"]))):
+            documents = line.get("documents", {})
+            self.unsure |= documents.keys() if "does" in line else set()
+            self.unsure -= documents.keys() if "did" in line else set()
+            if "did" in line:
+                self.know(documents)
+        self.count = 0
+        self.kb: Any = None
+
+    def know(self, documents: dict[str, str | None]) -> None:
+        for id, words in documents.items():
+            self.there.pop(id, None)
+            if words is not None:
+                self.there[id] = words
+
+    def run(self) -> None:
+        from ragself.errors import RagselfError
+
+        choices = [self.add] * 4 + [self.search] * 3 + [self.replace, self.delete, self.roll_back, self.clean]
+        while True:
+            self.count += 1
+            try:
+                self.kb = self.kb or opened()
+                self.draw.choice(choices)()
+            except RagselfError as error:
+                note(error=f"{type(error).__name__}: {error}"[:200])
+                time.sleep(0.1)
+            except Exception as error:
+                note(violation=f"{type(error).__name__}: {error}"[:300])
+                time.sleep(0.1)
+
+    def change(self, what: str, documents: dict[str, str | None], do: Callable[[], object]) -> None:
+        note(does=what, documents=documents)
+        self.unsure |= documents.keys()
+        do()
+        note(did=what, documents=documents)
+        self.unsure -= documents.keys()
+        self.know(documents)
+
+    def put(self, what: str, documents: dict[str, str]) -> None:
+        from ragself import Chunk
+
+        chunks = [Chunk(id, words, {"title": " ".join(words.split()[:4])}) for id, words in documents.items()]
+        self.change(what, dict(documents), lambda: self.kb.add(chunks))
+
+    def add(self) -> None:
+        rows = range(self.draw.choice([1, 3, 40]))
+        self.put("add", {f"{JOB['seed']}-{self.count}-{row}": text(self.draw) for row in rows})
+
+    def replace(self) -> None:
+        some = self.draw.sample(sorted(self.there), min(3, len(self.there)))
+        self.put("replace", {id: text(self.draw) for id in some})
+
+    def delete(self) -> None:
+        if len(self.there) > 150:
+            gone = self.draw.sample(sorted(self.there), 3)
+            self.change("delete", dict.fromkeys(gone), lambda: self.kb.delete(gone))
+
+    def search(self) -> None:
+        known = sorted(self.there.keys() - self.unsure)
+        if not known:
+            return
+        id = self.draw.choice(known)
+        hits = self.kb.search(self.there[id], 10)
+        wrong = [hit.id for hit in hits if hit.id not in self.there and hit.id not in self.unsure]
+        if len({hit.version for hit in hits}) > 1 or wrong:
+            note(violation=f"search: versions {[hit.version for hit in hits]}, not there: {wrong}")
+        note(**{"searched" if id in {hit.id for hit in hits} else "missed": id})  # HNSW may pass over one; counted
+
+    def roll_back(self) -> None:
+        from ragself.errors import InputError
+
+        with suppress(InputError):  # it is live, or gone meanwhile
+            self.kb.rollback(self.draw.choice([version.number for version in self.kb.status().versions]))
+            note(did="rollback")
+
+    def clean(self) -> None:
+        if self.draw.random() < 0.3:
+            self.kb.gc()
+            note(did="gc")
 
 
 def learner() -> None:
@@ -181,8 +217,8 @@ def text(draw: random.Random) -> str:
 class Run:
     """One knowledge base, what should be in it, and the processes that use it."""
 
-    def __init__(self, place: str, folder: Path, model: Path, generator: str | None) -> None:
-        self.place, self.folder, self.model, self.generator = place, folder, model, generator
+    def __init__(self, place: str, folder: Path, model: Path) -> None:
+        self.place, self.folder, self.model = place, folder, model
         self.disk = folder / "disk"
         self.disk.mkdir(parents=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.disk)], check=True)
@@ -191,6 +227,7 @@ class Run:
         self.context.set_forkserver_preload(PRELOADED)
         self.processes: dict[str, ForkServerProcess | subprocess.Popen[bytes]] = {}
         self.server: subprocess.Popen[bytes] | None = None
+        self.vllm: VllmServer | None = None
         self.port = 18000 + os.getpid() % 1000
         self.logs = 0
         if place == "server":
@@ -216,7 +253,7 @@ class Run:
             "kb": str(self.disk / "kb"),
             "model": str(self.model),
             "chroma": f"http://127.0.0.1:{self.port}" if self.place == "server" else None,
-            "generator": self.generator,
+            "generator": self.vllm.url if self.vllm else None,
             "seed": seed,
             "log": str(log),
             "there": self.there,
@@ -225,7 +262,8 @@ class Run:
         }
         if back:  # the clock can only be set back for a process that is started anew
             environment = {**os.environ, "LD_PRELOAD": str(FAKETIME), "FAKETIME": "-1d"}
-            command = [sys.executable, __file__, "--job", json.dumps(job)]
+            (self.folder / f"{name}.job").write_text(json.dumps(job))
+            command = [sys.executable, __file__, "--job", str(self.folder / f"{name}.job")]
             self.processes[name] = subprocess.Popen(command, env=environment)
             return
         process = self.context.Process(target=runpy.run_path, args=(__file__, {"JOB": job}, "__main__"))
@@ -243,10 +281,13 @@ class Run:
         draw = random.Random(seed)
         self.logs += 1
         log, learned = self.folder / f"log-{self.logs}", self.folder / f"learned-{self.logs}"
+        if fault == GENERATOR:
+            self.vllm = VllmServer(llama(self.folder), self.folder / "vllm.log")
+            self.vllm.start()
         self.start("application", seed, log)
         self.start("learner", seed, learned)
-        time.sleep(draw.uniform(0.5, 6.0))
-        self.happen(fault, draw, log)
+        time.sleep(draw.uniform(0.5, 12.0) + (10.0 if self.vllm else 0.0))
+        self.happen(fault, draw, log, learned)
         self.kill(*list(self.processes))
         lines = [json.loads(line) for file in (log, learned) if file.exists() for line in whole(file)]
         if self.place == "server" and self.server is not None and self.server.poll() is not None:
@@ -262,18 +303,25 @@ class Run:
         self.processes.pop("audit")
         result = json.loads((self.folder / "result.json").read_text())
         wrong += self.compare(lines, result)
-        happened = Counter(next(iter(line)) for line in lines)
+        happened = Counter(
+            f"error: {line['error'][:60]}" if "error" in line else next(iter(line.items()))[0] for line in lines
+        )
         return wrong, happened
 
-    def happen(self, fault: str, draw: random.Random, log: Path) -> None:
+    def happen(self, fault: str, draw: random.Random, log: Path, learned: Path) -> None:
         if fault in ("application killed", "learner killed"):
             name = fault.split()[0]
             self.kill(name)
             time.sleep(draw.uniform(0.0, 1.0))
-            self.start(name, draw.randrange(10**6) + 10**6, log if name == "application" else log.with_suffix(".l"))
+            self.start(name, draw.randrange(10**6) + 10**6, log if name == "application" else learned)
             time.sleep(draw.uniform(0.0, 2.0))
         elif fault == "both killed":
             self.kill("learner", "application")
+        elif fault == GENERATOR:
+            assert self.vllm is not None
+            self.vllm.stop()
+            time.sleep(draw.uniform(1.0, 5.0))
+            self.vllm = None
         elif fault in ("Chroma server killed", "everything killed"):
             assert self.server is not None
             if fault == "everything killed":
@@ -303,33 +351,36 @@ class Run:
         elif fault == "clock set back":
             self.kill("learner", "application")
             self.start("application", draw.randrange(10**6) + 10**6, log, back=True)
-            self.start("learner", draw.randrange(10**6), log.with_suffix(".l"), back=True)
+            self.start("learner", draw.randrange(10**6), learned, back=True)
             time.sleep(draw.uniform(8.0, 12.0))
 
-    def compare(self, lines: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
+    def possible(self, lines: list[dict[str, Any]]) -> dict[str, set[str | None]]:
+        """What each document may be, None where it may be gone: acknowledged, or tried and not acknowledged."""
         may: dict[str, set[str | None]] = {id: {words} for id, words in self.there.items()}
         for line in lines:
-            if "does" in line:
-                for id, words in line["documents"].items():
-                    may.setdefault(id, {None}).add(words)
-            elif "did" in line:
-                for id, words in line.get("documents", {}).items():
-                    may[id] = {words}
-        wrong = []
-        journal, index = result["journal"], result["index"]
-        for id in may.keys() | journal.keys():
-            if journal.get(id) not in may.get(id, {None}):
-                wrong.append(f"document {id}: {str(journal.get(id))[:40]!r} is none of {len(may.get(id, ()))} possible")
-        if journal != index:
-            wrong.append(f"the index has {len(index)} documents, the journal {len(journal)}")
-        if result["cosine"] < 0.999 or result["shape"][0] != result["shape"][1] or not result["fingerprint"]:
-            wrong.append(f"vectors are not of version {result['version']}: {result['cosine']}, {result['shape']}")
-        if result["found"] < 0.97:
-            wrong.append(f"only {result['found']:.0%} of the documents are found by their own text")
-        if result["version"] not in result["versions"]:
-            wrong.append(f"the live version {result['version']} is none of {result['versions']}")
+            for id, words in line.get("documents", {}).items():
+                may[id] = {words} if "did" in line else may.get(id, {None}) | {words}
+        return may
+
+    def compare(self, lines: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
+        may, journal, index = self.possible(lines), result["journal"], result["index"]
         self.there = journal
-        return wrong
+        faults = {
+            f"document {id}: {str(journal.get(id))[:40]!r} is none of what is possible": id
+            for id in may.keys() | journal.keys()
+            if journal.get(id) not in may.get(id, {None})
+        }
+        checks = {
+            f"the index has {len(index)} documents, the journal {len(journal)}": journal == index,
+            f"vectors are not of version {result['version']}: {result['cosine']}, {result['shape']}": (
+                result["cosine"] > 0.999 and result["shape"][0] == result["shape"][1] and result["fingerprint"]
+            ),
+            f"only {result['found']:.0%} of the documents are found by their own text": result["found"] >= 0.97,
+            f"the live version {result['version']} is none of {result['versions']}": (
+                result["version"] in result["versions"]
+            ),
+        }
+        return [*faults, *(said for said, right in checks.items() if not right)]
 
     def end(self) -> None:
         self.kill(*list(self.processes))
@@ -340,7 +391,16 @@ class Run:
 
 
 def whole(file: Path) -> list[str]:
-    return file.read_text().rpartition("\n")[0].splitlines()
+    """The lines that were written to their end."""
+    return file.read_text().rpartition("\n")[0].splitlines() if file.exists() else []
+
+
+def llama(folder: Path) -> Path:
+    """A causal language model with random weights."""
+    from tests.conftest import documents
+    from tests.language_models import random_model, tokenizer
+
+    return random_model(folder / "llama", "llama", tokenizer([text for _, _, text in documents()], 1000))
 
 
 def tiny_model(folder: Path) -> Path:
@@ -360,10 +420,10 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--place", choices=[*FAULTS, "both"], default="both")
-    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
-        JOB.update(json.loads(arguments.job))
+        JOB.update(json.loads(arguments.job.read_text()))
         work()
         return
     faults: Counter[str] = Counter()
@@ -378,11 +438,11 @@ def main() -> None:
             if number % RESET == 0:
                 if run is not None:
                     run.end()
-                run = Run(place, Path(scratch) / f"run-{number}", model, None)
+                run = Run(place, Path(scratch) / f"run-{number}", model)
             assert run is not None
             seed = arguments.seed * 10_000 + number
             choices = [f for f in FAULTS[place] if FAKETIME or f != "clock set back"]
-            fault = choices[number % len(choices)]
+            fault = choices[number % len(choices)] if number % 20 or interpreter() is None else GENERATOR
             wrong, seen = run.moment(fault, seed)
             faults[f"{place}: {fault}"] += 1
             happened += seen
@@ -411,7 +471,7 @@ def work() -> None:
     """Do the job of a child process."""
     os.dup2(os.open(JOB["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    {"application": application, "learner": learner, "audit": audit}[JOB["do"]]()
+    {"application": lambda: Application().run(), "learner": learner, "audit": audit}[JOB["do"]]()
 
 
 if __name__ == "__main__":
