@@ -70,6 +70,7 @@ def run(
         GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
     """
     clock, cpu = _Clock(), time.process_time()
+    store.cache.begin_pass()
     with supervise(config, store.directory) as supervision:
         report, better = _learn(store, queries, config, supervision, clock, progress)
     if better is not None:

@@ -57,7 +57,7 @@ from ragself.serve.signals import SignalLog
 from ragself.serve.snapshot import Snapshot
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
-from ragself.telemetry import duration, errors, passes, tracer
+from ragself.telemetry import duration, errors, passes, span
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,8 @@ class KnowledgeBase:
         batch = check(list(chunks))
         with self._writing():
             self._refuse_adopted([chunk.id for chunk in batch])
-            return self._put(batch, (), progress)
+            with span("ragself.add"):
+                return self._put(batch, (), progress)
 
     def add_files(self, paths: Iterable[str | Path], progress: Progress = silent) -> Added:
         """Read files and folders, split them into chunks and add those.
@@ -379,7 +380,7 @@ class KnowledgeBase:
             raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
         self.check_open()
         began = time.perf_counter()
-        with tracer.start_as_current_span("ragself.search"):
+        with span("ragself.search"):
             try:
                 version, hits = self._live.ask(
                     lambda snapshot: (snapshot.version.number, snapshot.search(query, k, where, embedding))
@@ -445,7 +446,7 @@ class KnowledgeBase:
         with (
             self._alone_in_learning(),
             shining(self.path, started, progress) as told,
-            tracer.start_as_current_span("ragself.adapt"),
+            span("ragself.adapt"),
         ):
             notes = {"started": started, "seen": self._seen(given, config)}
             report = cycle.run(self.store(), Counter(given) + Counter(self.asked()), config, told, notes)
@@ -615,20 +616,22 @@ class KnowledgeBase:
             if self._registry.pinned != pinned:
                 self._registry.pin(pinned, reason, started=started)
 
-    def export(self, directory: str | Path) -> list[Path]:
+    def export(self, directory: str | Path, *, merged: bool = False) -> list[Path]:
         """Write the live version so that others can use it: adapter, model card, how to load it.
 
         Args:
             directory: A new or empty folder.
+            merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself; for
+                versions without a sketch of words only.
 
         Returns:
             The files written.
 
         Raises:
-            InputError: The folder is not empty.
+            InputError: The folder is not empty, or the version cannot be merged.
         """
         store = self.store()
-        return export(store, self._registry.version(self._registry.live()), Path(directory))
+        return export(store, self._registry.version(self._registry.live()), Path(directory), merged=merged)
 
     @property
     def encoder(self) -> str:

@@ -8,13 +8,28 @@ No attribute holds a text, a query or a path.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from opentelemetry import metrics, trace
+from opentelemetry.trace import Status, StatusCode
 
 _NAME = "ragself"
 
-tracer = trace.get_tracer(_NAME)
+_tracer = trace.get_tracer(_NAME)
 _meter = metrics.get_meter(_NAME)
 
 duration = _meter.create_histogram("ragself.search.duration", "s", "Time of a search")
 errors = _meter.create_counter("ragself.search.errors", "1", "Searches that failed, wrong arguments aside")
 passes = _meter.create_counter("ragself.passes", "1", "Passes that came to their end, by decision")
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """A span that ends with the block; of an error it tells the kind, not the message, which may quote a text."""
+    with _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as current:
+        try:
+            yield
+        except Exception as error:
+            current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise

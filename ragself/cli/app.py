@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -162,6 +162,10 @@ def adapt(
 def export(
     directory: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
     kb: Kb = HERE,
+    format: Annotated[
+        Literal["adapter", "sentence-transformers"],
+        typer.Option(help="The adapter alone, or merged with its encoder into one model that needs no ragself."),
+    ] = "adapter",
     json: Json = False,
 ) -> None:
     """Write the live version's adapter so that others can use it, with a model card and how to load it.
@@ -170,7 +174,7 @@ def export(
     guesses a word can tell whether it occurs in your documents.
     """
     with open_kb(kb) as base:
-        files = base.export(directory)
+        files = base.export(directory, merged=format == "sentence-transformers")
     console.emit(files) if json else console.out.print("\n".join(str(file) for file in files))
 
 

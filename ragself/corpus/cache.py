@@ -6,7 +6,7 @@ Losing this file costs time and nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,11 @@ from ragself.corpus.database import Database
 from ragself.progress import Progress, silent
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vectors (
+    key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0  -- in which pass it was last
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passes (count INTEGER NOT NULL);
+INSERT INTO passes SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM passes);
 """
 _BATCH = 512  # texts encoded between two commits: what a kill can cost
 
@@ -27,6 +31,16 @@ class VectorCache:
     def __init__(self, path: Path) -> None:
         """Open or create the cache at `path`. Raises StoreError where it is damaged."""
         self._db = Database(path, _SCHEMA)
+        with self._db.read() as db:
+            if "used" not in {row[1] for row in db.execute("PRAGMA table_info(vectors)")}:  # of an earlier release
+                db.execute("ALTER TABLE vectors ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
+            self._pass = int(db.execute("SELECT count FROM passes").fetchone()[0])
+
+    def begin_pass(self) -> None:
+        """Vectors that are asked for from now on are needed by another pass than those before."""
+        with self._db.write() as db:
+            db.execute("UPDATE passes SET count = count + 1")
+            self._pass = int(db.execute("SELECT count FROM passes").fetchone()[0])
 
     def vectors(
         self,
@@ -52,7 +66,7 @@ class VectorCache:
         """
         keys = [_key(space, text) for text in texts]
         out = np.empty((len(texts), dimension), dtype=np.float32)
-        known = self._lookup(keys)
+        known = self._lookup(keys, mark=True)
         missing: dict[bytes, str] = {}
         for row, (key, text) in enumerate(zip(keys, texts, strict=True)):
             blob = known.get(key)
@@ -70,7 +84,7 @@ class VectorCache:
         """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
         rows = [(_key(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
         with self._db.write() as db:
-            db.executemany("INSERT OR IGNORE INTO vectors (key, vector) VALUES (?, ?)", rows)
+            db.executemany(f"INSERT OR IGNORE INTO vectors VALUES (?, ?, {self._pass})", rows)
 
     def drop(self, space: str, texts: Sequence[str]) -> None:
         """Forget the vectors of texts."""
@@ -83,13 +97,30 @@ class VectorCache:
         known = self._lookup(list(keys.values()))
         return [text for text, key in keys.items() if key not in known]
 
-    def _lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def prune(self, space: str, texts: Iterable[str]) -> int:
+        """Forget what neither these texts nor the last two passes need. Returns how many vectors went."""
+        with self._db.write() as db:
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS needed (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            db.execute("DELETE FROM needed")
+            db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((_key(space, text),) for text in texts))
+            done = db.execute(
+                "DELETE FROM vectors WHERE used < ? AND key NOT IN (SELECT key FROM needed)", (self._pass - 1,)
+            )
+            count = done.rowcount
+        self._db.compact()
+        return count
+
+    def _lookup(self, keys: Sequence[bytes], *, mark: bool = False) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        with self._db.read() as db:
-            for start in range(0, len(keys), _BATCH):
-                batch = keys[start : start + _BATCH]
-                marks = ",".join("?" * len(batch))
-                found.update(db.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", batch))
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            among = f"key IN ({','.join('?' * len(batch))})"
+            with self._db.read() as db:
+                rows = db.execute(f"SELECT key, vector, used FROM vectors WHERE {among}", batch).fetchall()
+            found.update((key, vector) for key, vector, _ in rows)
+            if mark and any(used < self._pass for *_, used in rows):
+                with self._db.write() as db:
+                    db.execute(f"UPDATE vectors SET used = {self._pass} WHERE {among}", batch)
         return found
 
     def _encode(
@@ -107,7 +138,7 @@ class VectorCache:
             vectors = encode([text for _, text in batch]).astype(np.float32, copy=False)
             rows = [(key, vector.tobytes()) for (key, _), vector in zip(batch, vectors, strict=True)]
             with self._db.write() as db:
-                db.executemany("INSERT OR REPLACE INTO vectors (key, vector) VALUES (?, ?)", rows)
+                db.executemany(f"INSERT OR REPLACE INTO vectors VALUES (?, ?, {self._pass})", rows)
             fresh.update((key, vector) for (key, _), vector in zip(batch, vectors, strict=True))
         if items:
             progress(stage, len(items), len(items))

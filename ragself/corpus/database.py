@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ragself.errors import StoreError
 
+_SLACK = 0.2  # share of a file that may lie free
 _TIMEOUT = 30.0  # seconds to wait for another process
 
 
@@ -77,6 +78,17 @@ class Database:
             if type(error) is not sqlite3.DatabaseError:
                 raise
             raise StoreError(f"Cannot read {self.path}: {error}. Restore it from a backup.") from error
+
+    def compact(self) -> None:
+        """Give the disk back what deleted rows have left, where that is much. Other processes wait meanwhile."""
+        with self._lock, self._explained():
+            free, pages = (
+                int(self._connection.execute(f"PRAGMA {what}").fetchone()[0])
+                for what in ("freelist_count", "page_count")
+            )
+            if free > _SLACK * pages:
+                self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

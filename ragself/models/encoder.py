@@ -82,6 +82,14 @@ class Encoder:
             ids = self._model.tokenizer([texts[row] for row in suspects], truncation=False, verbose=False)["input_ids"]
         return [row for row, tokens in zip(suspects, ids, strict=True) if len(tokens) > self.max_tokens]
 
+    def extended(self, *modules: Any) -> SentenceTransformer:
+        """The model itself with more modules after its own, its prompts kept. They share its weights."""
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(modules=[*self._model, *modules], device=str(self._model.device))
+        model.prompts = self._model.prompts
+        return model
+
     def _encode(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), self._batch_size):
@@ -132,9 +140,23 @@ def _open(location: str, config: EncoderConfig, revision: str | None) -> Sentenc
 
     transformers_logging.disable_progress_bar()
     try:
-        return SentenceTransformer(location, device=config.device, revision=revision, trust_remote_code=False)
+        _refuse_pickles(Path(location))
+        return SentenceTransformer(
+            location,
+            device=config.device,
+            revision=revision,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
         raise _not_loaded(config.model, error) from error
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """A module's weights that are no safetensors would be unpickled, which may run what somebody else wrote."""
+    for path in (*folder.glob("*.bin"), *folder.glob("*/*.bin")) if folder.is_dir() else ():
+        if path.name == "pytorch_model.bin" and not any(path.parent.glob("*.safetensors")):
+            raise ValueError(f"{path.relative_to(folder)} is a pickle; save the model as safetensors")
 
 
 def _hub_revision(name: str) -> str:

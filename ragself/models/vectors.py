@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,10 @@ class BaseVectors:
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
+
+    def prune(self, documents: Iterable[str]) -> int:
+        """Forget what neither these documents nor the last two passes need. Returns how many vectors went."""
+        return self._cache.prune(f"{self._fingerprint}/document", documents)
 
     def forget(self, queries: Sequence[str]) -> None:
         """Forget the vectors of queries."""

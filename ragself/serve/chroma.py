@@ -115,6 +115,6 @@ def _folder(place: Path, view: int | None) -> Any:
         return chromadb.PersistentClient(spelling, Settings(anonymized_telemetry=False))
     except Exception as error:  # the Rust bindings raise bare Exceptions and InternalErrors
         raise StoreError(
-            f"Chroma cannot open {place}: {error}. If that folder is damaged, delete it and run "
-            "`ragself gc`: the index is built again from the documents, none of which is lost."
+            f"Chroma cannot open {place}: {error}. Free some space where it is full; if that folder is damaged, delete "
+            "it and run `ragself gc`: the index is built again from the documents, none of which is lost."
         ) from error

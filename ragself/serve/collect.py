@@ -43,6 +43,10 @@ def collect(store: Store, config: Config, progress: Progress = silent, *, learni
         if not store.built(version):
             count = store.rebuild(version, progress)
             done.append(f"built the index of version {version.number} again from {count} chunks")
+    if not learning:
+        vectors = store.base.prune(chunk.text for chunk in store.journal.chunks())
+        if vectors:
+            done.append(f"removed {vectors} vectors of texts that nothing needs any more")
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
     if scores:
         done.append(f"removed {scores} scores that no pass has used for {config.keep_scores} days")

@@ -8,32 +8,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import EncoderConfig
 from ragself.errors import InputError, StoreError
-from ragself.models.embedder import CANARIES, Embedder
+from ragself.models.embedder import CANARIES, Embedder, check_canary
+from ragself.models.encoder import Encoder
+from ragself.models.merged import check_linear, save_merged
 from ragself.models.saved import public_name
 from ragself.schema import Version
 from ragself.serve.store import Store
 
+_OWN = """from ragself import Embedder
 
-def export(store: Store, version: Version, directory: Path) -> list[Path]:
+embedder = Embedder.load("this-folder")
+documents = embedder.documents(["a text that is searched"])
+queries = embedder.queries(["what is asked"])"""
+_MERGED = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this-folder")
+documents = model.encode_document(["a text that is searched"])
+queries = model.encode_query(["what is asked"])"""
+
+
+def export(store: Store, version: Version, directory: Path, *, merged: bool = False) -> list[Path]:
     """Write a version's adapter with a model card.
 
     Args:
         store: The knowledge base.
         version: Which version.
         directory: A new or empty folder.
+        merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: The folder is not empty.
+        InputError: The folder is not empty, or the adapter cannot be merged. Nothing was written.
         StoreError: It cannot be written.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not an empty folder. Give a new one; nothing was written.")
     name = public_name(store.manifest.encoder)
     embedder = Embedder(store.base.encoder, store.adapter(version))
+    if merged:
+        check_linear(embedder.adapter)
     about = {
         "format": 1,
         "kind": version.kind,
@@ -47,26 +67,37 @@ def export(store: Store, version: Version, directory: Path) -> list[Path]:
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if embedder.adapter is not None:
-            shutil.copyfile(store.registry.adapter_path(version.number), directory / "adapter.safetensors")
-        (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        (directory / "README.md").write_text(_card(version, name, len(store.journal)), encoding="utf-8")
+        if merged:
+            save_merged(embedder.encoder, embedder.adapter, directory)
+        else:
+            if embedder.adapter is not None:
+                shutil.copyfile(store.registry.adapter_path(version.number), directory / "adapter.safetensors")
+            (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+        (directory / "README.md").write_text(_card(version, name, len(store.journal), merged=merged), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"Cannot write {directory}: {error}. Free some space or mend the permissions.") from error
-    return sorted(directory.iterdir())
+    if merged:
+        check_canary(_merged_canaries(directory), embedder.documents(CANARIES), f"the exported {name}")
+    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def _card(version: Version, base: str, documents: int) -> str:
+def _merged_canaries(directory: Path) -> NDArray[np.float32]:
+    """What the model makes of the canaries that was just written: what is on disk is what others will load."""
+    return Encoder(EncoderConfig(model=str(directory))).documents(CANARIES)
+
+
+def _card(version: Version, base: str, documents: int, *, merged: bool) -> str:
     gate = (
         "This version passed ragself's gate: on held-out probes of the corpus it was trained on, paired bootstrap "
         "intervals of the change, no labels.\n\n" + _table(version.figures)
         if version.figures
         else "This is the plain base model; nothing was trained.\n"
     )
+    library, relation, load = ("sentence-transformers", "finetune", _MERGED) if merged else ("ragself", "adapter", _OWN)
     return f"""---
 base_model: {base}
-base_model_relation: adapter
-library_name: ragself
+base_model_relation: {relation}
+library_name: {library}
 pipeline_tag: sentence-similarity
 tags: [ragself, retrieval, self-training]
 ---
@@ -82,11 +113,7 @@ likelihood of a language model alone. Vectors have {version.dimension} dimension
 ## How to load it
 
 ```python
-from ragself import Embedder
-
-embedder = Embedder.load("this-folder")
-documents = embedder.documents(["a text that is searched"])
-queries = embedder.queries(["what is asked"])
+{load}
 scores = queries @ documents.T
 ```
 

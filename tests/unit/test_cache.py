@@ -1,4 +1,6 @@
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,43 @@ def test_vectors_that_were_computed_elsewhere_are_kept_and_not_asked_for(cache: 
     assert found.tolist() == np.array([[1.0] * WIDTH, vector("own"), vector("b")], np.float32).tolist()
     assert encoder.asked == ["own", "b"]
     assert cache.missing("other", ["a"]) == ["a"]
+
+
+def test_what_nothing_needs_any_more_goes(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.ones((len(texts), 200), dtype=np.float32)
+
+    cache = VectorCache(tmp_path / "cache.db")
+    documents = [f"document {number}" for number in range(300)]
+    cache.vectors("d", documents, encode, 200)
+    cache.begin_pass()
+    cache.vectors("d", [*documents, "passage 1"], encode, 200)
+    cache.vectors("q", ["query 1"], encode, 200)
+    cache.begin_pass()
+    cache.vectors("q", ["query 1", "query 2"], encode, 200)
+    assert cache.prune("d", documents) == 0  # the last two passes may be gone on with
+    cache.begin_pass()
+    cache.vectors("q", ["query 2"], encode, 200)
+    before = (tmp_path / "cache.db").stat().st_size
+    assert cache.prune("d", documents[:10]) == 291  # documents that are gone, and a passage of old
+    assert (tmp_path / "cache.db").stat().st_size < before / 3
+    asked.clear()
+    cache.vectors("d", documents[:11], encode, 200)
+    cache.vectors("q", ["query 1", "query 2"], encode, 200)
+    assert asked == ["document 10"]
+    cache.close()
+
+
+def test_a_cache_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
+    from ragself.corpus.cache import _key
+
+    with closing(sqlite3.connect(tmp_path / "cache.db")) as db, db:
+        db.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+        db.execute("INSERT INTO vectors VALUES (?, ?)", (_key("d", "a"), np.full(4, 7, np.float32).tobytes()))
+    cache = VectorCache(tmp_path / "cache.db")
+    found = cache.vectors("d", ["a", "b"], lambda texts: np.zeros((len(texts), 4), np.float32), 4)
+    assert found.tolist() == [[7.0] * 4, [0.0] * 4]
+    cache.close()
