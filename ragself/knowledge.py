@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -117,9 +118,11 @@ class KnowledgeBase:
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
         )
+        self._asked: QueryLog | None = None
+        self._opening = threading.Lock()
         self._recorder = Recorder(
             lambda: SignalLog(self.path / "signals.db"),
-            (lambda: QueryLog(self.path / "queries.db", settings)) if settings.log else None,
+            self._queries if settings.log else None,
             redact,
         )
 
@@ -494,9 +497,8 @@ class KnowledgeBase:
         event = self._registry.promotion()
         if event is None:
             return None
-        with self._log() as log:
-            since = datetime.fromisoformat(event["at"]).timestamp()
-            queries = log.asked(first_after=since) if log else {}
+        log, since = self._log(), datetime.fromisoformat(event["at"]).timestamp()
+        queries = log.asked(first_after=since) if log is not None else {}
         version, before = (self._registry.version(event[key]) for key in ("version", "before"))
         return review.review(self.store(), version, before, queries, self._supervised_by(generator), progress)
 
@@ -506,13 +508,13 @@ class KnowledgeBase:
 
     def asked(self) -> dict[str, int]:
         """The queries of `search` that are remembered, and how often each was asked; none unless `queries.log`."""
-        with self._log() as log:
-            return log.asked() if log else {}
+        log = self._log()
+        return log.asked() if log is not None else {}
 
     def asked_in_all(self) -> int:
         """How many queries were ever remembered, also those that are forgotten."""
-        with self._log() as log:
-            return log.total if log else 0
+        log = self._log()
+        return log.total if log is not None else 0
 
     def forget(self, *, matching: str | None = None, before: float | None = None) -> int:
         """Forget queries that are remembered, and their vectors. Nothing of them is left on disk.
@@ -524,23 +526,24 @@ class KnowledgeBase:
         Returns:
             How many were forgotten.
         """
-        with self._log() as log:
-            gone = log.forget(matching=matching, before=before) if log else []
+        log = self._log()
+        gone = log.forget(matching=matching, before=before) if log is not None else []
         self._base.forget(gone)
         if gone:
             self.record("forget", f"{len(gone)} queries", "")
         return len(gone)
 
-    @contextmanager
-    def _log(self) -> Iterator[QueryLog | None]:
+    def _log(self) -> QueryLog | None:
+        """What users asked, all of it written; None where nothing was ever remembered."""
         self.check_open()
         self._recorder.flush()
-        path = self.path / "queries.db"
-        if not path.exists():
-            yield None
-            return
-        with closing(QueryLog(path, self.config.queries)) as log:
-            yield log
+        return self._queries() if (self.path / "queries.db").exists() else None
+
+    def _queries(self) -> QueryLog:
+        with self._opening:
+            if self._asked is None:
+                self._asked = QueryLog(self.path / "queries.db", self.config.queries)
+            return self._asked
 
     def forecast(
         self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
@@ -687,6 +690,8 @@ class KnowledgeBase:
                 return
             self._closed = True
             self._recorder.close()
+            if self._asked is not None:
+                self._asked.close()
             self._live.close()
             self._journal.close()
             self._cache.close()

@@ -34,7 +34,8 @@ class QueryLog:
         """Open or create the log at `path`, mode 0600. Raises StoreError where that is impossible."""
         self._config = config
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            if not path.exists():  # to close a file that is open elsewhere in this process would drop SQLite's locks
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             path.chmod(0o600)  # SQLite gives its other files the same
         except OSError as error:
             raise StoreError(f"Cannot open {path}: {error}. Mend the permissions or free some space.") from error

@@ -30,8 +30,8 @@ class Recorder:
         """Name where things go; neither file nor thread is there before the first search.
 
         Args:
-            signals: Opens the counts.
-            log: Opens the queries; None keeps none.
+            signals: Opens the counts, which are closed in the end.
+            log: Opens the queries, which are not; None keeps none.
             redact: What may be kept of a query; None keeps it as it is.
         """
         self._open_signals, self._open_log, self._redact = signals, log, redact
@@ -84,7 +84,6 @@ class Recorder:
 
     def _run(self) -> None:
         signals: SignalLog | None = None
-        log: QueryLog | None = None
         try:
             while not (self._closing.is_set() and self._inbox.empty()):
                 self._wake.wait(_EVERY)
@@ -95,16 +94,14 @@ class Recorder:
                         signals = signals or self._open_signals()
                         signals.add(searches)
                     if queries and self._open_log:
-                        log = log or self._open_log()
-                        log.add(queries)
+                        self._open_log().add(queries)
                 except StoreError as error:  # a full disk: nothing that searching depends on
                     self._tell(f"searches are not noted: {error}")
                 for event in waiting:
                     event.set()
         finally:
-            for file in (signals, log):
-                if file is not None:
-                    file.close()
+            if signals is not None:
+                signals.close()
 
     def _collect(self) -> tuple[Counter[tuple[int, int | None]], Counter[str], list[threading.Event]]:
         searches: Counter[tuple[int, int | None]] = Counter()

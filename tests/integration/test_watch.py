@@ -69,6 +69,7 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         assert left
         assert kb.forget() == len(left)
         assert kb.asked() == {}
+        assert kb.asked_in_all() == len(asked) + 3  # what is forgotten is not news again
     with KnowledgeBase(filled, config=settings) as kb:
         assert kb.asked() == {}
 

@@ -182,3 +182,35 @@ def test_times_are_known_to_a_tenth() -> None:
     log_times = Counter(bucket(seconds) for seconds in (0.0, 1e-5, 1e-4, 1.0, 1.04, 1.3))
     assert min(log_times) == 0
     assert bucket(1.0) < bucket(1.2) < bucket(60.0)
+
+
+def test_opening_it_again_takes_nothing_from_who_writes(tmp_path: Path) -> None:
+    """Closing any handle of a file drops all locks that its process has on it."""
+    config = QueriesConfig(log=True)
+    writing = QueryLog(tmp_path / "queries.db", config)
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            try:
+                writing.add({f"query {number}": 1})
+            except Exception as error:
+                errors.append(error)
+                return
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(30):
+            again = QueryLog(tmp_path / "queries.db", config)
+            again.asked()
+            again.close()
+    finally:
+        stop.set()
+        thread.join()
+    assert errors == []
+    assert len(writing) > 0

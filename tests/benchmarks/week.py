@@ -1,0 +1,141 @@
+"""A week of a service, as fast as it goes: documents arrive and go, users ask, every day ends with a pass and `gc`.
+
+    python tests/benchmarks/week.py DATA [--documents 20000] [--queries 50000] [--days 7]
+
+DATA holds BEIR folders: their documents, long ones in parts, arrive in equal shares a day, and a tenth of what is there
+goes; their queries are asked with the frequencies of Zipf's law and remembered. Told of each day is what the pass did,
+and, before it and after `gc`, the memory of the process that serves and what is on disk. Labels are not used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ragself import Chunk, KnowledgeBase
+from ragself.background import BackgroundAdaptation
+from ragself.config import load
+
+SETS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
+PARTS = ("corpus.db", "cache.db", "queries.db", "signals.db", "versions", "pass")
+GONE = 0.1  # of the documents, each day
+
+
+def read(data: Path, count: int) -> tuple[list[Chunk], list[str]]:
+    chunks, queries = [], []
+    for name in SETS:
+        for row in map(json.loads, (data / name / "corpus.jsonl").open()):
+            words = f"{row.get('title', '')} {row['text']}".split()
+            title = {"title": row["title"]} if row.get("title") else {}
+            for part in range(0, len(words), 180):
+                text = " ".join(words[part : part + 180])
+                chunks.append(Chunk(f"{name}-{row['_id']}-{part}", text, title if part == 0 else {}))
+        queries += [row["text"] for row in map(json.loads, (data / name / "queries.jsonl").open())]
+    random.Random(0).shuffle(chunks)
+    random.Random(1).shuffle(queries)
+    return chunks[:count], [query for query in queries if query.strip()]
+
+
+def size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+
+
+def state(kb: KnowledgeBase) -> dict[str, Any]:
+    return {
+        "memory MB": round(psutil.Process().memory_info().rss / 1e6),
+        "disk MB": {part: round(size(kb.path / part) / 1e6, 1) for part in PARTS},
+        "versions": [version.number for version in kb.status().versions],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--queries", type=int, default=50_000)
+    parser.add_argument("--days", type=int, default=7)
+    parser.add_argument("--encoder")
+    arguments = parser.parse_args()
+    chunks, queries = read(arguments.data, arguments.documents)
+    draw = random.Random(2)
+    zipf = np.random.default_rng(3).zipf(1.3, size=arguments.queries) % len(queries)
+    settings: dict[str, Any] = {"queries": {"log": True}}
+    if arguments.encoder:
+        settings["encoder"] = {"model": arguments.encoder}
+    days, there, errors = [], set[str](), 0
+    began = time.time()
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        KnowledgeBase(Path(scratch) / "kb", config=load(None, **settings)) as kb,
+    ):
+        share, asked = len(chunks) // arguments.days + 1, arguments.queries // arguments.days + 1
+        for day in range(arguments.days):
+            new = chunks[day * share : (day + 1) * share]
+            for start in range(0, len(new), 200):
+                kb.add(new[start : start + 200])
+            there |= {chunk.id for chunk in new}
+            gone = draw.sample(sorted(there), int(len(there) * GONE))
+            kb.delete(gone)
+            there -= set(gone)
+            took = []
+            for at in zipf[day * asked : (day + 1) * asked]:
+                start_at = time.perf_counter()
+                try:
+                    kb.search(queries[at], 10)
+                except Exception:
+                    errors += 1
+                took.append(time.perf_counter() - start_at)
+            before = state(kb)
+            pass_began = time.time()
+            found = BackgroundAdaptation(kb, name="nightly").once(threading.Event())
+            if found.error is not None:
+                raise found.error
+            report = found.report
+            kb.gc()
+            p50, p95 = (round(1000 * float(value), 1) for value in np.quantile(took, [0.5, 0.95]))
+            days.append(
+                {
+                    "day": day + 1,
+                    "chunks": len(there),
+                    "distinct queries": len(kb.asked()),
+                    "search ms": {"p50": p50, "p95": p95},
+                    "pass": {
+                        "decision": report.decision if report else None,
+                        "version": report.version if report else None,
+                        "reason": report.reason if report else found.waiting,
+                        "seconds": round(time.time() - pass_began),
+                    },
+                    "before the pass": before,
+                    "after gc": state(kb),
+                }
+            )
+            print(json.dumps(days[-1]), file=sys.stderr, flush=True)
+            assert kb.status().chunks == len(there)
+    print(
+        json.dumps(
+            {
+                "documents": len(chunks),
+                "queries": arguments.queries,
+                "errors": errors,
+                "seconds": round(time.time() - began),
+                "days": days,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
