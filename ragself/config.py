@@ -255,8 +255,8 @@ class Config(BaseSettings):
     watch: WatchConfig = WatchConfig()
     chroma: str | None = Field(
         None,
-        description="URL of a Chroma server that holds the vectors, for several processes that write, or after it has "
-        "moved; None keeps them where they were first, in the folder unless said otherwise then.",
+        description="URL of a Chroma server that holds the vectors, for several processes that write, or `folder`; "
+        "None keeps them where they were first, in the folder unless said otherwise then. `ragself gc` moves them.",
     )
     keep_versions: Positive = Field(3, description="Versions that gc keeps, besides 0 and the live one.")
     keep_scores: Positive = Field(90, description="Days after which gc removes scores that no pass has used since.")
@@ -264,7 +264,7 @@ class Config(BaseSettings):
     @field_validator("chroma")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
-        return None if value is None else _url(value)
+        return value if value in (None, "folder") else _url(value)
 
     @classmethod
     def settings_customise_sources(

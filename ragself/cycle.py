@@ -270,7 +270,7 @@ def _version(store: Store, folder: Path, adapter: Adapter, decision: Decision) -
     number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
     write_json(plan, {"version": number})
     mark = fingerprint(store.manifest.fingerprint, adapter)
-    name = store.manifest.collection(number)
+    name = store.manifest.collection(number, store.server)
     version = Version(number, adapter.kind, name, mark, adapter.dimension, now(), dict(decision.figures))
     path = store.registry.adapter_path(number)
     path.parent.mkdir(parents=True, exist_ok=True)

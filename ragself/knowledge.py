@@ -62,6 +62,7 @@ from ragself.telemetry import duration, errors, passes, span
 
 logger = logging.getLogger(__name__)
 
+_FOLDER = "folder"  # in the place of a server's URL
 _FEW = 100  # changes that may be left for the moment of a switch
 _PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
@@ -115,6 +116,9 @@ class KnowledgeBase:
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
         self._server = self.config.chroma or self._manifest.server
+        if self._server == _FOLDER:
+            self._server = None
+        self._registry.name = lambda number: self._manifest.collection(number, self._server)
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
         )
@@ -679,7 +683,9 @@ class KnowledgeBase:
         with nullcontext() if learning else self._alone_in_learning(), self._turn.taken():
             if self.store().built(self._registry.version(self._registry.live())):
                 return collect(self.store(), self.config, progress, learning=learning)
-            with self._writing(), self._live.paused():
+            if not self._server:
+                self._lock.acquire()
+            with self._live.paused():
                 self._lock.begin_generation()
                 return collect(self.store(), self.config, progress, learning=learning)
 
@@ -766,6 +772,8 @@ class KnowledgeBase:
             with self._live.paused():
                 self.store().mend(live)
                 self._lock.begin_generation()
+        if self._journal.pending(self._journal.applied(live.collection)):  # a writer broke off before it came to Chroma
+            self._follow_live(silent)
 
     def _mend(self) -> None:
         """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""

@@ -48,11 +48,11 @@ def make(registry: Registry, config: Config) -> None:
         canary=[[float(x) for x in row] for row in encoder.documents(CANARIES)],
         created=now(),
         id=secrets.token_hex(4),
-        server=config.chroma,
+        server=None if config.chroma == "folder" else config.chroma,
         prompts=config.encoder.prompts,
     )
     mark = fingerprint(encoder.fingerprint, None)
-    base = Version(0, "base", manifest.collection(0), mark, encoder.dimension, now())
+    base = Version(0, "base", manifest.collection(0, manifest.server), mark, encoder.dimension, now())
     with closing(Chroma(manifest.server or registry.folder(0) / "chroma")) as chroma:
         chroma.create(base.collection, mark)
     registry.create(manifest, base)

@@ -63,12 +63,12 @@ def _kept(store: Store, versions: list[Version], count: int) -> list[Version]:
 def _unfinished(store: Store, kept: list[Version]) -> list[str]:
     done = []
     for folder in store.registry.unregistered():
-        store.journal.forget(store.manifest.collection(int(folder.name)))
+        store.journal.forget(store.manifest.collection(int(folder.name), store.server))
         shutil.rmtree(folder, ignore_errors=True)
         done.append(f"removed unfinished {folder.name}")
     if store.server is not None:
         with closing(Chroma(store.server)) as database:
-            own = {name for name in database.names() if name.startswith(f"ragself-{store.manifest.id}-")}
+            own = {name for name in database.names() if name.startswith(store.manifest.prefix(store.server))}
         for name in sorted(own - {version.collection for version in kept}):
             store.drop(name)
             store.journal.forget(name)

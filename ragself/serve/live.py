@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from ragself.corpus.journal import Journal
@@ -184,8 +184,12 @@ class Live:
 
     def _replace(self, *, only_missing: bool = False) -> None:
         """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to."""
-        told = False
+        told = mended = False
         while True:
+            if not mended and not self._turn.mine and self._lagging():
+                mended = True
+                with suppress(StoreLocked):  # another process writes, and will follow when it writes next
+                    self._mend()
             with self._opening:
                 if only_missing and self._snapshot is not None:
                     return
@@ -222,6 +226,14 @@ class Live:
     def _torn(self) -> bool:
         torn = self._journal.unsettled()
         return bool(torn) and self._registry.version(self._registry.live()).collection in torn
+
+    def _lagging(self) -> bool:
+        """Whether what is live has not followed all documents, though nobody is at it."""
+        live = self._registry.version(self._registry.live())
+        if not self._journal.pending(self._journal.applied(live.collection)):
+            return False
+        with self._turn.watched(0) as nobody_writes:
+            return nobody_writes
 
     def _drop(self, snapshot: Snapshot) -> None:
         with self._opening:

@@ -11,10 +11,11 @@ Knows neither Chroma nor torch: plain files, read in milliseconds.
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -54,9 +55,14 @@ class Manifest:
     server: str | None = None
     prompts: dict[Literal["query", "document"], str] | None = None
 
-    def collection(self, number: int) -> str:
-        """Name of the collection of a version."""
-        return f"ragself-{self.id}-v{number:04d}"
+    def collection(self, number: int, server: str | None) -> str:
+        """Name of the collection of a version: another one in each place, which follows the documents on its own."""
+        return f"{self.prefix(server)}v{number:04d}"
+
+    def prefix(self, server: str | None) -> str:
+        """What the names of all collections in a place begin with."""
+        where = "" if server is None else hashlib.blake2b(server.encode(), digest_size=3).hexdigest() + "-"
+        return f"ragself-{self.id}-{where}"
 
 
 class Registry:
@@ -65,6 +71,7 @@ class Registry:
     def __init__(self, directory: Path) -> None:
         """Name the registry of the knowledge base in `directory`; nothing is read or written yet."""
         self.directory = directory
+        self.name: Callable[[int], str] | None = None  # of collections in the place that is open
         self._live = directory / "live.json"
         self._history = directory / "history.jsonl"
 
@@ -163,7 +170,8 @@ class Registry:
             there = ", ".join(str(version.number) for version in self.versions()) or "none"
             raise InputError(f"There is no version {number}. Versions here: {there}.")
         try:
-            return Version(**read_json(path))
+            version = Version(**read_json(path))
+            return version if self.name is None else replace(version, collection=self.name(number))
         except TypeError as error:
             raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
 

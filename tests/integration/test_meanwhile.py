@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.errors import InputError, StoreLocked
+from ragself.errors import InputError, StoreError, StoreLocked
 from tests.integration.chroma_server import ChromaServer
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
 
 Spawn = Callable[..., Child]
+SOON = 4.0  # seconds; a reader looks four times a second, and the machine may be busy
 
 
 @pytest.fixture(params=["folder", "server"])
@@ -186,3 +187,84 @@ def test_what_was_rolled_back_during_a_pass_is_not_replaced_by_it(
         assert (report.decision, kb.status().live.number) == ("keep", 0)
         if "rolled back" not in report.reason:  # the gate had refused it before
             assert "did not rise" in report.reason
+
+
+def test_several_readers_and_writers_on_a_server(
+    tmp_path: Path, settings: Config, server: ChromaServer, chunks: list[Chunk], asked: list[str], spawn: Spawn
+) -> None:
+    text = another(chunks, 3)
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    config = settings.model_copy(update={"chroma": server.url})
+    with KnowledgeBase(tmp_path / "kb", config=config) as kb:
+        kb.add(chunks)
+        readers = [spawn("read", kb=tmp_path / "kb", query=text) for _ in range(3)]
+        for reader in readers:
+            wait_for(reader.lines, reader)
+        writer = spawn("write", kb=tmp_path / "kb", documents={"theirs": another(chunks, 9)})
+        wait_for(writer.lines, writer)  # it has not ended
+        assert kb.add([Chunk("new", text)]).added == 1
+        assert kb.search(another(chunks, 9), 1)[0].id == "theirs"
+        added = time.time()
+        learner = spawn("adapt", kb=tmp_path / "kb", asked=tmp_path / "asked.json")
+        assert learner.result()["version"] == 1
+        switched = time.time()
+        for reader in readers:
+            wait_for(lambda reader=reader: reader.lines()[-1]["versions"] == [1], reader)  # type: ignore[misc]
+        back_at = time.time()
+        kb.rollback()
+        for reader in readers:
+            wait_for(lambda reader=reader: reader.lines()[-1]["versions"] == [0], reader)  # type: ignore[misc]
+            reader.go("leave")
+            reader.result()
+            lines = reader.lines()
+            assert all(len(line["versions"]) == 1 and len(line["ids"]) == 3 for line in lines)
+            late = [line for line in lines if switched + SOON < line["began"] < back_at and line["versions"] != [1]]
+            assert late == []
+            assert all(line["ids"][0] == "new" for line in lines if line["began"] > added + SOON)
+        writer.go("leave")
+        writer.result()
+
+
+def test_a_server_that_is_killed_and_comes_back(
+    tmp_path: Path, settings: Config, chunks: list[Chunk], asked: list[str]
+) -> None:
+    server = ChromaServer(tmp_path / "chroma").start()
+    try:
+        config = settings.model_copy(update={"chroma": server.url})
+        with KnowledgeBase(tmp_path / "kb", config=config) as kb:
+            kb.add(chunks)
+            before = kb.search("notulu", 10)
+            server.stop()
+            for use in (lambda: kb.search("notulu"), lambda: kb.add([Chunk("new", "notulu zonodo")])):
+                with pytest.raises(StoreError, match=r"[Ss]erver"):
+                    use()
+            server.start()
+            assert kb.search("zonodo notulu", 500)[0].id  # what broke off is mended, and found
+            there = {hit.id for hit in kb.search("notulu", 500)}
+            assert there == {chunk.id for chunk in chunks} | {"new"}  # the journal had acknowledged it
+            assert [hit.id for hit in kb.search("notulu", 10) if hit.id != "new"][:9] == [h.id for h in before][:9]
+        other = KnowledgeBase(tmp_path / "other", config=config)
+        other.add(chunks[:5])
+        assert len(other.search("notulu", 500)) == 5  # several share a server
+        other.close()
+        server.stop()
+        with pytest.raises(StoreError, match="No Chroma server answers"):
+            KnowledgeBase(tmp_path / "third", config=config)
+        assert not (tmp_path / "third" / "store.json").exists()
+    finally:
+        server.stop()
+
+
+def test_vectors_move_to_a_server_and_back(
+    promoted: Path, settings: Config, server: ChromaServer, chunks: list[Chunk]
+) -> None:
+    there = {chunk.id: chunk.text for chunk in chunks}
+    for place in (server.url, "folder"):
+        with KnowledgeBase(promoted, config=settings.model_copy(update={"chroma": place})) as kb:
+            if place != "folder":
+                with pytest.raises(StoreError, match="ragself gc"):
+                    kb.search("notulu")
+                assert len([line for line in kb.gc() if "again from 384 chunks" in line]) == 2
+                kb.add([Chunk("new", "notulu zonodo")])
+                there["new"] = "notulu zonodo"
+            audit(kb, there, 1)
