@@ -504,7 +504,8 @@ class KnowledgeBase:
         log, since = self._log(), datetime.fromisoformat(event["at"]).timestamp()
         queries = log.asked(first_after=since) if log is not None else {}
         version, before = (self._registry.version(event[key]) for key in ("version", "before"))
-        return review.review(self.store(), version, before, queries, self._supervised_by(generator), progress)
+        weight = float(event["report"]["weight"]["weight"])
+        return review.review(self.store(), version, before, weight, queries, self._supervised_by(generator), progress)
 
     def promotion(self) -> Mapping[str, Any] | None:
         """The event of the history that made the live version live, if that was a promotion."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from ragself.config import Config
 from ragself.cycle import MIN_DOCUMENTS
-from ragself.learn.calibrate import CAREFUL
 from ragself.learn.judge import judge, weights
 from ragself.learn.metrics import bootstrap
 from ragself.learn.probes import make
@@ -18,21 +17,25 @@ from ragself.progress import Progress, silent
 from ragself.schema import Review, Version
 from ragself.serve.store import Store
 
+_CONFIDENCE = 0.99  # of the interval: it is looked at again and again
+
 
 def review(
     store: Store,
     version: Version,
     before: Version,
+    weight: float,
     queries: Mapping[str, int],
     config: Config,
     progress: Progress = silent,
 ) -> Review | None:
-    """Compare two versions by the LM utility of what they retrieve.
+    """Compare two versions by the LM utility of what they retrieve, in the way in which the gate compared them.
 
     Args:
         store: Where they are.
         version: That was promoted.
         before: That was live before.
+        weight: The teacher's, when the gate judged: by another it would prefer other documents.
         queries: Asked since, none of which either was trained on, and how often.
         config: Settings.
         progress: Told of each stage.
@@ -47,14 +50,13 @@ def review(
         if len(chunks) < MIN_DOCUMENTS or len(probes) < config.gate.min_probes:
             return None
         now, then = store.adapter(version), store.adapter(before)
-        lesson = study(probes, chunks, store.base, now, supervision.scorer, narrowed(config), 0, progress)
+        lesson = study(probes, chunks, store.base, then, supervision.scorer, narrowed(config), 0, progress)
     rows = np.arange(len(probes))
-    weight = config.teacher.weight or CAREFUL
     after = judge(lesson, rows, now, weight, config.gate)["utility"]
     change = after - judge(lesson, rows, then, weight, config.gate)["utility"]
     if len(change) < config.gate.min_probes:
         return None
-    interval = bootstrap(change, config.gate.confidence, weights=weights(lesson, rows, config.gate))
+    interval = bootstrap(change, _CONFIDENCE, weights=weights(lesson, rows, config.gate))
     return Review(
         version=version.number,
         before=before.number,

@@ -203,7 +203,7 @@ class Live:
                     continue
                 except StoreLocked:
                     time.sleep(_WAIT)
-            if not told:
+            if not told and self._snapshot is None:
                 logger.warning("Waiting to open the index: %s writes to it", self._role.holder() or "another process")
             told = True
 

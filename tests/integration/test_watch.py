@@ -138,7 +138,8 @@ def worse(promoted: Path, settings: Config) -> Path:
             follow(store.journal, version.collection, index, store.base, adapter)
         store.registry.add(version)
         seen = {"head": store.journal.head, "queries": 0, "given": "", "settings": ""}
-        store.registry.point(version.number, "promote", "a mistake", seen=seen)
+        report = {"weight": {"weight": 2.5}}
+        store.registry.point(version.number, "promote", "a mistake", seen=seen, report=report)
     return promoted
 
 
@@ -272,3 +273,19 @@ def test_watch_once_learns_where_anything_is_new(
     assert first["report"]["decision"] == "promote"
     second = once()
     assert (second["report"], second["passes"], second["waiting"]) == (None, 0, "nothing is new")
+
+
+def test_a_promotion_that_was_right_stays(filled: Path, settings: Config, asked: list[str]) -> None:
+    """By queries of the same kind that came after it, a good version looks as good as the gate found it."""
+    with KnowledgeBase(filled, config=remembering(settings)) as kb:
+        figures = kb.adapt(asked[::2]).figures
+        for query in asked[1::2]:
+            kb.search(query, 1)
+        review = kb.review()
+        assert review is not None
+        gate = next(figure for name, figure in figures.items() if name.startswith("utility"))
+        assert review.rose > 0.8
+        assert review.change == pytest.approx(gate["change"], abs=0.15)
+        assert review.low > 0
+        Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 1
