@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
-import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -18,7 +16,6 @@ from typing import Any
 
 from ragself import cycle, review
 from ragself.config import Config, load
-from ragself.corpus.asked import QueryLog, redaction
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
 from ragself.corpus.files import find, read
@@ -51,14 +48,13 @@ from ragself.serve.export import export
 from ragself.serve.live import Live
 from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.origin import Origin
-from ragself.serve.recorder import Recorder
 from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
-from ragself.serve.signals import SignalLog
 from ragself.serve.snapshot import Snapshot
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
-from ragself.telemetry import duration, errors, passes, span
+from ragself.serve.traffic import Traffic
+from ragself.telemetry import passes, span
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +102,9 @@ class KnowledgeBase:
         self._closed = False
         self.last_sync = Added()  # what the last look at the collection that is followed found
         self._followed: Any = None  # it, open: it may be in memory only, or its server may want a token
+        self._traffic = Traffic(self.path, self.config.queries)
         if not self._registry.exists:
             self._create()
-        settings = self.config.queries
-        redact = redaction(settings.redact) if settings.log else None
         self._manifest = self._registry.manifest()
         base.check_named(self._manifest, self.config.encoder, str(self.path))
         self._journal = Journal(self.path / "corpus.db")
@@ -121,13 +116,6 @@ class KnowledgeBase:
         self._registry.name = lambda number: self._manifest.collection(number, self._server)
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
-        )
-        self._asked: QueryLog | None = None
-        self._opening = threading.Lock()
-        self._recorder = Recorder(
-            lambda: SignalLog(self.path / "signals.db"),
-            self._queries if settings.log else None,
-            redact,
         )
 
     # documents ------------------------------------------------------------------------------------
@@ -386,21 +374,12 @@ class KnowledgeBase:
         if where is not None and not isinstance(where, Mapping):
             raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
         self.check_open()
-        began = time.perf_counter()
-        with span("ragself.search"):
-            try:
-                version, hits = self._live.ask(
-                    lambda snapshot: (snapshot.version.number, snapshot.search(query, k, where, embedding))
-                )
-            except InputError:
-                raise
-            except Exception:
-                self._recorder.note((), self._live.number, None)
-                errors.add(1)
-                raise
-        seconds = time.perf_counter() - began
-        self._recorder.note([query] if isinstance(query, str) else query, version, seconds)
-        duration.record(seconds, {"version": version})
+        queries = [query] if isinstance(query, str) else query
+        with self._traffic.asking(queries, lambda: self._live.number) as answered:
+            version, hits = self._live.ask(
+                lambda snapshot: (snapshot.version.number, snapshot.search(query, k, where, embedding))
+            )
+            answered(version)
         return hits
 
     def refresh(self) -> None:
@@ -501,8 +480,7 @@ class KnowledgeBase:
         event = self._registry.promotion()
         if event is None:
             return None
-        log, since = self._log(), datetime.fromisoformat(event["at"]).timestamp()
-        queries = log.asked(first_after=since) if log is not None else {}
+        queries = self._traffic.asked(datetime.fromisoformat(event["at"]).timestamp())
         version, before = (self._registry.version(event[key]) for key in ("version", "before"))
         weight = float(event["report"]["weight"]["weight"])
         return review.review(self.store(), version, before, weight, queries, self._supervised_by(generator), progress)
@@ -513,13 +491,13 @@ class KnowledgeBase:
 
     def asked(self) -> dict[str, int]:
         """The queries of `search` that are remembered, and how often each was asked; none unless `queries.log`."""
-        log = self._log()
-        return log.asked() if log is not None else {}
+        self.check_open()
+        return self._traffic.asked()
 
     def asked_in_all(self) -> int:
         """How many queries were ever remembered, also those that are forgotten."""
-        log = self._log()
-        return log.total if log is not None else 0
+        self.check_open()
+        return self._traffic.total
 
     def forget(self, *, matching: str | None = None, before: float | None = None) -> int:
         """Forget queries that are remembered, and their vectors. Nothing of them is left on disk.
@@ -531,24 +509,12 @@ class KnowledgeBase:
         Returns:
             How many were forgotten.
         """
-        log = self._log()
-        gone = log.forget(matching=matching, before=before) if log is not None else []
+        self.check_open()
+        gone = self._traffic.forget(matching, before)
         self._base.forget(gone)
         if gone:
             self.record("forget", f"{len(gone)} queries", "")
         return len(gone)
-
-    def _log(self) -> QueryLog | None:
-        """What users asked, all of it written; None where nothing was ever remembered."""
-        self.check_open()
-        self._recorder.flush()
-        return self._queries() if (self.path / "queries.db").exists() else None
-
-    def _queries(self) -> QueryLog:
-        with self._opening:
-            if self._asked is None:
-                self._asked = QueryLog(self.path / "queries.db", self.config.queries)
-            return self._asked
 
     def forecast(
         self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
@@ -696,9 +662,7 @@ class KnowledgeBase:
             if self._closed:
                 return
             self._closed = True
-            self._recorder.close()
-            if self._asked is not None:
-                self._asked.close()
+            self._traffic.close()
             self._live.close()
             self._journal.close()
             self._cache.close()
