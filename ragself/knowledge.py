@@ -41,10 +41,11 @@ from ragself.schema import (
     Version,
 )
 from ragself.serve import base
-from ragself.serve.adopt import follow_origin, verify_origin
+from ragself.serve.adopt import verify_origin
 from ragself.serve.beacon import shining
 from ragself.serve.collect import collect
 from ragself.serve.export import export
+from ragself.serve.following import Following
 from ragself.serve.live import Live
 from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.origin import Origin
@@ -100,8 +101,6 @@ class KnowledgeBase:
         self._learning = ProcessLock(self.path, "pass")
         self._turn = Turn.of(self.path)
         self._closed = False
-        self.last_sync = Added()  # what the last look at the collection that is followed found
-        self._followed: Any = None  # it, open: it may be in memory only, or its server may want a token
         self._traffic = Traffic(self.path, self.config.queries)
         if not self._registry.exists:
             self._create()
@@ -110,6 +109,7 @@ class KnowledgeBase:
         self._journal = Journal(self.path / "corpus.db")
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
+        self._following = Following(self.path, self._registry, self._journal, self._base)
         self._server = self.config.chroma or self._manifest.server
         if self._server == _FOLDER:
             self._server = None
@@ -150,7 +150,7 @@ class KnowledgeBase:
         """
         batch = check(list(chunks))
         with self._writing():
-            self._refuse_adopted([chunk.id for chunk in batch])
+            self._following.refuse([chunk.id for chunk in batch])
             with span("ragself.add"):
                 return self._put(batch, (), progress)
 
@@ -178,7 +178,7 @@ class KnowledgeBase:
                 sources.append(document.source)
                 chunks += split(document, encoder.tokenizer, encoder.max_tokens)
             progress("read files", len(files), len(files))
-            self._refuse_adopted([chunk.id for chunk in chunks])
+            self._following.refuse([chunk.id for chunk in chunks])
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
     def delete_files(self, folders: Iterable[str | Path], keep: Container[Path] = ()) -> int:
@@ -213,7 +213,7 @@ class KnowledgeBase:
         if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
             raise InputError(f"The ids are {ids!r:.60}, expected a list of strings. Nothing was deleted.")
         with self._writing():
-            self._refuse_adopted(ids)
+            self._following.refuse(ids)
             count = self._journal.delete(ids)
             self._follow_live(silent)
             return count
@@ -267,7 +267,7 @@ class KnowledgeBase:
                 base.check_folder(path)
                 verified = verify_origin(origin, Encoder((config or load(path)).encoder), progress)
             kb = cls(path, config=config)
-            kb._followed = None if isinstance(collection, str) else collection
+            kb._following.open = None if isinstance(collection, str) else collection
             try:
                 kb._sync(origin, progress, verified, wait=False)
             except StoreLocked as error:
@@ -283,7 +283,12 @@ class KnowledgeBase:
     @property
     def followed(self) -> Followed | None:
         """The collection that is followed, or None."""
-        return self._registry.origin()
+        return self._following.followed
+
+    @property
+    def last_sync(self) -> Added:
+        """What the last look at the collection that is followed found."""
+        return self._following.last
 
     def sync(self, collection: Any = None, progress: Progress = silent) -> Added:
         """Take over what was added to, changed in and deleted from the collection that is followed.
@@ -298,55 +303,18 @@ class KnowledgeBase:
             StoreError: No collection is followed, or it is missing, or another one.
             StoreLocked: Another process is writing.
         """
-        with closing(self._origin(collection)) as origin:
+        with closing(self._following.origin(collection)) as origin:
             added = self._sync(origin, progress)
-        self._followed = self._followed if collection is None else collection
+        if collection is not None:
+            self._following.open = collection
         return added
 
-    def _origin(self, collection: Any) -> Origin:
-        if collection is not None:
-            return Origin.of(collection)
-        if self._followed is not None:
-            return Origin.again(self._followed)
-        followed = self._registry.origin()
-        if followed is None or followed.place is None:
-            found = "follows no collection" if followed is None else "follows a collection in a program's memory"
-            raise StoreError(f"{self.path} {found}. Pass the collection: KnowledgeBase.adopt(PATH, COLLECTION).")
-        return Origin.open(followed.place, followed.collection, followed.tenant, followed.database)
-
     def _sync(self, origin: Origin, progress: Progress, verified: bool | None = None, *, wait: bool = True) -> Added:
-        followed = self._registry.origin()
-        if followed is not None and not _same(followed, origin.place):
-            raise StoreError(
-                f"{self.path} follows the collection {followed.collection!r} in {followed.place}, not "
-                f"{origin.place.collection!r} in {origin.place.place}. Adopt that one into a knowledge base of its own."
-            )
+        self._following.check(origin)
         with self._writing(wait=wait):
-            if followed is not None and followed.id == origin.place.id:
-                flattened = followed.flattened
-            else:
-                flattened = verify_origin(origin, self._base.encoder, progress) if verified is None else verified
-            origin.place = replace(origin.place, flattened=flattened)
-            self._registry.follow(origin.place)
-            added = follow_origin(origin, self._journal, self._base, progress)
-            self._registry.record_sync(added)
+            added = self._following.take_over(origin, progress, verified)
             self._follow_live(progress)
-            self.last_sync = added
-            if added.skipped:
-                first = added.skipped[0]
-                logger.warning(
-                    "%d rows of the collection %s are left out, such as %s: %s",
-                    len(added.skipped), origin.place.collection, first.name, first.reason,
-                )  # fmt: skip
             return added
-
-    def _refuse_adopted(self, ids: Sequence[str]) -> None:
-        adopted, followed = sorted(self._journal.adopted(ids)), self._registry.origin()
-        if adopted and followed:
-            raise InputError(
-                f"{len(adopted)} chunks, such as {adopted[0]!r}, belong to the collection {followed.collection!r}, "
-                f"which {self.path} follows. Change them there, then call sync()."
-            )
 
     # search ---------------------------------------------------------------------------------------
 
@@ -789,11 +757,3 @@ def _digest(value: object) -> str:
     return hashlib.blake2b(
         json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=8
     ).hexdigest()
-
-
-def _same(followed: Followed, place: Followed) -> bool:
-    """Whether this is the collection that is followed: it may have been made anew in its place, or moved as it is."""
-    if followed.collection != place.collection:
-        return False
-    at, there = ((one.place, one.tenant, one.database) for one in (followed, place))
-    return followed.id == place.id or at == there
