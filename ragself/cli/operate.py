@@ -37,6 +37,7 @@ def status(
         found = read_status(kb)
         console.emit(found) if json else show.status(found)
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nothing is interrupted by it
     before = None
     with console.screen() as screen:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,21 @@ import pytest
 from ragself import Chunk
 from ragself.cli.app import main
 
-COMMANDS = ["demo", "add", "search", "adapt", "status", "history", "rollback", "gc", "export", "bench"]
+COMMANDS = [
+    "demo",
+    "add",
+    "adopt",
+    "sync",
+    "search",
+    "adapt",
+    "watch",
+    "status",
+    "history",
+    "report",
+    "rollback",
+    "pin",
+]
+COMMANDS += ["unpin", "forget", "gc", "export", "bench"]
 
 
 @dataclass
@@ -216,3 +231,59 @@ def test_a_setting_that_does_not_exist(ragself: Ragself, filled: Path, monkeypat
     done = ragself("search", "x", "--kb", filled)
     assert done.code == 1
     assert "'step'" in done.err
+
+
+def test_pin_and_unpin(ragself: Ragself, promoted: Path) -> None:
+    assert "Version 1 (hybrid) stays live" in ragself("pin", "--kb", promoted, "--reason", "the fair").out
+    assert ragself("status", "--kb", promoted, "--json").json["pinned"]
+    assert ", pinned" in ragself("status", "--kb", promoted).out
+    assert "Version 1 (hybrid) may be replaced" in ragself("unpin", "--kb", promoted).out
+    assert ragself("pin", "--kb", promoted, "--version", 0, "--json").json["number"] == 0
+    events = ragself("history", "--kb", promoted, "--json").json[-4:]
+    assert [(event["event"], event["started"]) for event in events] == [
+        ("pin", "ragself pin"),
+        ("unpin", "ragself unpin"),
+        ("rollback", "ragself pin"),
+        ("pin", "ragself pin"),
+    ]
+    assert events[0]["reason"] == "the fair"
+    missing = ragself("pin", "--kb", promoted, "--version", 9)
+    assert (missing.code, "There is no version 9" in missing.err) == (1, True)
+
+
+def test_forget(ragself: Ragself, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGSELF_QUERIES__LOG", "true")
+    for query in ("where is the key", "who has the key", "what is new"):
+        assert ragself("search", query, "--kb", filled).code == 0
+    for wrong in ([], ["--all", "--matching", "x"]):
+        done = ragself("forget", "--kb", filled, *wrong)
+        assert (done.code, "Say which queries" in done.err) == (1, True)
+    assert ragself("forget", "--kb", filled, "--before", "soon").code == 2
+    assert ragself("forget", "--kb", filled, "--before", "2020-01-01").out == "0 queries forgotten.\n"
+    assert ragself("forget", "--kb", filled, "--matching", "KEY", "--json").json == {"forgotten": 2}
+    assert ragself("forget", "--kb", filled, "--all").out == "1 queries forgotten.\n"
+
+
+def test_a_service_is_described_for_who_starts_it(ragself: Ragself, tmp_path: Path) -> None:
+    folder = tmp_path / 'my "docs" 100%'
+    kb = ("--kb", tmp_path / "kb")
+    unit = ragself("service", folder, *kb, "--queries", "asked.txt", "--generator", "http://127.0.0.1:8000").out
+    start = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+    assert start.split("watch ")[1].startswith(f'"{tmp_path}/my \\"docs\\" 100%%" --kb {tmp_path}/kb --queries /')
+    assert start.endswith("--generator http://127.0.0.1:8000")
+    assert "MemoryMax=6144M" in unit
+    line = ragself("service", folder, *kb, "--kind", "cron").out.splitlines()[1]
+    assert line.startswith("17 2 * * * ")
+    assert line.endswith(f"watch '{tmp_path}/my \"docs\" 100\\%' --kb {tmp_path}/kb --once --quiet")
+
+
+def test_status_is_shown_again_and_again(promoted: Path) -> None:
+    command = [sys.executable, "-m", "ragself", "status", "--kb", str(promoted), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["live"]["number"] == 1
+        assert real("rollback", "--kb", promoted).code == 0
+        while json.loads(process.stdout.readline())["live"]["number"]:
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130

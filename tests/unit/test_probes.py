@@ -84,20 +84,20 @@ def test_a_query_counts_as_often_as_it_was_asked_up_to_a_cap() -> None:
 
 
 def test_what_was_held_out_never_trains_whatever_is_asked_later() -> None:
-    first = queries(400)
-    later = [f"{query} {extra}" for query in first[::2] for extra in ("please", "now")] + queries(800)[400:]
+    first = queries(240)
+    later = [f"{query} {extra}" for query in first[::2] for extra in ("please", "now")]
     draw = random.Random(1)
     asked: list[str] = []
     held: set[str] = set()
     for query in draw.sample(first + later, len(first + later)):
         asked.append(query)
-        if len(asked) % 100 == 0:
+        if len(asked) % 60 == 0:
             probes = make([], asked, CONFIG, 0).probes
             assert held <= {probe.text for probe in probes if probe.split == "confirm"}
             held |= {probe.text for probe in probes if probe.split == "confirm"}
             trained = [probe.text for probe in probes if probe.split == "train"]
             assert not [one for one in trained for other in held if overlap(one, other) >= 0.8]
-    assert len(held) > 80
+    assert len(held) > 40
 
 
 def test_caps_are_kept_and_counted() -> None:
