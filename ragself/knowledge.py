@@ -515,7 +515,7 @@ class KnowledgeBase:
         if target.number == live:
             raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
         store = self.store()
-        if target.collection in self._journal.unsettled():  # writing to it broke off
+        if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
             with self._turn.taken():
                 store.mend(target)
         with self._live.prepared(target.number) as snapshot:  # so that nobody waits while it is read from disk

@@ -226,10 +226,14 @@ class Journal:
         return changed
 
     def forget(self, collection: str) -> None:
-        """Drop what is remembered of a collection that is no more, and tombstones that all others have seen."""
+        """Drop what is remembered of a collection that is no more, and tombstones that all others have seen.
+
+        The mark of one that is being written to stays: it is deleted to be built anew.
+        """
         with self._db.write() as db:
             db.execute("DELETE FROM applied WHERE collection = ?", (collection,))
-            db.execute("DELETE FROM written WHERE collection = ?", (collection,))
+            if collection not in self._writing:
+                db.execute("DELETE FROM written WHERE collection = ?", (collection,))
             db.execute("DELETE FROM chunks WHERE text IS NULL AND seq <= (SELECT COALESCE(MIN(seq), 0) FROM applied)")
 
     def close(self) -> None:

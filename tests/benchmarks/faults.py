@@ -228,6 +228,7 @@ class Run:
         self.processes: dict[str, ForkServerProcess | subprocess.Popen[bytes]] = {}
         self.server: subprocess.Popen[bytes] | None = None
         self.vllm: VllmServer | None = None
+        self.audited = True
         self.port = 18000 + os.getpid() % 1000
         self.logs = 0
         if place == "server":
@@ -298,6 +299,7 @@ class Run:
         wrong = [line["violation"] for line in lines if "violation" in line]
         if not (self.folder / "result.json").exists():
             self.kill("audit")
+            self.audited = False  # what is there is not known: another one is begun
             said = (self.folder / "audit.err").read_text()[-600:]
             return [*wrong, f"the audit itself failed: {said}"], Counter()
         self.processes.pop("audit")
@@ -435,7 +437,7 @@ def main() -> None:
         run: Run | None = None
         for number in range(arguments.moments):
             place = ("folder", "server")[number // RESET % 2] if arguments.place == "both" else arguments.place
-            if number % RESET == 0:
+            if run is None or number % RESET == 0 or not run.audited:
                 if run is not None:
                     run.end()
                 run = Run(place, Path(scratch) / f"run-{number}", model)

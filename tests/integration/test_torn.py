@@ -200,3 +200,38 @@ def test_who_stops_between_two_writes_leaves_nothing_to_mend(
         assert "broke off" not in caplog.text
         assert len(kb.store().snapshot(0).index) == len(chunks) + 1500 - 1
         right(kb, chunks[1:])
+
+
+def test_a_mending_that_broke_off_is_begun_again(
+    filled: Path, settings: Config, chunks: list[Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of what was torn and the beginning of what replaces it there is nothing at all."""
+    from ragself.serve.store import Store
+
+    with KnowledgeBase(filled, create=False, config=settings) as kb:
+        collection = kb.status().live.collection
+        store = kb.store()
+
+        def dies(*_: object) -> None:
+            raise StoreError("the server was killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "filling", dies)
+            with pytest.raises(StoreError, match="killed"):
+                store.rebuild(store.registry.version(0))
+        assert not store.built(store.registry.version(0))
+        assert kb.store().journal.unsettled() == {collection}
+    with KnowledgeBase(filled, create=False, config=settings) as kb:
+        right(kb, chunks)
+        assert not kb.store().journal.unsettled()
+
+
+def test_a_version_whose_index_is_lost_is_built_when_it_is_rolled_back_to(
+    promoted: Path, settings: Config, chunks: list[Chunk]
+) -> None:
+    import shutil
+
+    shutil.rmtree(promoted / "versions" / "0000" / "chroma")
+    with KnowledgeBase(promoted, create=False, config=settings) as kb:
+        assert kb.rollback().number == 0
+        right(kb, chunks)
