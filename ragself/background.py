@@ -99,7 +99,7 @@ class BackgroundAdaptation:
         self._guard = Guard(kb, generator)
         self._status = BackgroundStatus()
         self._failed = 0
-        self._not_before = self._synced = 0.0
+        self._not_before = self._synced = self._looked = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
@@ -241,7 +241,7 @@ class BackgroundAdaptation:
         error: Exception | None = None
         told("begin", 0, 1)
         try:
-            report = Report(**(isolate.run(job, stopping, told) or {}))
+            report = Report(**(isolate.run(job, stopping, told, self._look_at_folders) or {}))
             self._failed = 0
             self._status = replace(self._status, report=report)
             if report.decision == "promote":
@@ -254,6 +254,16 @@ class BackgroundAdaptation:
             self._kb.record("fail", str(caught), job.started)
         self._status = replace(self._status, stage=None, error=error, passes=self._status.passes + 1)
         return error
+
+    def _look_at_folders(self) -> None:
+        """During a pass, which may take hours, as often as between two."""
+        if time.monotonic() < self._looked + self._watch.poll:
+            return
+        self._looked = time.monotonic()
+        try:
+            self._folders.look()
+        except Exception as error:  # the next look may succeed; the pass goes on
+            logger.warning("the folders are not looked at: %s", error)
 
     def _back_off(self, error: Exception) -> None:
         self._status = replace(self._status, error=error, stage=None)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +62,19 @@ class Stopped(Exception):  # noqa: N818
     """The pass was asked to end, and has; what it had done is kept."""
 
 
-def run(job: Job, stopping: threading.Event, progress: Progress = silent) -> dict[str, Any] | None:
+def run(
+    job: Job,
+    stopping: threading.Event,
+    progress: Progress = silent,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> dict[str, Any] | None:
     """Do a job in a child process, and wait for it.
 
     Args:
         job: What is to be done.
         stopping: Set by whoever wants it to end.
         progress: Told of each stage.
+        meanwhile: Called now and then, twice a second at least; it raises nothing.
 
     Returns:
         The fields of what the method of the same name of `KnowledgeBase` returns.
@@ -79,7 +85,7 @@ def run(job: Job, stopping: threading.Event, progress: Progress = silent) -> dic
         RagselfError: What `KnowledgeBase.adapt` raises.
     """
     with tempfile.TemporaryFile() as said, _child(job, said) as child:
-        watcher = _Watcher(child, job, stopping)
+        watcher = _Watcher(child, job, stopping, meanwhile)
         for line in watcher.lines():
             match line:
                 case {"stage": str(stage), "done": int(done), "total": int(total)}:
@@ -161,8 +167,11 @@ class _Watcher:
         reason: The limit that it went over, in words; empty where it kept to them.
     """
 
-    def __init__(self, child: subprocess.Popen[str], job: Job, stopping: threading.Event) -> None:
+    def __init__(
+        self, child: subprocess.Popen[str], job: Job, stopping: threading.Event, meanwhile: Callable[[], object]
+    ) -> None:
         self.reason = ""
+        self._meanwhile = meanwhile
         self._child, self._job, self._stopping = child, job, stopping
         self._process = psutil.Process(child.pid)
         self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -177,11 +186,13 @@ class _Watcher:
                 line = self._inbox.get(timeout=_LOOK)
             except queue.Empty:
                 self._look()
+                self._meanwhile()
                 continue
             if line is None:
                 self._child.wait()
                 return
             self._look()
+            self._meanwhile()
             with suppress(ValueError):  # a library printed something
                 said = json.loads(line)
                 if isinstance(said, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -230,12 +231,20 @@ def test_watch_learns_from_a_folder_that_changes_and_ends_on_sigterm(
     command = [sys.executable, "-m", "ragself", "watch", str(docs), "--kb", str(kb), "--queries", "asked.txt"]
     registry = Registry(kb)
 
+    def status() -> Any:
+        from ragself.serve.status import read_status
+
+        return dataclasses.asdict(read_status(kb))
+
     def passes() -> int:
         return sum("report" in event for event in registry.history())
 
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until(lambda: registry.exists and passes() == 1, process)
         write(docs, chunks[300:])
+        until(lambda: registry.history()[-1].get("started", "").endswith("gone") or status()["learning"], process)
+        write(docs, [Chunk("meanwhile", another(chunks, 5), {"title": "taken over during a pass"})])
+        until(lambda: status()["chunks"] == 385, process)
         until(lambda: passes() == 2, process)
         write(docs, [Chunk("extra", another(chunks, 4), {"title": "too little to learn from"})])
         found = subprocess.run(
