@@ -108,11 +108,12 @@ def test_a_version_is_a_number(promoted: Path, number: str) -> None:
 
 
 def test_a_version_file_that_names_another_place_leads_nowhere(promoted: Path, settings: Config) -> None:
-    """A name of a collection is a name of Chroma's; the folder is that of the number."""
+    """The folder is that of the number, and the name of the collection is made anew."""
     file = promoted / "versions" / "0001" / "version.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "collection": "../../other"}))
-    with KnowledgeBase(promoted, config=settings) as kb, pytest.raises(RagselfError):
-        kb.search("notulu")
+    with KnowledgeBase(promoted, config=settings) as kb:
+        assert kb.search("notulu")[0].version == 1
+    assert {path.name for path in promoted.parent.iterdir()} == {"promoted"}
 
 
 # secrets, permissions, what leaves ----------------------------------------------------------------
