@@ -99,6 +99,8 @@ class BackgroundAdaptation:
         self._guard = Guard(kb, generator)
         self._status = BackgroundStatus()
         self._failed = 0
+        self._complaint = ""  # of the last look at the folders
+        self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -175,13 +177,15 @@ class BackgroundAdaptation:
                     self._back_off(error)
                 stopping.wait(self._watch.poll)
         finally:
+            self._join_look()
             self._status = replace(self._status, running=False, stage=None)
             atexit.unregister(leave)
 
     def _look(self, stopping: threading.Event) -> Exception | None:
         """Take over what is new, and learn where that is due. Returns what went wrong."""
         try:
-            self._folders.look()
+            self._join_look()
+            self._look_at_folders()
             error = self._sync()
             self._guard.look(stopping)
             asked = self._asked()
@@ -241,7 +245,7 @@ class BackgroundAdaptation:
         error: Exception | None = None
         told("begin", 0, 1)
         try:
-            report = Report(**(isolate.run(job, stopping, told, self._look_at_folders) or {}))
+            report = Report(**(isolate.run(job, stopping, told, self._look_meanwhile) or {}))
             self._failed = 0
             self._status = replace(self._status, report=report)
             if report.decision == "promote":
@@ -255,19 +259,31 @@ class BackgroundAdaptation:
         self._status = replace(self._status, stage=None, error=error, passes=self._status.passes + 1)
         return error
 
-    def _look_at_folders(self) -> None:
-        """During a pass, which may take hours, as often as between two."""
-        if time.monotonic() < self._looked + self._watch.poll:
+    def _look_meanwhile(self) -> None:
+        """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""
+        if time.monotonic() < self._looked + self._watch.poll or (self._looking and self._looking.is_alive()):
             return
+        self._looking = threading.Thread(target=self._look_at_folders, daemon=True, name="ragself looks at folders")
+        self._looking.start()
+
+    def _join_look(self) -> None:
+        if self._looking is not None:
+            self._looking.join()
+
+    def _look_at_folders(self) -> None:
         self._looked = time.monotonic()
         try:
             self._folders.look()
-        except Exception as error:  # the next look may succeed; the pass goes on
-            logger.warning("the folders are not looked at: %s", error)
+        except Exception as error:  # the next look may succeed; learning goes on with what is here
+            if str(error) != self._complaint:
+                logger.warning("the folders are not looked at: %s", error)
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
 
     def _back_off(self, error: Exception) -> None:
         self._status = replace(self._status, error=error, stage=None)
-        wait = min(_AGAIN * 2**self._failed, self._watch.every)
+        wait = min(_AGAIN * 2 ** min(self._failed, 16), self._watch.every)
         self._failed += 1
         self._not_before = time.monotonic() + wait
         expected = isinstance(error, RagselfError)

@@ -235,7 +235,8 @@ def _why(child: subprocess.Popen[str], said: str) -> str:
     code = child.returncode
     ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
     last = said.strip().splitlines()[-1:] or ["it said nothing"]
+    kind = last[0].partition(":")[0]  # of an exception, whose message may quote a text
     return (
-        f"The process that learned {ended} ({last[0]}). What it had done is kept, and the live version was not "
+        f"The process that learned {ended} ({kind}). What it had done is kept, and the live version was not "
         "touched; the next pass goes on."
     )

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -60,7 +60,6 @@ from ragself.telemetry import passes, span
 logger = logging.getLogger(__name__)
 
 _FOLDER = "folder"  # in the place of a server's URL
-_FEW = 100  # changes that may be left for the moment of a switch
 _PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
 
@@ -149,10 +148,8 @@ class KnowledgeBase:
             StoreLocked: Another process is writing.
         """
         batch = check(list(chunks))
-        with self._writing():
-            self._following.refuse([chunk.id for chunk in batch])
-            with span("ragself.add"):
-                return self._put(batch, (), progress)
+        with span("ragself.add"), self._as_writer():
+            return self._put(batch, (), progress)
 
     def add_files(self, paths: Iterable[str | Path], progress: Progress = silent) -> Added:
         """Read files and folders, split them into chunks and add those.
@@ -164,7 +161,7 @@ class KnowledgeBase:
             StoreLocked: Another process is writing.
         """
         files = find([Path(path) for path in paths])
-        with self._writing():
+        with span("ragself.add"), self._as_writer():
             encoder = self._base.encoder
             skipped: list[Skipped] = []
             chunks: list[Chunk] = []
@@ -178,7 +175,6 @@ class KnowledgeBase:
                 sources.append(document.source)
                 chunks += split(document, encoder.tokenizer, encoder.max_tokens)
             progress("read files", len(files), len(files))
-            self._following.refuse([chunk.id for chunk in chunks])
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
     def delete_files(self, folders: Iterable[str | Path], keep: Container[Path] = ()) -> int:
@@ -224,10 +220,12 @@ class KnowledgeBase:
         return self._live.ask(lambda snapshot: snapshot.index.find(where))
 
     def _put(self, chunks: list[Chunk], replacing: Sequence[str], progress: Progress) -> Added:
-        # Encode before anything is acknowledged: if the model fails, nothing was written.
+        self._following.refuse([chunk.id for chunk in chunks])
+        # Encode before anything is acknowledged: if the model fails nothing was written, and nobody waits for it.
         self._base.documents([chunk.text for chunk in chunks], progress)
-        added, unchanged, removed = self._journal.put(chunks, replacing)
-        self._follow_live(progress)
+        with self._writing():
+            added, unchanged, removed = self._journal.put(chunks, replacing)
+            self._follow_live(progress)
         truncated = self._base.encoder.truncated([chunk.text for chunk in chunks]) if added else []
         return Added(added, unchanged, removed, tuple(chunks[row].id for row in truncated))
 
@@ -510,25 +508,24 @@ class KnowledgeBase:
             InputError: There is no such version.
         """
         self.check_open()
-        live = self._registry.live()
+        stamp, live = self._registry.stamp(), self._registry.live()
         target = self._registry.version(self._before(live) if to is None else to)
         if target.number == live:
             raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
         store = self.store()
-        if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
-            with self._turn.taken():
+        with self._turn.taken():  # nobody else writes to it now
+            adapter = store.adapter(target)
+            if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
                 store.mend(target)
-        with self._live.prepared(target.number) as snapshot:  # so that nobody waits while it is read from disk
-            adapter = snapshot.embedder.adapter
-            while self._journal.pending(self._journal.applied(target.collection)) > _FEW:
-                follow(self._journal, target.collection, snapshot.index, self._base, adapter)
-            with self._turn.taken():
-                if self._registry.live() != live:
-                    raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
-                follow(self._journal, target.collection, snapshot.index, self._base, adapter)
-                why = f"from version {live}" + (f": {reason}" if reason else "")
-                self._registry.point(target.number, "rollback", why, started=started)
-                self._live.switch(snapshot)
+            with store.filling(target) as index:
+                follow(self._journal, target.collection, index, self._base, adapter)
+        with self._live.prepared(target.number) as snapshot, self._turn.taken():  # warm before anybody has to wait
+            if self._registry.stamp() != stamp:
+                raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
+            follow(self._journal, target.collection, snapshot.index, self._base, adapter)
+            why = f"from version {live}" + (f": {reason}" if reason else "")
+            self._registry.point(target.number, "rollback", why, started=started)
+            self._live.switch(snapshot)
         return target
 
     def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
@@ -630,11 +627,10 @@ class KnowledgeBase:
             if self._closed:
                 return
             self._closed = True
-            self._traffic.close()
-            self._live.close()
-            self._journal.close()
-            self._cache.close()
-            self._lock.release()
+            with ExitStack() as parts:  # each is closed, whatever happens to the others; the last named first
+                for part in (self._lock.release, self._cache.close, self._journal.close, self._live.close):
+                    parts.callback(part)
+                self._traffic.close()
 
     def __enter__(self) -> KnowledgeBase:
         """Return itself."""
@@ -685,19 +681,24 @@ class KnowledgeBase:
         return self.config.model_copy(update={"generator": self.config.generator.at(*places)})
 
     @contextmanager
-    def _writing(self, *, wait: bool = True) -> Iterator[None]:
-        """Change documents: in a folder as the one process that does, on a server one process after the other."""
+    def _as_writer(self, *, wait: bool = True) -> Iterator[None]:
+        """As the one thread, and in a folder of the one process, that changes documents; others may look."""
         if not self._turn.threads.acquire(timeout=-1 if wait else _PATIENCE):
             raise StoreLocked(f"This program itself is writing to {self.path}. Wait for it; searching is possible.")
         try:
             self.check_open()
             if not self._server:
                 self._lock.acquire()
-            with self._turn.taken():
-                self._mend_live()
-                yield
+            yield
         finally:
             self._turn.threads.release()
+
+    @contextmanager
+    def _writing(self, *, wait: bool = True) -> Iterator[None]:
+        """Change documents, while nobody else changes anything, or opens what is live."""
+        with self._as_writer(wait=wait), self._turn.taken():
+            self._mend_live()
+            yield
 
     def _mend_live(self) -> None:
         live = self._registry.version(self._registry.live())

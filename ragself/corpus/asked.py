@@ -54,7 +54,7 @@ class QueryLog:
         with self._db.write() as db:
             db.executemany(
                 "INSERT INTO queries VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                "text = excluded.text, times = times + excluded.times, last = max(last, excluded.last)",
+                "times = times + excluded.times, last = max(last, excluded.last)",
                 [(*row, now, now) for row in rows],
             )
             db.execute("UPDATE total SET queries = queries + ?", (sum(times for *_, times in rows),))

@@ -16,6 +16,7 @@ from ragself.corpus.database import Database
 from ragself.progress import Progress, silent
 
 _SCHEMA = """
+PRAGMA secure_delete = ON;  -- what is forgotten is overwritten
 CREATE TABLE IF NOT EXISTS vectors (
     key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0  -- in which pass it was last
 ) WITHOUT ROWID;
@@ -90,6 +91,8 @@ class VectorCache:
         """Forget the vectors of texts."""
         with self._db.write() as db:
             db.executemany("DELETE FROM vectors WHERE key = ?", [(_key(space, text),) for text in texts])
+        with self._db.read() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log of changes holds them, too
 
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet, each once."""

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- at this mo
 CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chunks that somebody else's collection holds
 """
 _BATCH = 1000
+REBUILT = " built anew"  # after the name of a collection, as a mark beside its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,11 @@ class Journal:
             self._writing.discard(collection)
         with self._db.write() as db:
             db.execute("DELETE FROM written WHERE collection = ?", (collection,))
+
+    def rebuilding(self, collection: str) -> bool:
+        """Whether a collection is being built anew, or was when its writer died."""
+        with self._db.read() as db:
+            return bool(db.execute("SELECT 1 FROM written WHERE collection = ?", (collection + REBUILT,)).fetchone())
 
     def unsettled(self) -> set[str]:
         """Collections that another process is writing to, and those to which writing broke off."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import chromadb
 from chromadb.config import Settings
 
 from ragself.errors import StoreError
 from ragself.serve import copy
+
+_PATIENCE = 30.0  # seconds for a server to answer at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,9 @@ def server(url: str, tenant: str, database: str) -> Connection:
     port = parts.port or (443 if ssl else 8000)
     settings = Settings(anonymized_telemetry=False)
     try:
+        with suppress(HTTPError):  # it answers, whatever
+            # Chroma's own client would wait for ever. The URL is http or https: whoever calls has seen to that.
+            urlopen(f"{url}/api/v2/heartbeat", timeout=_PATIENCE).close()  # noqa: S310
         return Connection(
             chromadb.HttpClient(
                 parts.hostname or "", port, ssl=ssl, settings=settings, tenant=tenant, database=database

@@ -63,6 +63,8 @@ class Live:
         self._renewal: threading.Thread | None = None
         self._looked = self._listened = 0.0
         self._told = ""
+        self._stale = False  # another process has written what is not seen yet
+        self._closing = False
 
     def ask(self, question: Callable[[Snapshot], Answer]) -> Answer:
         """Put a question to the live snapshot; once more, to one opened afresh, where its database was replaced."""
@@ -127,6 +129,7 @@ class Live:
 
     def close(self) -> None:
         """Close what is open, once the queries in flight have ended."""
+        self._closing = True
         if self._renewal is not None:
             self._renewal.join()
         with self.paused():
@@ -141,6 +144,8 @@ class Live:
                 if self._snapshot is not None:
                     self._readers[id(self._snapshot)] += 1
                     return self._snapshot
+            if self._closing:
+                raise StoreError("The knowledge base was closed meanwhile. Open it again.")
             self._replace(only_missing=True)
 
     def _look(self, newest: bool) -> None:
@@ -162,10 +167,11 @@ class Live:
     def _heard(self, now: float) -> bool:
         """Whether another process has written what is not seen through what is open."""
         if now - self._listened < _LISTEN:
-            return False
+            return self._stale
         self._listened = now
         if not self._shared:
-            return not self._role.here and self._journal.changed_elsewhere()
+            self._stale |= not self._role.here and self._journal.changed_elsewhere()
+            return self._stale
         if self._torn():  # by a writer that died, or by one that writes at this moment
             with self._turn.watched(0) as nobody_writes:
                 return nobody_writes and self._torn()
@@ -176,14 +182,19 @@ class Live:
 
     def _renew_meanwhile(self) -> None:
         try:
-            self._replace()
+            self._replace(patient=False)
         except RagselfError as error:  # who asks for it is told; the others have what is open
             if str(error) != self._told:
                 logger.warning("version %s goes on answering: %s", self._snapshot and self._snapshot.version, error)
             self._told = str(error)
 
-    def _replace(self, *, only_missing: bool = False) -> None:
-        """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to."""
+    def _replace(self, *, only_missing: bool = False, patient: bool = True) -> None:
+        """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to.
+
+        Args:
+            only_missing: Nothing is done where anything is open.
+            patient: Without, nothing is waited for: what is open goes on answering until the next attempt.
+        """
         told = mended = False
         while True:
             if not mended and not self._turn.mine and self._lagging():
@@ -198,27 +209,31 @@ class Live:
                         self._retire(self._opened())
                         return
             if nobody_writes:
-                try:
+                with suppress(StoreLocked):
                     self._mend()
-                    continue
-                except StoreLocked:
-                    time.sleep(_WAIT)
+            if not patient or self._closing:
+                self._stale = True
+                return
+            time.sleep(_WAIT)
             if not told and self._snapshot is None:
                 logger.warning("Waiting to open the index: %s writes to it", self._role.holder() or "another process")
             told = True
 
     def _may_open(self, nobody_writes: bool) -> bool:
-        if self._shared and not nobody_writes:  # the server answers, whoever writes
-            return True
+        if self._shared and not nobody_writes:  # the server answers, whoever writes, unless it is all built anew
+            return not self._journal.rebuilding(self._registry.version(self._registry.live()).collection)
         return (nobody_writes or self._role.here) and not self._torn()
 
     def _opened(self) -> Snapshot:
-        seen = self._state_of_things()
-        snapshot = self._open(self._registry.live())
+        seen, self._stale = self._state_of_things(), False
+        snapshot = None
         try:
+            snapshot = self._open(self._registry.live())
             snapshot.warm()
         except BaseException:
-            snapshot.close()
+            self._stale = True
+            if snapshot is not None:
+                snapshot.close()
             raise
         self._seen = seen
         return snapshot

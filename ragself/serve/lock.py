@@ -70,7 +70,7 @@ class ProcessLock:
             ) from error
         holder = {
             "pid": os.getpid(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+            "command": _command(),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         try:
@@ -128,6 +128,11 @@ class ProcessLock:
             return f"process {holder['pid']} ({holder['command']}, since {holder['since']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+
+
+def _command() -> str:
+    """What runs here: the program and its subcommand, no more, as arguments may be queries or keys."""
+    return " ".join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:2] if word.isalpha())])[:200]
 
 
 class Turn:

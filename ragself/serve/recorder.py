@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ragself.corpus.asked import QueryLog, Redact
+from ragself.corpus.check import encodable
 from ragself.errors import StoreError
 from ragself.serve.signals import SignalLog, bucket
 
@@ -97,6 +98,8 @@ class Recorder:
                         self._open_log().add(queries)
                 except StoreError as error:  # a full disk: nothing that searching depends on
                     self._tell(f"searches are not noted: {error}")
+                except Exception as error:  # its message may quote a query
+                    self._tell(f"searches are not noted: {type(error).__name__}")
                 for event in waiting:
                     event.set()
         finally:
@@ -121,17 +124,15 @@ class Recorder:
         return searches, queries, waiting
 
     def _kept(self, text: str) -> str | None:
-        if self._redact is None:
-            return text
         try:
-            kept = self._redact(text)
+            kept = text if self._redact is None else self._redact(text)
         except Exception as error:  # the user's own function; its message may quote the query
             self._tell(f"a query is not remembered, as redacting it raised {type(error).__name__}")
             return None
         if kept is not None and not isinstance(kept, str):
             self._tell(f"a query is not remembered, as redacting it gave a {type(kept).__name__}, expected a str")
             return None
-        return kept
+        return kept if kept is None or encodable(kept) else None
 
     def _tell(self, message: str) -> None:
         if message not in self._told:

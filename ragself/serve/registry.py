@@ -225,6 +225,10 @@ class Registry:
             raise StoreError(f"{self._live} is gone: {error}. Restore it from a backup.") from error
         return stat.st_mtime_ns, stat.st_ino
 
+    def touch(self) -> None:
+        """Have all who follow the pointer open what it points to afresh."""
+        write_json(self._live, self._pointer())
+
     def point(self, number: int, event: str, reason: str, **details: Any) -> None:
         """Make a version live with one atomic write, and record why."""
         before = self.live()

@@ -96,8 +96,9 @@ def verify(
     Raises:
         VerificationError: With what was found and expected.
     """
+    there = journal.chunks()
     later = {change.id for batch in journal.changes(journal.applied(name)) for change in batch}
-    chunks = [chunk for chunk in journal.chunks() if chunk.id not in later]
+    chunks = [chunk for chunk in there if chunk.id not in later]
     expected, found = {chunk.id for chunk in chunks}, index.ids() - later
     if expected != found:
         raise VerificationError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragself.corpus.cache import VectorCache
-from ragself.corpus.journal import Journal
+from ragself.corpus.journal import REBUILT, Journal
 from ragself.errors import StoreError
 from ragself.models.adapter import Adapter
 from ragself.models.embedder import Embedder
@@ -109,10 +109,14 @@ class Store:
     def rebuild(self, version: Version, progress: Progress = silent) -> int:
         """Build the collection of a version anew from the journal. Returns how many chunks it has."""
         name, adapter = version.collection, self.adapter(version)
-        with self.journal.writing(name):  # also while it is empty, and no reader must take it for the whole
+        # Also while it is empty, and no reader must take it for the whole.
+        with self.journal.writing(name + REBUILT), self.journal.writing(name):
             self.clear(version)
             with self.filling(version) as index:
-                return follow(self.journal, name, index, self.base, adapter, progress, "rebuild")
+                count = follow(self.journal, name, index, self.base, adapter, progress, "rebuild")
+        if version.number == self.registry.live():
+            self.registry.touch()  # who has the old one open opens the new
+        return count
 
     def mend(self, version: Version) -> None:
         """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""

@@ -39,7 +39,7 @@ def another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None:
     lock = ProcessLock(tmp_path)
     with another_process(tmp_path) as process:
-        with pytest.raises(StoreLocked, match=rf"process {process.pid} \(-c .*since 20") as caught:
+        with pytest.raises(StoreLocked, match=rf"process {process.pid} \(-c, since 20") as caught:
             lock.acquire()
         assert str(tmp_path) in str(caught.value)
         assert not lock.held
@@ -111,14 +111,13 @@ def test_a_name_that_is_no_object_is_another_process(tmp_path: Path) -> None:
         lock.release()
 
 
-def test_long_commands_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/home/someone/bin/ragself", "add", "x" * 10_000])
+def test_of_a_command_only_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/home/someone/bin/ragself", "search", "a private matter"])
     lock = ProcessLock(tmp_path)
     lock.acquire()
     name = json.loads((tmp_path / "writer.json").read_text())
     lock.release()
-    assert name["command"].startswith("ragself add xxx")
-    assert len(name["command"]) == 200
+    assert name["command"] == "ragself search"
 
 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
