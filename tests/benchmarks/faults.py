@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,21 @@ def opened() -> Any:
     return KnowledgeBase(JOB["kb"], config=load(None, encoder={"model": JOB["model"]}, chroma=JOB["chroma"]))
 
 
+@contextmanager
+def tried(who: str) -> Iterator[None]:
+    """Errors of ragself's own may be; all others are violations. Either way it is tried again a little later."""
+    from ragself.errors import RagselfError
+
+    try:
+        yield
+        return
+    except RagselfError as error:
+        note(error=f"{who}: {type(error).__name__}: {error}"[:200])
+    except Exception as error:
+        note(violation=f"{who}: {type(error).__name__}: {error}"[:300])
+    time.sleep(0.1)
+
+
 class Application:
     """Changes and searches at random until it is killed; what fails with an error of ragself's own is tried again."""
 
@@ -86,20 +101,12 @@ class Application:
                 self.there[id] = words
 
     def run(self) -> None:
-        from ragself.errors import RagselfError
-
         choices = [self.add] * 4 + [self.search] * 3 + [self.replace, self.delete, self.roll_back, self.clean]
         while True:
             self.count += 1
-            try:
+            with tried("application"):
                 self.kb = self.kb or opened()
                 self.draw.choice(choices)()
-            except RagselfError as error:
-                note(error=f"{type(error).__name__}: {error}"[:200])
-                time.sleep(0.1)
-            except Exception as error:
-                note(violation=f"{type(error).__name__}: {error}"[:300])
-                time.sleep(0.1)
 
     def change(self, what: str, documents: dict[str, str | None], do: Callable[[], object]) -> None:
         note(does=what, documents=documents)
@@ -154,20 +161,12 @@ class Application:
 
 def learner() -> None:
     """Learn again and again."""
-    from ragself.errors import RagselfError
     from tests.conftest import queries
 
     while True:
-        try:
-            with opened() as kb:
-                report = kb.adapt(random.Random().sample(queries(), 400), generator=JOB["generator"])
-                note(learned=report.decision, version=report.version)
-        except RagselfError as error:
-            note(error=f"learner: {type(error).__name__}: {error}"[:200])
-            time.sleep(0.2)
-        except Exception as error:
-            note(violation=f"learner: {type(error).__name__}: {error}"[:300])
-            time.sleep(0.2)
+        with tried("learner"), opened() as kb:
+            report = kb.adapt(random.Random().sample(queries(), 400), generator=JOB["generator"])
+            note(learned=report.decision, version=report.version)
 
 
 def audit() -> None:
