@@ -173,8 +173,10 @@ def watch(
         ragself watch docs/ --queries asked.txt
     """
     from ragself.background import BackgroundAdaptation
+    from ragself.corpus.files import find
     from ragself.knowledge import KnowledgeBase
 
+    find(folders or ())  # before a knowledge base is made for what is not there
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("ragself")

@@ -287,3 +287,9 @@ def test_status_is_shown_again_and_again(promoted: Path) -> None:
             pass
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+
+
+def test_watching_what_is_not_there_makes_nothing(ragself: Ragself, tmp_path: Path) -> None:
+    done = ragself("watch", tmp_path / "nowhere", "--once", "--kb", tmp_path / "kb")
+    assert (done.code, "nowhere does not exist" in done.err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
