@@ -44,8 +44,8 @@ class BackgroundStatus:
         total: Steps of the stage.
         passes: How many have ended.
         report: Of the last pass that ended well.
-        error: Of the last pass, or None where it ended well; that of following the collection did not keep it from
-            learning.
+        error: Of the last pass, or of following the collection, which keeps no pass from beginning; None where all
+            ended well.
         waiting: Why there is no pass now; None during one.
     """
 
@@ -100,6 +100,7 @@ class BackgroundAdaptation:
         self._status = BackgroundStatus()
         self._failed = 0
         self._complaint = ""  # of the last look at the folders
+        self._unfollowed: RagselfError | None = None  # why the collection could not be followed when last tried
         self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
         self._stopping = threading.Event()
@@ -148,7 +149,7 @@ class BackgroundAdaptation:
         """
         self._watch = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0})
         error = self._look(stopping)
-        self._status = replace(self._status, error=error)
+        self._status = replace(self._status, error=error or self._unfollowed)
         return self._status
 
     @property
@@ -186,14 +187,14 @@ class BackgroundAdaptation:
         try:
             self._join_look()
             self._look_at_folders()
-            error = self._sync()
+            self._sync()
             self._guard.look(stopping)
             asked = self._asked()
             why, waiting = self._due(asked)
             self._status = replace(self._status, waiting=waiting)
             if why is None or stopping.is_set():
-                return error
-            return self._pass(why, asked, stopping) or error
+                return None
+            return self._pass(why, asked, stopping)
         except Exception as caught:  # the application goes on; the next look may succeed
             return caught
 
@@ -256,7 +257,8 @@ class BackgroundAdaptation:
         except RagselfError as caught:
             error = caught
             self._kb.record("fail", str(caught), job.started)
-        self._status = replace(self._status, stage=None, error=error, passes=self._status.passes + 1)
+        passes = self._status.passes + 1
+        self._status = replace(self._status, stage=None, error=error or self._unfollowed, passes=passes)
         return error
 
     def _look_meanwhile(self) -> None:
@@ -300,14 +302,15 @@ class BackgroundAdaptation:
             return read_queries(self._queries, or_none=True)
         return check_asked(self._queries()) if callable(self._queries) else list(self._queries)
 
-    def _sync(self) -> RagselfError | None:
+    def _sync(self) -> None:
         """Follow the collection; where that fails, learning goes on with what is here."""
         if self._kb.followed is None or time.monotonic() < self._synced:
-            return None
+            return
         self._synced = time.monotonic() + min(_SYNC, self._watch.every)
         try:
             self._kb.sync()
+            self._unfollowed = None
         except RagselfError as error:
             logger.warning("the collection is not followed before this pass: %s", error)
-            return error
-        return None
+            self._unfollowed = error
+            self._status = replace(self._status, error=error)

@@ -2,7 +2,7 @@
 
     store.json              what the knowledge base is: format and encoder
     versions/0001/          one folder a version: version.json, adapter.safetensors
-    live.json               the pointer; replacing it is the switch
+    live.json               the pointer, and what moved it; replacing it is the switch
     history.jsonl           what happened, when, why, by whom
 
 Knows neither Chroma nor torch: plain files, read in milliseconds.
@@ -13,8 +13,9 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +25,10 @@ from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Version
 from ragself.serve.files import append_json, read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 2
+_MOVES = ("promote", "rollback", "pin", "unpin")  # events that the pointer carries
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +214,7 @@ class Registry:
 
     def pin(self, pinned: bool, reason: str, **details: Any) -> None:
         """Keep passes from replacing the live version, or let them again."""
-        pointer = self._pointer()
-        write_json(self._live, {**pointer, "pinned": pinned})
-        self.record("pin" if pinned else "unpin", self.live(), reason, **details)
+        self._move({"pinned": pinned}, _event("pin" if pinned else "unpin", self.live(), reason, details))
 
     def _pointer(self) -> Any:
         return read_json(self._live)
@@ -233,8 +235,15 @@ class Registry:
         """Make a version live with one atomic write, and record why."""
         before = self.live()
         self.version(number)
-        write_json(self._live, {**self._pointer(), "version": number, "before": before})
-        self.record(event, version=number, before=before, reason=reason, **details)
+        self._move({"version": number, "before": before}, _event(event, number, reason, {"before": before, **details}))
+
+    def _move(self, changed: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Change the pointer. It carries what moved it: no switch is without its line, whatever dies after it."""
+        write_json(self._live, {**self._pointer(), **changed, "event": event})
+        try:
+            self._write_history()
+        except StoreError as error:  # it has happened
+            logger.warning("the history lacks its last line until the next one is written: %s", error)
 
     def promotion(self) -> Mapping[str, Any] | None:
         """The event that made the live version live, if that was a promotion."""
@@ -247,13 +256,18 @@ class Registry:
 
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
         """Append one event: create, sync, promote, keep, fail, rollback, pin, unpin or forget."""
-        append_json(
-            self._history,
-            {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details},
-        )
+        self._write_history(_event(event, version, reason, details))
 
     def history(self) -> list[Mapping[str, Any]]:
         """All events, oldest first. A line that a kill cut off is passed over."""
+        written = self._written()
+        return [*written, *self._unwritten(written)]
+
+    def _write_history(self, *events: Mapping[str, Any]) -> None:
+        for event in [*self._unwritten(self._written()), *events]:
+            append_json(self._history, event)
+
+    def _written(self) -> list[Mapping[str, Any]]:
         if not self._history.exists():
             return []
         events = []
@@ -263,6 +277,19 @@ class Registry:
             except ValueError:
                 continue
         return events
+
+    def _unwritten(self, written: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What moved the pointer last, where there was no room for its line or a kill came before it."""
+        try:
+            event = self._pointer().get("event")
+        except (StoreError, AttributeError):  # damaged: who asks for the live version is told
+            return []
+        last = next((line for line in reversed(written) if line["event"] in _MOVES), None)
+        return [] if event is None or json.dumps(event) == json.dumps(last) else [event]  # as text: NaN is like NaN
+
+
+def _event(event: str, version: int | None, reason: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    return {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details}
 
 
 def now() -> str:

@@ -137,6 +137,7 @@ def test_a_kill_at_each_step_and_the_way_on(
         }
     with KnowledgeBase(filled, config=load(None, encoder={"model": child_model(filled)})) as kb:
         kb.gc()
+        assert next(event["version"] for event in kb.history() if event["event"] == "promote") == 1
         assert kb.rollback().number == 0
         assert not list((filled / "versions").glob("*/*.new"))
 

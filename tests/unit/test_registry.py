@@ -159,21 +159,41 @@ def test_versions_come_back_as_they_were_added(registry: Registry) -> None:
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_line_that_a_kill_cut_off_is_passed_over(registry: Registry, cut: int) -> None:
-    promote(registry)
+    registry.record("keep", 7, "not better")
     path = registry.directory / "history.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
-    assert [event["event"] for event in registry.history()][:1] == ["create"]
     assert len(registry.history()) == (2 if cut == 1 else 1)
-    assert registry.next_number() == 2
-    assert registry.live() == 1
+    assert registry.history()[0]["event"] == "create"
+    assert registry.next_number() == (8 if cut == 1 else 1)
 
 
 def test_the_event_after_a_line_that_was_cut_off_is_kept(registry: Registry) -> None:
-    promote(registry)
+    registry.record("keep", 0, "nothing better")
     path = registry.directory / "history.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    registry.record("keep", 1, "nothing better")
-    assert [event["event"] for event in registry.history()] == ["create", "keep"]
+    registry.record("fail", 0, "the server is away")
+    assert [event["event"] for event in registry.history()] == ["create", "fail"]
+
+
+def test_a_switch_for_whose_line_there_was_no_room_is_in_the_history(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = registry.directory / "history.jsonl"
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise StoreError("Cannot write history.jsonl: no space left")
+
+    monkeypatch.setattr("ragself.serve.registry.append_json", full)
+    promote(registry)
+    assert "lacks its last line" in caplog.text
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [event["event"] for event in registry.history()] == ["create", "promote"]
+    registry.record("keep", 1, "nothing better", loss=float("nan"))
+    registry.point(0, "rollback", "bad", loss=float("nan"))
+    lines = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert lines == ["create", "promote", "keep", "rollback"] == [event["event"] for event in registry.history()]
 
 
 def test_a_line_that_was_cut_off_inside_a_character_is_passed_over(registry: Registry) -> None:
