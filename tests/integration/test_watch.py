@@ -241,8 +241,9 @@ def test_watch_learns_from_a_folder_that_changes_and_ends_on_sigterm(
 
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until(lambda: registry.exists and passes() == 1, process)
-        write(docs, chunks[300:])
-        until(lambda: registry.history()[-1].get("started", "").endswith("gone") or status()["learning"], process)
+        write(tmp_path / "more", chunks[300:])
+        (tmp_path / "more").rename(docs / "more")  # all at once
+        until(lambda: "84 chunks" in ((status()["learning"] or {}).get("started") or ""), process)
         write(docs, [Chunk("meanwhile", another(chunks, 5), {"title": "taken over during a pass"})])
         until(lambda: status()["chunks"] == 385, process)
         until(lambda: passes() == 2, process)
