@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
 _AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
+_MANY = 50  # chunks or files, of which progress is told
 _SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
 Queries: TypeAlias = Callable[[], Iterable[str]] | Path | Iterable[str]
@@ -99,7 +101,7 @@ class BackgroundAdaptation:
         self._guard = Guard(kb, generator)
         self._status = BackgroundStatus()
         self._failed = 0
-        self._complaint = ""  # of the last look at the folders
+        self._complaints: dict[str, str] = {}  # what went wrong when this was last tried; told once
         self._unfollowed: RagselfError | None = None  # why the collection could not be followed when last tried
         self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
@@ -148,8 +150,7 @@ class BackgroundAdaptation:
             stopping: Set by whoever wants it to end.
         """
         self._watch = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0})
-        error = self._look(stopping)
-        self._status = replace(self._status, error=error or self._unfollowed)
+        self._look(stopping)
         return self._status
 
     @property
@@ -172,31 +173,33 @@ class BackgroundAdaptation:
             if before is not None:
                 before.join()
             self._status = replace(self._status, running=True)
+            logger.info("watching %s", ", ".join(map(str, [self._kb.path, *self._folders.paths])))
             while not stopping.is_set():
-                error = self._look(stopping)
-                if error is not None:
-                    self._back_off(error)
+                self._look(stopping)
                 stopping.wait(self._watch.poll)
+            logger.info("stopped")
         finally:
             self._join_look()
             self._status = replace(self._status, running=False, stage=None)
             atexit.unregister(leave)
 
-    def _look(self, stopping: threading.Event) -> Exception | None:
-        """Take over what is new, and learn where that is due. Returns what went wrong."""
+    def _look(self, stopping: threading.Event) -> None:
+        """Take over what is new, and learn where that is due."""
+        self._join_look()
+        self._look_at_folders(stopping)
         try:
-            self._join_look()
-            self._look_at_folders()
             self._sync()
             self._guard.look(stopping)
             asked = self._asked()
             why, waiting = self._due(asked)
             self._status = replace(self._status, waiting=waiting)
-            if why is None or stopping.is_set():
-                return None
-            return self._pass(why, asked, stopping)
-        except Exception as caught:  # the application goes on; the next look may succeed
-            return caught
+            self._complain("look", None)
+        except Exception as error:  # the application goes on; the next look may succeed
+            self._complain("look", error)
+            self._status = replace(self._status, error=error)
+            return
+        if why is not None and not stopping.is_set():
+            self._pass(why, asked, stopping)
 
     def _due(self, asked: list[str]) -> tuple[str | None, str | None]:
         """Why a pass is due, or why not."""
@@ -209,7 +212,8 @@ class BackgroundAdaptation:
         if self._kb.pinned:
             return None, "the live version is pinned"
         if left(self._watch.hours, datetime.now().astimezone()) == 0.0:
-            return None, f"it is not between {self._watch.hours}"
+            begin, _, end = str(self._watch.hours).partition("-")
+            return None, f"it is not between {begin} and {end}"
         if self._left_to_spend() is None:
             return None, "what may be spent within 24 hours is spent"
         return why, None
@@ -223,7 +227,7 @@ class BackgroundAdaptation:
             return None
         return left_tokens, left_cpu
 
-    def _pass(self, why: str, asked: list[str], stopping: threading.Event) -> Exception | None:
+    def _pass(self, why: str, asked: list[str], stopping: threading.Event) -> None:
         def told(stage: str, done: int, total: int) -> None:
             self._status = replace(self._status, stage=stage, done=done, total=total)
             if self._told is not None:
@@ -246,52 +250,74 @@ class BackgroundAdaptation:
         error: Exception | None = None
         told("begin", 0, 1)
         try:
-            report = Report(**(isolate.run(job, stopping, told, self._look_meanwhile) or {}))
+            report = Report(**(isolate.run(job, stopping, told, lambda: self._look_meanwhile(stopping)) or {}))
             self._failed = 0
             self._status = replace(self._status, report=report)
+            logger.info("%s, %s: %s", report.decision, f"version {report.version} is live", report.reason)
             if report.decision == "promote":
                 self._kb.refresh()
                 self._kb.gc()
         except isolate.Stopped:
-            return None
-        except RagselfError as caught:
+            return
+        except Exception as caught:
             error = caught
-            self._kb.record("fail", str(caught), job.started)
+            with suppress(RagselfError):  # a full disk
+                self._kb.record("fail", str(caught), job.started)
+            self._back_off(caught)
         passes = self._status.passes + 1
         self._status = replace(self._status, stage=None, error=error or self._unfollowed, passes=passes)
-        return error
 
-    def _look_meanwhile(self) -> None:
+    def _look_meanwhile(self, stopping: threading.Event) -> None:
         """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""
         if time.monotonic() < self._looked + self._watch.poll or (self._looking and self._looking.is_alive()):
             return
-        self._looking = threading.Thread(target=self._look_at_folders, daemon=True, name="ragself looks at folders")
+        self._looking = threading.Thread(
+            target=self._look_at_folders, args=(stopping,), daemon=True, name="ragself looks at folders"
+        )
         self._looking.start()
 
     def _join_look(self) -> None:
         if self._looking is not None:
             self._looking.join()
 
-    def _look_at_folders(self) -> None:
+    def _look_at_folders(self, stopping: threading.Event) -> None:
+        def told(stage: str, done: int, total: int) -> None:
+            if stopping.is_set():
+                raise isolate.Stopped
+            if self._told is not None and total > _MANY:
+                self._told(stage, done, total)
+
         self._looked = time.monotonic()
         try:
-            self._folders.look()
+            self._folders.look(told)
+            self._complain("folders", None)
+        except isolate.Stopped:
+            pass
         except Exception as error:  # the next look may succeed; learning goes on with what is here
-            if str(error) != self._complaint:
-                logger.warning("the folders are not looked at: %s", error)
-            self._complaint = str(error)
-        else:
-            self._complaint = ""
+            self._complain("folders", error)
+
+    def _complain(self, where: str, error: Exception | None) -> None:
+        """Log what goes wrong, once as long as it stays the same."""
+        before, self._complaints[where] = self._complaints.get(where), str(error or "")
+        if error is None or str(error) == before:
+            return
+        expected = isinstance(error, RagselfError)
+        logger.log(
+            logging.WARNING if expected else logging.ERROR,
+            "%s: %s",
+            "the folders are not looked at" if where == "folders" else "nothing is learned",
+            error,
+            exc_info=None if expected else error,
+        )
 
     def _back_off(self, error: Exception) -> None:
-        self._status = replace(self._status, error=error, stage=None)
         wait = min(_AGAIN * 2 ** min(self._failed, 16), self._watch.every)
         self._failed += 1
         self._not_before = time.monotonic() + wait
         expected = isinstance(error, RagselfError)
         logger.log(
             logging.WARNING if expected else logging.ERROR,
-            "learning in the background failed, the next pass is in %.0f s at the earliest: %s",
+            "the pass failed, the next is in %.0f s at the earliest: %s",
             wait,
             error,
             exc_info=None if expected else error,

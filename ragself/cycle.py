@@ -159,6 +159,10 @@ def _learn(
     if store.registry.pinned:
         reason = f"version {live.number} is pinned, though the candidate is better: {decision.reason}"
         return replace(report, reason=reason), None
+    again = store.registry.taken_back().get(fingerprint(store.manifest.fingerprint, adapters[best]))
+    if again is not None:
+        reason = f"the candidate is version {again} again, which was rolled back; there is nothing new in it"
+        return replace(report, reason=reason), None
     return report, _Better(_version(store, folder, adapters[best], decision), live)
 
 
@@ -308,7 +312,8 @@ def _switch(store: Store, better: _Better, index: Index, report: Report, notes: 
     store.registry.add(version)
     report = replace(report, decision="promote", version=version.number)
     held = round(time.perf_counter() - began, 4)  # seconds in which nobody else could change anything
-    store.registry.point(version.number, "promote", report.reason, **notes, held=held, report=asdict(report))
+    details = {**notes, "fingerprint": version.fingerprint, "held": held, "report": asdict(report)}
+    store.registry.point(version.number, "promote", report.reason, **details)
     (store.directory / "pass" / "build.json").unlink(missing_ok=True)
     return report
 

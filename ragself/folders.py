@@ -9,10 +9,11 @@ from pathlib import Path
 from ragself.corpus.files import find
 from ragself.errors import InputError
 from ragself.knowledge import KnowledgeBase
-from ragself.schema import Added
+from ragself.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
+_AT_ONCE = 100  # files: what came first is found while the others are read
 _Stamp = tuple[int, int]
 
 
@@ -22,34 +23,39 @@ class Folders:
     def __init__(self, kb: KnowledgeBase, paths: Sequence[Path]) -> None:
         """Name them. Raises InputError where one does not exist."""
         find(paths)
-        self._kb, self._paths = kb, [path.absolute() for path in paths]
+        self._kb, self.paths = kb, [path.absolute() for path in paths]
         self._seen: dict[Path, _Stamp] = {}
         self._first = True
 
-    def look(self) -> Added:
-        """Add what is new or changed, and delete the chunks of files that are gone. Returns what was done.
+    def look(self, progress: Progress = silent) -> None:
+        """Add what is new or changed, some files at a time, and delete the chunks of files that are gone.
+
+        Args:
+            progress: Told of each stage; what it raises ends the look, and the next goes on from there.
 
         Raises:
             InputError: A folder is gone; nothing was changed.
             StoreLocked: Another process is writing.
         """
-        if not self._paths:
-            return Added()
-        now = {path: _stamp(path) for path in find(self._paths)}
+        if not self.paths:
+            return
+        now = {path: _stamp(path) for path in find(self.paths)}
         if not now and (self._seen or self._first):
-            raise InputError(f"There is no file left in {', '.join(map(str, self._paths))}. Nothing was deleted.")
+            raise InputError(f"There is no file left in {', '.join(map(str, self.paths))}. Nothing was deleted.")
         changed = [path for path, stamp in now.items() if self._seen.get(path) != stamp]
-        gone = self._seen.keys() - now.keys()
-        added = self._kb.add_files(changed) if changed else Added()
-        removed = 0
-        if gone or self._first:
-            removed = self._kb.delete_files(self._paths, keep=now)
+        added = removed = 0
+        for start in range(0, len(changed), _AT_ONCE):
+            some = changed[start : start + _AT_ONCE]
+            found = self._kb.add_files(some, progress)
+            self._seen |= {path: now[path] for path in some}
+            added, removed = added + found.added, removed + found.removed
+            for skipped in found.skipped:
+                logger.warning("%s is left out: %s", skipped.name, skipped.reason)
+        if self._first or self._seen.keys() - now.keys():
+            removed += self._kb.delete_files(self.paths, keep=now)
         self._seen, self._first = now, False
-        if added.added or added.removed or removed:
-            logger.info("%d chunks added or changed, %d removed", added.added, added.removed + removed)
-        for skipped in added.skipped:
-            logger.warning("%s is left out: %s", skipped.name, skipped.reason)
-        return added
+        if added or removed:
+            logger.info("%d chunks added or changed, %d removed", added, removed)
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -10,7 +10,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from ragself import isolate
+from ragself import isolate, review
 from ragself.errors import RagselfError
 from ragself.knowledge import KnowledgeBase
 from ragself.schema import Review
@@ -24,6 +24,8 @@ _ENOUGH = 200  # searches of each version that are needed to compare them
 _FAILED = 0.01  # share of searches that may fail more than before
 _SLOWER = 2.0  # times the p95 of before
 _SLOW = 0.05  # seconds of p95 below which nothing is slow
+_BY_ITSELF = 1.5  # times as long as the version before, in turns with it: less is the machine, not the version
+_AGAIN = 3600.0  # seconds until that is measured again
 _MORE = 100  # remembered queries after which a promotion is looked at again
 
 
@@ -34,6 +36,7 @@ class Guard:
         """Name what is watched; nothing is done yet."""
         self._kb, self._generator = kb, generator
         self._reviewed: tuple[int, int] | None = None
+        self._measured = -_AGAIN
 
     def look(self, stopping: threading.Event) -> None:
         """Roll back to the version before the last promotion where there is reason to."""
@@ -54,7 +57,22 @@ class Guard:
         if not path.exists():
             return None
         with closing(SignalLog(path)) as log:
-            return worse(log.of(version, since), log.of(before, since - _COMPARED, since))
+            now, usual = log.of(version, since), log.of(before, since - _COMPARED, since)
+        slow = slower(now, usual)
+        return failing(now, usual) or (slow and self._confirmed(version, before, slow))
+
+    def _confirmed(self, version: int, before: int, reason: str) -> str | None:
+        """The reason, where it is the version that is slow, and not the machine."""
+        if time.monotonic() < self._measured + _AGAIN:
+            return None
+        self._measured = time.monotonic()
+        times = review.times_as_slow(self._kb.store(), version, before)
+        if times < _BY_ITSELF:
+            logger.info(
+                "searches have become slow, but not by version %d: %.2f times version %d", version, times, before
+            )
+            return None
+        return f"{reason}; {times:.1f} times in turns with version {before}"
 
     def _utility(self, event: Mapping[str, Any], stopping: threading.Event) -> str | None:
         version = event["version"]
@@ -76,23 +94,30 @@ class Guard:
         return lowered(Review(**result)) if result else None
 
 
-def worse(now: Signals, before: Signals) -> str | None:
-    """Why a version is worse than the one before it, as searching goes, or None."""
+def failing(now: Signals, before: Signals) -> str | None:
+    """That more searches fail in a version than in the one before it, or None."""
     if min(now.searches, before.searches) < _ENOUGH:
         return None
     failed, usual = now.failed / now.searches, before.failed / before.searches
     if failed > usual + _FAILED:
         return f"{failed:.1%} of {now.searches:,} searches failed, {usual:.1%} before"
+    return None
+
+
+def slower(now: Signals, before: Signals) -> str | None:
+    """That searches take longer in a version than in the one before it, for whatever reason, or None."""
+    if min(now.searches, before.searches) < _ENOUGH:
+        return None
     if now.p95 > max(_SLOWER * before.p95, _SLOW):
         return f"95 % of searches take up to {now.p95 * 1000:.0f} ms, {before.p95 * 1000:.0f} ms before"
     return None
 
 
-def lowered(review: Review) -> str | None:
+def lowered(found: Review) -> str | None:
     """Why a version is worse than the one before it, as a language model sees what is found, or None."""
-    if review.high >= 0:
+    if found.high >= 0:
         return None
     return (
-        f"LM utility fell for {review.fell:.0%} and rose for {review.rose:.0%} of {review.queries} queries asked since "
-        f"({review.change:+.3f}, interval {review.low:+.3f} to {review.high:+.3f})"
+        f"LM utility fell for {found.fell:.0%} and rose for {found.rose:.0%} of {found.queries} queries asked since "
+        f"({found.change:+.3f}, interval {found.low:+.3f} to {found.high:+.3f})"
     )

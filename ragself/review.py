@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import closing
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from ragself.progress import Progress, silent
 from ragself.schema import Review, Version
 from ragself.serve.store import Store
 
+_TIMED = 100  # searches of each version
 _CONFIDENCE = 0.99  # of the interval: it is looked at again and again
 
 
@@ -67,3 +70,16 @@ def review(
         low=interval.low,
         high=interval.high,
     )
+
+
+def times_as_slow(store: Store, version: int, before: int) -> float:
+    """How many times as long a search takes in one version as in another: medians, measured now and in turns."""
+    chunks = store.journal.chunks()[:: max(len(store.journal) // _TIMED, 1)][:_TIMED]
+    took: dict[int, list[float]] = {version: [], before: []}
+    with closing(store.snapshot(version)) as now, closing(store.snapshot(before)) as then:
+        for row, chunk in enumerate([*chunks[:3], *chunks]):
+            for snapshot in (now, then) if row % 2 else (then, now):
+                began = time.perf_counter()
+                snapshot.search(chunk.shown[:100], 10)
+                took[snapshot.version.number].append(time.perf_counter() - began)
+    return float(np.median(took[version][3:]) / np.median(took[before][3:]))  # the first are to warm up

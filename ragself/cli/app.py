@@ -52,10 +52,10 @@ def add(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Add files to a knowledge base, made where there is none.
+    r"""Add files to a knowledge base, made where there is none.
 
     Adding the same files again changes nothing; a file that changed replaces its earlier chunks. What cannot be
-    read is skipped, named and counted. PDF and Office files need `pip install "ragself[documents]"`.
+    read is skipped, named and counted. PDF and Office files need `pip install "ragself\[documents]"`.
 
         ragself add docs/ notes.md
     """

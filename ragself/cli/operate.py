@@ -38,6 +38,7 @@ def status(
         console.emit(found) if json else show.status(found)
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # nothing is interrupted by it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     before = None
     with console.screen() as screen:
         while True:
@@ -72,8 +73,13 @@ def rollback(
     Version 0 is the plain base model and always there.
     """
     with open_kb(kb) as base:
+        before = base.status().live.number
         version = base.rollback(to, started="ragself rollback", reason=reason)
-    console.emit(version) if json else console.out.print(f"Version {version.number} ({version.kind}) is live.")
+        then = "It stays pinned." if base.pinned else "Passes may replace it; `ragself pin` keeps it."
+    if json:
+        console.emit(version)
+    else:
+        console.out.print(f"Version {version.number} ({version.kind}) is live in the place of version {before}. {then}")
 
 
 def pin(
@@ -174,11 +180,14 @@ def watch(
     """
     from ragself.background import BackgroundAdaptation
     from ragself.corpus.files import find
+    from ragself.corpus.queries import read_queries
     from ragself.knowledge import KnowledgeBase
 
     find(folders or ())  # before a knowledge base is made for what is not there
+    if queries is not None:
+        read_queries(queries, or_none=True)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("ragself")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -211,6 +220,7 @@ def service(
     """Print what starts `ragself watch` with the machine: a systemd unit, or a line of a crontab.
 
     ragself service docs/ > ~/.config/systemd/user/ragself.service && systemctl --user enable --now ragself
+    loginctl enable-linger    # it runs also while nobody is logged in
     (crontab -l; ragself service docs/ --kind cron) | crontab -
     """
     from ragself.config import load
@@ -225,13 +235,15 @@ def service(
         sys.stdout.write(f"# m h dom mon dow command\n17 2 * * * {line}\n")
         return
     memory = load(kb).watch.memory
-    sys.stdout.write(_UNIT.format(command=" ".join(_quoted(word) for word in words), memory=round(memory * 1024 * 1.5)))
+    command, folder = " ".join(_quoted(word) for word in words), str(Path.cwd()).replace("%", "%%")
+    sys.stdout.write(_UNIT.format(command=command, folder=folder, memory=round(memory * 1024 * 1.5)))
 
 
 _UNIT = """[Unit]
 Description=ragself learns from the documents and queries of a knowledge base
 
 [Service]
+WorkingDirectory={folder}
 ExecStart={command}
 Restart=on-failure
 RestartSec=60

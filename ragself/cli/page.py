@@ -19,7 +19,7 @@ _EVENTS = 30  # of the history that are shown
 
 
 def write_page(story: Story, path: Path) -> None:
-    """Write the page. Raises StoreError where that is impossible."""
+    """Write the page, for its owner alone where it is new. Raises StoreError where that is impossible."""
     _write(path, html(story).encode("utf-8", "replace"))
 
 
@@ -62,6 +62,8 @@ def headline(story: Story) -> tuple[str, list[str]]:
     """What has come of it, in a sentence and a few lines."""
     live, status = story.status.live, story.status
     promoted = [event for event in story.passes if event["event"] == "promote"]
+    switches = [event for event in story.events if event["event"] in ("promote", "rollback")]
+    back = switches[-1] if switches and switches[-1]["event"] == "rollback" else None
     if live.figures:
         name, change = next(iter(live.figures.items()))
         title = f"Version {live.number} is live: {name} from {change['before']:.3f} to {change['after']:.3f}"
@@ -69,6 +71,8 @@ def headline(story: Story) -> tuple[str, list[str]]:
             f"{change['change']:+.3f}, interval {change['low']:+.3f} to {change['high']:+.3f}, on {change['probes']} "
             "held-out probes, against the version before it"
         )
+    elif back is not None:
+        title, first = f"The base model is live: version {back['before']} was rolled back", str(back["reason"])
     elif story.passes:
         title, first = (
             "The base model is live: no pass has proved to be better",
@@ -110,6 +114,7 @@ def _utc(seconds: float) -> datetime:
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)  # it holds queries and documents
         path.write_bytes(content)
     except OSError as error:
         raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from ragself.report import Story
 GAIN, KEPT, LOSS, INK, FAINT = "#0f766e", "#94a3b8", "#b91c1c", "#1e293b", "#cbd5e1"
 _STAGES = ("#0f766e", "#0ea5e9", "#6366f1", "#a855f7", "#f59e0b", "#64748b", "#334155")
 _SHOWN = 40  # passes
+_LETTERS = 105  # of a line below the headline
 _FEWEST = 8  # that there is room for
 
 _STYLE: Any = {
@@ -40,7 +42,7 @@ def quality(story: Story, metric: str) -> str:
     """Change of a metric in each pass, with its interval."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        _changes(figure.subplots(), story.passes[-_SHOWN:], metric)
+        _changes(figure.subplots(), story, metric)
         return _svg(figure, f"quality {metric}")
 
 
@@ -99,12 +101,13 @@ def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
         figure = Figure(figsize=(9.0, 4.2), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         figure.text(0.05, 0.87, title, fontsize=19, fontweight="bold", color=INK)
+        lines = [part for line in lines for part in textwrap.wrap(line, _LETTERS)]
         for number, line in enumerate(lines):
             figure.text(0.05, 0.79 - 0.065 * number, line, fontsize=11.5, color="#475569")
         axes = figure.add_axes((0.09, 0.13, 0.87, 0.68 - 0.065 * (len(lines) + 1)))
         metric = main_metric(story)
         if metric:
-            _changes(axes, story.passes[-_SHOWN:], metric)
+            _changes(axes, story, metric)
         else:
             axes.set_axis_off()
         out = io.BytesIO()
@@ -121,7 +124,9 @@ def main_metric(story: Story) -> str | None:
     return None
 
 
-def _changes(axes: Axes, passes: Sequence[Mapping[str, Any]], metric: str) -> None:
+def _changes(axes: Axes, story: Story, metric: str) -> None:
+    passes = story.passes[-_SHOWN:]
+    back = {event["before"] for event in story.events if event["event"] == "rollback"} - {story.status.live.number}
     axes.axhline(0, color=FAINT, linewidth=1)
     for row, event in enumerate(passes):
         figures = next((value for key, value in event["report"]["figures"].items() if _same(key, metric)), None)
@@ -133,7 +138,7 @@ def _changes(axes: Axes, passes: Sequence[Mapping[str, Any]], metric: str) -> No
         axes.plot([row, row], [figures["low"], figures["high"]], color=colour, linewidth=2.5)
         axes.plot(row, figures["change"], "o", color=colour if promoted else "white", mec=colour, markersize=8, mew=2)
         if promoted:
-            label = f"v{event['version']}"
+            label = f"v{event['version']}" + (" ↩" if event["version"] in back else "")
             axes.annotate(label, (row, figures["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.set_ylabel(f"change of {metric}")
     axes.margins(y=0.25)

@@ -127,7 +127,8 @@ def redaction(name: str | None) -> Redact:
     except Exception as error:  # whatever the module does when it is imported
         raise ConfigError(
             f"queries.redact = {name!r} cannot be imported: {error!r}. Expected MODULE:FUNCTION, where the function "
-            "takes a text and returns what may be kept of it, or None."
+            "takes a text and returns what may be kept of it, or None, and the module is installed, or its folder in "
+            "PYTHONPATH."
         ) from error
     if not callable(function):
         raise ConfigError(f"queries.redact = {name!r} is a {type(function).__name__}, expected a function of a text.")

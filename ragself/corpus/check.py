@@ -63,9 +63,7 @@ def check_asked(queries: Iterable[str]) -> list[str]:
     asked = list(queries)
     others = [query for query in asked if not isinstance(query, str)]
     if others:
-        raise InputError(
-            f"Among the queries is a {type(others[0]).__name__}, {others[0]!r:.40}; expected strings only."
-        )
+        raise InputError(f"Among the queries is {others[0]!r:.40} ({type(others[0]).__name__}); expected strings only.")
     return asked
 
 

@@ -92,7 +92,8 @@ def decide(
         reason = f"only {count} known items (held-out titles) to guard against harm, at least {need} are needed"
         return Decision(False, reason, figures)
     if item["low"] < -config.tolerance:
-        return Decision(False, f"known-item nDCG@{k} may have fallen ({_change(item)})", figures)
+        reason = f"known-item nDCG@{k} may have fallen by more than {config.tolerance:g} ({_change(item)})"
+        return Decision(False, reason, figures)
     return Decision(
         True, f"LM utility@{depth} rose ({_change(utility)}) and known-item nDCG@{k} held ({_change(item)})", figures
     )

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _EVERY = 2.0  # seconds between two writes: what a kill can cost
 _ROOM = 10_000  # searches that may wait to be noted
-_Noted = tuple[Sequence[str], int, float | None]
+_Noted = tuple[Sequence[str], int | None, float | None]
 
 
 class Recorder:
@@ -43,12 +43,12 @@ class Recorder:
         self._wake = threading.Event()
         self._told: set[str] = set()
 
-    def note(self, queries: Sequence[str], version: int, seconds: float | None) -> None:
+    def note(self, queries: Sequence[str], version: int | None, seconds: float | None) -> None:
         """Note one search.
 
         Args:
             queries: What was looked for.
-            version: That answered, or should have.
+            version: That answered, or should have; None keeps it out of the counts.
             seconds: How long it took; None where it failed.
         """
         if self._thread is None:
@@ -119,7 +119,8 @@ class Recorder:
                 waiting.append(item)
                 continue
             texts, version, seconds = item
-            searches[version, None if seconds is None else bucket(seconds)] += 1
+            if version is not None:
+                searches[version, None if seconds is None else bucket(seconds)] += 1
             queries.update(kept for text in texts if (kept := self._kept(text)))
         return searches, queries, waiting
 

@@ -252,6 +252,19 @@ class Registry:
         promoted = event is not None and event["event"] == "promote" and event["version"] == self.live()
         return event if promoted else None
 
+    def taken_back(self) -> dict[str, int]:
+        """Fingerprints of what was promoted and then rolled back from, and the number of the version."""
+        promoted: dict[int, str] = {}
+        taken: dict[str, int] = {}
+        for event in self.history():
+            if event["event"] == "promote" and "fingerprint" in event:
+                promoted[event["version"]] = event["fingerprint"]
+            elif event["event"] == "rollback":
+                taken.pop(promoted.get(event["version"], ""), None)  # wanted, after all
+                if event["before"] in promoted:
+                    taken[promoted[event["before"]]] = event["before"]
+        return taken
+
     # the history ----------------------------------------------------------------------------------
 
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:

@@ -35,12 +35,13 @@ class Traffic:
 
         Args:
             queries: What is looked for.
-            live: Number of the version that answers, for a search that fails.
+            live: Number of the version that answers, below 0 while none is open: such a search opens it and loads the
+                model, which says nothing of the version, so that it is not counted.
 
         Yields:
             What is to be called with the number of the version that has answered.
         """
-        version, began = -1, time.perf_counter()
+        version, began, cold = -1, time.perf_counter(), live() < 0
 
         def answered(number: int) -> None:
             nonlocal version
@@ -56,7 +57,7 @@ class Traffic:
             errors.add(1)
             raise
         seconds = time.perf_counter() - began
-        self._recorder.note(queries, version, seconds)
+        self._recorder.note(queries, None if cold else version, seconds)
         duration.record(seconds, {"version": version})
 
     def asked(self, first_after: float = 0.0) -> dict[str, int]:

@@ -39,7 +39,7 @@ FAULTS = {
     "server": ("application killed", "learner killed", "Chroma server killed", "everything killed", "clock set back"),
 }
 GENERATOR = "language model killed"
-DISK = "120m"
+DISK = {"folder": "120m", "server": "2g"}  # a Chroma server keeps the files of what was deleted
 RESET = 25  # moments after which a new knowledge base is begun
 
 JOB: dict[str, Any] = globals().get("JOB", {})
@@ -220,7 +220,7 @@ class Run:
         self.place, self.folder, self.model = place, folder, model
         self.disk = folder / "disk"
         self.disk.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.disk)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK[place]}", "tmpfs", str(self.disk)], check=True)
         self.there: dict[str, str] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragself import Chunk, Config, KnowledgeBase
+from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.background import BackgroundAdaptation
 from ragself.errors import ConfigError, InputError, StoreError
 from ragself.folders import Folders
@@ -26,6 +29,7 @@ from ragself.models.residual import Residual
 from ragself.schema import News
 from ragself.serve.registry import Registry
 from ragself.serve.signals import SignalLog, bucket
+from ragself.serve.snapshot import Snapshot
 from tests.integration.helpers import another
 
 REMEMBERS = {"log": True}
@@ -94,13 +98,15 @@ def test_what_changes_in_a_folder_is_taken_over(
     with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
         kb.add([Chunk("mine", "not of any folder", {"source": "docs/of-mine.md"})])
         folders = Folders(kb, [docs])
-        assert folders.look().added == 6
-        assert folders.look().added == 0
+        with caplog.at_level(logging.INFO, "ragself.folders"):
+            folders.look()
+            folders.look()
+        assert caplog.messages == ["6 chunks added or changed, 0 removed"]
         text = another(chunks, 7)
         (docs / "t0-0.md").write_text(f"# Changed\n\n{text}\n")
         (docs / "t0-1.md").unlink()
         write(docs, chunks[6:7])
-        assert folders.look().added == 2
+        folders.look()
         assert kb.search(text, 1)[0].metadata["title"] == "Changed"
         assert chunks[1].text not in {hit.text for hit in kb.search(chunks[1].text, 20)}
         assert kb.status().chunks == 7
@@ -172,8 +178,6 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
 
 def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(worse: Path, settings: Config) -> None:
     with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
-        from collections import Counter
-
         day = 86_400.0
         log.add(Counter({(1, bucket(0.01)): 1000}), time.time() - day)
         log.add(Counter({(2, bucket(0.01)): 900, (2, None): 100}))
@@ -186,12 +190,50 @@ def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(worse: Path, s
         assert "10.0% of 1,000 searches failed, 0.0% before" in kb.history()[-1]["reason"]
 
 
+def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
+    worse: Path, settings: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
+        log.add(Counter({(1, bucket(0.1)): 1000}), time.time() - 86_400)
+        log.add(Counter({(2, bucket(0.5)): 1000}))
+        with caplog.at_level(logging.INFO, "ragself.guard"):
+            Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 2
+        assert "searches have become slow, but not by version 2" in caplog.text
+        search = Snapshot.search
+
+        def slow(self: Snapshot, *arguments: Any) -> list[Hit]:
+            time.sleep(0.05 if self.version.number == 2 else 0.0)
+            return search(self, *arguments)
+
+        monkeypatch.setattr(Snapshot, "search", slow)
+        Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 1
+        assert re.search(r"up to 5\d\d ms, 1\d\d ms before; \d+\.\d times in turns", kb.history()[-1]["reason"])
+
+
+def test_what_was_rolled_back_does_not_come_again_as_it_is(
+    filled: Path, settings: Config, asked: list[str], chunks: list[Chunk]
+) -> None:
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert kb.adapt(asked).version == 1
+        kb.rollback()
+        report = kb.adapt(asked)
+        assert (report.decision, report.version) == ("keep", 0)
+        assert report.reason == "the candidate is version 1 again, which was rolled back; there is nothing new in it"
+        kb.rollback(1)
+        kb.rollback(0)
+        kb.add([Chunk(f"new-{row}", another(chunks, row), {"title": f"new {row}"}) for row in range(20)])
+        assert kb.adapt(asked[: len(asked) // 2]).version == 2  # that is another one
+
+
 def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
     filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ragself.serve.index import Index
 
     with KnowledgeBase(filled, config=settings) as kb:
+        kb.search("notulu")
         kb.search("notulu")
         with pytest.raises(InputError):
             kb.search("notulu", where={"a": {"$nonsense": 1}})
@@ -203,7 +245,7 @@ def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
         with pytest.raises(StoreError):
             kb.search("notulu")
     with closing(SignalLog(filled / "signals.db")) as log:
-        assert (log.of(0).searches, log.of(0).failed) == (1, 0)
+        assert (log.of(0).searches, log.of(0).failed) == (1, 0)  # not the one that had to open it
         assert log.of(-1).failed == 1  # of a version that could not be opened again
 
 

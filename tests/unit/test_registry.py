@@ -289,3 +289,16 @@ def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> Non
     assert registry.history()[-1]["reason"] == "0 added or changed, 1 removed"
     registry.follow(Followed(None, "docs", "2", database="d"))
     assert registry.origin() == Followed(None, "docs", "2", database="d")
+
+
+def test_what_was_rolled_back_is_known_until_it_is_wanted_after_all(registry: Registry) -> None:
+    for number in (1, 2):
+        registry.add(version(number))
+        registry.point(number, "promote", "better", fingerprint=f"print-{number}")
+    assert registry.taken_back() == {}
+    registry.point(1, "rollback", "bad")
+    assert registry.taken_back() == {"print-2": 2}
+    registry.point(0, "rollback", "bad, too")
+    assert registry.taken_back() == {"print-1": 1, "print-2": 2}
+    registry.point(2, "rollback", "the best there is")
+    assert registry.taken_back() == {"print-1": 1}
