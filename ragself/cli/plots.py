@@ -19,7 +19,7 @@ from ragself.report import Story
 GAIN, KEPT, LOSS, INK, FAINT = "#0f766e", "#94a3b8", "#b91c1c", "#1e293b", "#cbd5e1"
 _STAGES = ("#0f766e", "#0ea5e9", "#6366f1", "#a855f7", "#f59e0b", "#64748b", "#334155")
 _SHOWN = 40  # passes
-_LETTERS = 105  # of a line below the headline
+_LETTERS, _LINES = 95, 4  # below the headline
 _FEWEST = 8  # that there is room for
 
 _STYLE: Any = {
@@ -100,10 +100,10 @@ def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 4.2), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.text(0.05, 0.87, title, fontsize=19, fontweight="bold", color=INK)
-        lines = [part for line in lines for part in textwrap.wrap(line, _LETTERS)]
+        figure.text(0.05, 0.87, title, fontsize=19, fontweight="bold", color=INK, parse_math=False)
+        lines = [part for line in lines for part in textwrap.wrap(line, _LETTERS)][:_LINES]
         for number, line in enumerate(lines):
-            figure.text(0.05, 0.79 - 0.065 * number, line, fontsize=11.5, color="#475569")
+            figure.text(0.05, 0.79 - 0.065 * number, line, fontsize=11.5, color="#475569", parse_math=False)
         axes = figure.add_axes((0.09, 0.13, 0.87, 0.68 - 0.065 * (len(lines) + 1)))
         metric = main_metric(story)
         if metric:

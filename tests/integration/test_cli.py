@@ -237,11 +237,17 @@ def test_pin_and_unpin(ragself: Ragself, promoted: Path) -> None:
     assert "Version 1 (hybrid) stays live" in ragself("pin", "--kb", promoted, "--reason", "the fair").out
     assert ragself("status", "--kb", promoted, "--json").json["pinned"]
     assert ", pinned" in ragself("status", "--kb", promoted).out
+    assert "Version 0 (base) is live in the place of version 1. It stays pinned." in " ".join(
+        ragself("rollback", "--kb", promoted).out.split()
+    )
+    assert "`ragself pin` keeps it" not in ragself("rollback", "--kb", promoted, "--to", 1).out
     assert "Version 1 (hybrid) may be replaced" in ragself("unpin", "--kb", promoted).out
     assert ragself("pin", "--kb", promoted, "--version", 0, "--json").json["number"] == 0
-    events = ragself("history", "--kb", promoted, "--json").json[-4:]
+    events = ragself("history", "--kb", promoted, "--json").json[-6:]
     assert [(event["event"], event["started"]) for event in events] == [
         ("pin", "ragself pin"),
+        ("rollback", "ragself rollback"),
+        ("rollback", "ragself rollback"),
         ("unpin", "ragself unpin"),
         ("rollback", "ragself pin"),
         ("pin", "ragself pin"),
@@ -277,7 +283,8 @@ def test_a_service_is_described_for_who_starts_it(ragself: Ragself, tmp_path: Pa
     assert line.endswith(f"watch '{tmp_path}/my \"docs\" 100\\%' --kb {tmp_path}/kb --once --quiet")
 
 
-def test_status_is_shown_again_and_again(promoted: Path) -> None:
+@pytest.mark.parametrize(("ends", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_status_is_shown_again_and_again(promoted: Path, ends: int, code: int) -> None:
     command = [sys.executable, "-m", "ragself", "status", "--kb", str(promoted), "--watch", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -285,11 +292,15 @@ def test_status_is_shown_again_and_again(promoted: Path) -> None:
         assert real("rollback", "--kb", promoted).code == 0
         while json.loads(process.stdout.readline())["live"]["number"]:
             pass
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.send_signal(ends)
+        assert process.wait(20) == code
+        assert process.stderr is not None
+        assert "was not touched" not in process.stderr.read()
 
 
 def test_watching_what_is_not_there_makes_nothing(ragself: Ragself, tmp_path: Path) -> None:
     done = ragself("watch", tmp_path / "nowhere", "--once", "--kb", tmp_path / "kb")
     assert (done.code, "nowhere does not exist" in done.err) == (1, True)
+    done = ragself("watch", tmp_path, "--once", "--kb", tmp_path / "kb", "--queries", tmp_path / "asked.txt")
+    assert (done.code, "Cannot read the queries in" in done.err) == (1, True)
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_a_store_whose_passes_kept_it_has_a_page(filled: Path, settings: Config,
     assert "only 16 chunks, at least 100 are needed to learn" in text
 
 
+def test_a_store_that_was_rolled_back_says_so(promoted: Path, settings: Config, tmp_path: Path) -> None:
+    with KnowledgeBase(promoted, config=settings) as kb:
+        kb.rollback(reason=f"it is $\\frac{{bad {HOSTILE[0]} " + "very " * 40)
+        story = gather(kb)
+    title, lines = page.headline(story)
+    assert title == "The base model is live: version 1 was rolled back"
+    assert lines[0].startswith("from version 1: it is $")
+    text = page.html(story)
+    assert "v1 ↩" in text
+    assert "&lt;script&gt;" in text
+    assert "<script>" not in text
+    page.write_picture(story, tmp_path / "r.png")
+    with Image.open(tmp_path / "r.png") as picture:  # nothing reaches its right edge
+        assert picture.convert("L").crop((1330, 0, 1350, 200)).getextrema() == (255, 255)
+
+
 def test_the_command_writes_page_and_picture(promoted: Path, tiny_model: Path, tmp_path: Path, capsys: object) -> None:
     from tests.integration.test_cli import real
 
@@ -140,6 +157,7 @@ def test_the_command_writes_page_and_picture(promoted: Path, tiny_model: Path, t
     found = done.json
     assert found["title"].startswith("Version 1 is live")
     assert [Path(file).name for file in found["files"]] == ["r.html", "r.png"]
+    assert stat.S_IMODE((tmp_path / "r.html").stat().st_mode) == 0o600
     with Image.open(tmp_path / "r.png") as picture:
         assert picture.size == (1350, 630)
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50  # something is drawn

@@ -314,13 +314,16 @@ def test_watch_once_learns_where_anything_is_new(
     (tmp_path / "asked.txt").write_text("\n".join(asked))
     monkeypatch.setenv("RAGSELF_ENCODER__MODEL", str(tiny_model))
 
-    def once() -> dict[str, Any]:
+    def once(code: int = 0) -> dict[str, Any]:
         command = [sys.executable, "-m", "ragself", "watch", "--once", "--kb", str(filled), "--json", "-q"]
         done = subprocess.run([*command, "--queries", str(tmp_path / "asked.txt")], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    monkeypatch.setenv("RAGSELF_WATCH__MEMORY", "0.2")
+    assert "watch.memory" in once(1)["error"]
+    monkeypatch.delenv("RAGSELF_WATCH__MEMORY")
     first = once()
     assert first["report"]["decision"] == "promote"
     second = once()
