@@ -59,7 +59,6 @@ from ragself.telemetry import passes, span
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = "folder"  # in the place of a server's URL
 _PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
 
@@ -109,9 +108,7 @@ class KnowledgeBase:
         self._cache = VectorCache(self.path / "cache.db")
         self._base = BaseVectors(self._encoder, self._manifest.fingerprint, self._manifest.dimension, self._cache)
         self._following = Following(self.path, self._registry, self._journal, self._base)
-        self._server = self.config.chroma or self._manifest.server
-        if self._server == _FOLDER:
-            self._server = None
+        self._server = self._manifest.place(self.config.chroma)
         self._registry.name = lambda number: self._manifest.collection(number, self._server)
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
@@ -591,7 +588,7 @@ class KnowledgeBase:
 
     def status(self) -> Status:
         """What is here: documents, versions, the last decision, sizes."""
-        return read_status(self.path)
+        return read_status(self.path, self.config)
 
     def history(self) -> list[Mapping[str, Any]]:
         """Every decision with its reason and figures, oldest first."""

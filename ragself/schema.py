@@ -312,7 +312,8 @@ class Status:
             ``started``, ``pid``; None where none is.
         last: The last event of the history.
         writer: Who is writing now, or None.
-        bytes: Size on disk by part.
+        server: URL of the Chroma server that holds the vectors; None where they are in the folder.
+        bytes: Size on disk by part; what a server holds is not among it.
     """
 
     path: str
@@ -325,4 +326,5 @@ class Status:
     learning: Mapping[str, Any] | None
     last: Mapping[str, Any]
     writer: str | None
+    server: str | None
     bytes: Mapping[str, int]

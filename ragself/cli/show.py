@@ -115,6 +115,7 @@ def status(found: Status) -> None:
         ("last", f"{found.last.get('event')} at {found.last.get('at')}: {found.last.get('reason')}"),
         ("being written by", found.writer or "nobody"),
         ("learning", _learning(found.learning)),
+        ("vectors", f"on the Chroma server {found.server}" if found.server else "in the folder"),
         ("on disk", ", ".join(f"{name} {size(count)}" for name, count in found.bytes.items())),
     ]
     for name, value in rows:

@@ -63,6 +63,11 @@ class Manifest:
         """Name of the collection of a version: another one in each place, which follows the documents on its own."""
         return f"{self.prefix(server)}v{number:04d}"
 
+    def place(self, setting: str | None) -> str | None:
+        """URL of the Chroma server that holds the vectors, by the setting `chroma`; None: they are in the folder."""
+        where = setting or self.server
+        return None if where == "folder" else where
+
     def prefix(self, server: str | None) -> str:
         """What the names of all collections in a place begin with."""
         where = "" if server is None else hashlib.blake2b(server.encode(), digest_size=3).hexdigest() + "-"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ragself.config import Config, load
 from ragself.corpus.journal import Journal
 from ragself.schema import Status
 from ragself.serve.beacon import seen
@@ -13,11 +14,16 @@ from ragself.serve.registry import Registry
 _PARTS = ("corpus.db", "cache.db", "scores.db", "versions")
 
 
-def read_status(directory: Path) -> Status:
+def read_status(directory: Path, config: Config | None = None) -> Status:
     """Read the status of the knowledge base in `directory`, also while another process writes.
+
+    Args:
+        directory: Its folder.
+        config: Settings; None reads them from where they are.
 
     Raises:
         StoreError: There is none, or it is damaged or too new.
+        ConfigError: Its settings are wrong.
     """
     registry = Registry(directory)
     manifest = registry.manifest()
@@ -26,6 +32,7 @@ def read_status(directory: Path) -> Status:
         documents, chunks = journal.sources(), len(journal)
     finally:
         journal.close()
+    server = manifest.place((config or load(directory)).chroma)
     history = registry.history()
     return Status(
         path=str(directory),
@@ -38,6 +45,7 @@ def read_status(directory: Path) -> Status:
         learning=seen(directory),
         last=history[-1] if history else {},
         writer=ProcessLock(directory).holder(),
+        server=server,
         bytes={part: _size(directory / part) for part in _PARTS},
     )
 

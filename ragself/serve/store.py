@@ -120,6 +120,8 @@ class Store:
 
     def mend(self, version: Version) -> None:
         """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
+        if self.server is not None:
+            Chroma(self.server).close()  # one that is away is told of instead, once by each who asks
         logger.warning(
             "Writing to the index of version %d broke off; building it again from the documents", version.number
         )

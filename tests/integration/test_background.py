@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -187,3 +188,36 @@ def test_what_it_cannot_learn_from_is_told_at_once(kb: KnowledgeBase, caplog: py
     assert not retriever.adapting().running
     with pytest.raises(StoreError, match="was closed"):
         retriever.start_adapting()
+
+
+def test_it_stops_amid_reading_files_and_goes_on_there(settings: Config, chunks: list[Chunk], tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for chunk in chunks[:6]:
+        (docs / f"{chunk.id}.md").write_text(chunk.text)
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        background, stopping = BackgroundAdaptation(kb, folders=[docs]), threading.Event()
+        stopping.set()
+        assert background.once(stopping).error is None
+        assert kb.status().chunks == 0
+        stopping.clear()
+        assert background.once(stopping).error is None
+        assert kb.status().chunks == 6
+
+
+def test_queries_that_cannot_be_read_are_complained_of_once(
+    kb: KnowledgeBase, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kb.config = impatient(kb.config)
+    background = BackgroundAdaptation(kb, tmp_path / "asked.txt")
+    background.start()
+    until(lambda: background.status().error is not None)
+    time.sleep(0.5)
+    assert isinstance(background.status().error, InputError)
+    assert [line for line in caplog.messages if "Cannot read the queries" in line] == [
+        line for line in caplog.messages if line.startswith("nothing is learned: ")
+    ][:1]
+    (tmp_path / "asked.txt").write_text("notulu zonodo\n")
+    until(lambda: background.status().passes == 1)
+    assert background.stop()
+    assert background.status().error is None

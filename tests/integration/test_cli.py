@@ -168,6 +168,7 @@ def test_a_pass_and_all_that_follows(ragself: Ragself, filled: Path, asked_file:
     assert ragself("rollback", "--kb", filled, "--to", 5).code == 1
     assert ragself("gc", "--kb", filled, "--json").json == []
     assert "Nothing to remove" in ragself("gc", "--kb", filled).out
+    assert "in the folder" in ragself("status", "--kb", filled).out
     for command in ("status", "history"):
         done = ragself(command, "--kb", filled)
         assert done.code == 0

@@ -264,6 +264,7 @@ def test_vectors_move_to_a_server_and_back(
     there = {chunk.id: chunk.text for chunk in chunks}
     for place in (server.url, "folder"):
         with KnowledgeBase(promoted, config=settings.model_copy(update={"chroma": place})) as kb:
+            assert kb.status().server == (None if place == "folder" else place)
             if place != "folder":
                 with pytest.raises(StoreError, match="ragself gc"):
                     kb.search("notulu")
