@@ -219,7 +219,7 @@ class _Watcher:
         watch, job = self._job.config.watch, self._job
         took = time.monotonic() - self._began
         if job.seconds is not None and took > job.seconds:
-            return f"the pass took more than the {job.seconds / 60:g} minutes that it may; see watch.minutes"
+            return f"the pass took more than the {job.seconds / 60:.2g} minutes that it may; see watch.minutes"
         try:
             used, cpu = self._process.memory_info().rss, sum(self._process.cpu_times()[:2])
         except psutil.Error:  # it has just ended

@@ -76,7 +76,7 @@ def test_it_ends_when_it_is_asked_to_and_the_next_goes_on(filled: Path, settings
     ("limits", "settled", "said"),
     [
         ({}, {"memory": 0.2}, r"GB of memory, more than the 0\.2 of watch\.memory"),
-        ({"seconds": 0.1}, {}, r"more than the 0 minutes that it may; see watch\.minutes"),
+        ({"seconds": 0.1}, {}, r"more than the 0\.0017 minutes that it may; see watch\.minutes"),
         ({"cpu": 0.1}, {}, r"more than the 0 minutes of processor time that were left"),
     ],
 )
@@ -95,7 +95,7 @@ def test_it_ends_at_its_limits(
 
 
 def test_what_goes_wrong_there_is_raised_here(filled: Path, settings: Config, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Among the queries is a int"):
+    with pytest.raises(InputError, match=r"Among the queries is 3 \(int\)"):
         run(Job("adapt", filled, settings, {3: 1}, None, ""), threading.Event())  # type: ignore[dict-item]
     with pytest.raises(RagselfError, match="holds no knowledge base"):
         run(job(tmp_path / "nowhere", settings, []), threading.Event())

@@ -306,8 +306,8 @@ def test_what_is_no_query_filter_or_list_of_queries(kb: KnowledgeBase) -> None:
         "k is '5', expected a whole number": lambda: kb.search("x", "5"),  # type: ignore[arg-type]
         "The filter is 'a=1', expected a dict": lambda: kb.search("x", where="a=1"),  # type: ignore[arg-type]
         "The queries are one string, 'asked.txt'": lambda: kb.adapt("asked.txt"),
-        "Among the queries is a NoneType": lambda: kb.adapt([None]),  # type: ignore[list-item]
-        "Among the queries is a int": lambda: kb.forecast([3]),  # type: ignore[list-item]
+        "Among the queries is None": lambda: kb.adapt([None]),  # type: ignore[list-item]
+        r"Among the queries is 3 \(int\)": lambda: kb.forecast([3]),  # type: ignore[list-item]
     }
     for said, call in wrong.items():
         with pytest.raises(InputError, match=said):
