@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
 _AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
 _MANY = 50  # chunks or files, of which progress is told
+_FOLDERS, _PASS = "the folders are not looked at", "the pass failed"
 _SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
 Queries: TypeAlias = Callable[[], Iterable[str]] | Path | Iterable[str]
@@ -101,8 +102,7 @@ class BackgroundAdaptation:
         self._guard = Guard(kb, generator)
         self._status = BackgroundStatus()
         self._failed = 0
-        self._complaints: dict[str, str] = {}  # what went wrong when this was last tried; told once
-        self._unfollowed: RagselfError | None = None  # why the collection could not be followed when last tried
+        self._wrong: dict[str, Exception | None] = {}  # what went wrong when each was last tried
         self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
         self._stopping = threading.Event()
@@ -193,11 +193,10 @@ class BackgroundAdaptation:
             asked = self._asked()
             why, waiting = self._due(asked)
             self._status = replace(self._status, waiting=waiting)
-            self._complain("look", None)
         except Exception as error:  # the application goes on; the next look may succeed
-            self._complain("look", error)
-            self._status = replace(self._status, error=error)
+            self._complain("nothing is learned", error)
             return
+        self._complain("nothing is learned", None)
         if why is not None and not stopping.is_set():
             self._pass(why, asked, stopping)
 
@@ -247,7 +246,6 @@ class BackgroundAdaptation:
             seconds if rest is None else min(seconds, rest),
             cpu,
         )
-        error: Exception | None = None
         told("begin", 0, 1)
         try:
             report = Report(**(isolate.run(job, stopping, told, lambda: self._look_meanwhile(stopping)) or {}))
@@ -259,13 +257,13 @@ class BackgroundAdaptation:
                 self._kb.gc()
         except isolate.Stopped:
             return
-        except Exception as caught:
-            error = caught
+        except Exception as error:
             with suppress(RagselfError):  # a full disk
-                self._kb.record("fail", str(caught), job.started)
-            self._back_off(caught)
-        passes = self._status.passes + 1
-        self._status = replace(self._status, stage=None, error=error or self._unfollowed, passes=passes)
+                self._kb.record("fail", str(error), job.started)
+            self._back_off(error)
+        else:
+            self._complain(_PASS, None)
+        self._status = replace(self._status, stage=None, passes=self._status.passes + 1)
 
     def _look_meanwhile(self, stopping: threading.Event) -> None:
         """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""
@@ -290,38 +288,30 @@ class BackgroundAdaptation:
         self._looked = time.monotonic()
         try:
             self._folders.look(told)
-            self._complain("folders", None)
+            self._complain(_FOLDERS, None)
         except isolate.Stopped:
             pass
         except Exception as error:  # the next look may succeed; learning goes on with what is here
-            self._complain("folders", error)
+            self._complain(_FOLDERS, error)
 
-    def _complain(self, where: str, error: Exception | None) -> None:
-        """Log what goes wrong, once as long as it stays the same."""
-        before, self._complaints[where] = self._complaints.get(where), str(error or "")
-        if error is None or str(error) == before:
+    def _complain(self, what: str, error: Exception | None, *, again: bool = False) -> None:
+        """Remember how something went; log what goes wrong, once as long as it stays the same unless `again`."""
+        before, self._wrong[what] = self._wrong.get(what), error
+        if what != _FOLDERS:  # looked at in another thread, too
+            wrong = (found for tried, found in list(self._wrong.items()) if found is not None and tried != _FOLDERS)
+            self._status = replace(self._status, error=next(wrong, None))
+        if error is None or (str(error) == str(before) and not again):
             return
         expected = isinstance(error, RagselfError)
-        logger.log(
-            logging.WARNING if expected else logging.ERROR,
-            "%s: %s",
-            "the folders are not looked at" if where == "folders" else "nothing is learned",
-            error,
-            exc_info=None if expected else error,
-        )
+        level = logging.WARNING if expected else logging.ERROR
+        logger.log(level, "%s: %s", what, error, exc_info=None if expected else error)
 
     def _back_off(self, error: Exception) -> None:
         wait = min(_AGAIN * 2 ** min(self._failed, 16), self._watch.every)
         self._failed += 1
         self._not_before = time.monotonic() + wait
-        expected = isinstance(error, RagselfError)
-        logger.log(
-            logging.WARNING if expected else logging.ERROR,
-            "the pass failed, the next is in %.0f s at the earliest: %s",
-            wait,
-            error,
-            exc_info=None if expected else error,
-        )
+        self._complain(_PASS, error, again=True)
+        logger.warning("the next pass is in %.0f s at the earliest", wait)
 
     def _asked(self) -> list[str]:
         if isinstance(self._queries, Path):
@@ -335,8 +325,7 @@ class BackgroundAdaptation:
         self._synced = time.monotonic() + min(_SYNC, self._watch.every)
         try:
             self._kb.sync()
-            self._unfollowed = None
         except RagselfError as error:
-            logger.warning("the collection is not followed before this pass: %s", error)
-            self._unfollowed = error
-            self._status = replace(self._status, error=error)
+            self._complain("the collection is not followed before this pass", error)
+        else:
+            self._complain("the collection is not followed before this pass", None)

@@ -217,6 +217,8 @@ def test_queries_that_cannot_be_read_are_complained_of_once(
     assert [line for line in caplog.messages if "Cannot read the queries" in line] == [
         line for line in caplog.messages if line.startswith("nothing is learned: ")
     ][:1]
+    (tmp_path / "asked.txt").write_text("")
+    until(lambda: background.status().error is None)  # also before there is a pass
     (tmp_path / "asked.txt").write_text("notulu zonodo\n")
     until(lambda: background.status().passes == 1)
     assert background.stop()
