@@ -31,6 +31,9 @@ model = SentenceTransformer("this-folder")
 documents = model.encode_document(["a text that is searched"])
 queries = model.encode_query(["what is asked"])"""
 
+_WORDS = """ Words are kept as hashes with a weight: someone who
+guesses a word can tell whether it occurred in the corpus, and how often. Do not publish it where that matters."""
+
 
 def export(store: Store, version: Version, directory: Path, *, merged: bool = False) -> list[Path]:
     """Write a version's adapter with a model card.
@@ -73,7 +76,7 @@ def export(store: Store, version: Version, directory: Path, *, merged: bool = Fa
             if embedder.adapter is not None:
                 shutil.copyfile(store.registry.adapter_path(version.number), directory / "adapter.safetensors")
             (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        (directory / "README.md").write_text(_card(version, name, len(store.journal), merged=merged), encoding="utf-8")
+        (directory / "README.md").write_text(_card(version, store, name, merged=merged), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"Cannot write {directory}: {error}. Free some space or mend the permissions.") from error
     if merged:
@@ -86,13 +89,21 @@ def _merged_canaries(directory: Path) -> NDArray[np.float32]:
     return Encoder(EncoderConfig(model=str(directory))).documents(CANARIES)
 
 
-def _card(version: Version, base: str, documents: int, *, merged: bool) -> str:
-    gate = (
-        "This version passed ragself's gate: on held-out probes of the corpus it was trained on, paired bootstrap "
-        "intervals of the change, no labels.\n\n" + _table(version.figures)
-        if version.figures
-        else "This is the plain base model; nothing was trained.\n"
-    )
+def _card(version: Version, store: Store, base: str, *, merged: bool) -> str:
+    if version.figures:
+        title = f"A {version.kind} adapter for {base}"
+        made = (
+            f"Fitted by ragself to a private corpus of {len(store.journal)} chunks, and judged by the likelihood of a\n"
+            "language model; no labels were used."
+        )
+        gate = (
+            "This version passed ragself's gate: on held-out probes of the corpus it was fitted to, paired bootstrap "
+            "intervals of the change, no labels.\n\n" + _table(version.figures)
+        )
+    else:
+        title, made = f"{base}, as it is", "The plain base model, as ragself serves it before anything is learned."
+        gate = "Nothing was learned, so nothing is claimed.\n"
+    words = version.dimension > store.manifest.dimension  # by a sketch of words
     library, relation, load = ("sentence-transformers", "finetune", _MERGED) if merged else ("ragself", "adapter", _OWN)
     return f"""---
 base_model: {base}
@@ -102,10 +113,9 @@ pipeline_tag: sentence-similarity
 tags: [ragself, retrieval, self-training]
 ---
 
-# A {version.kind} adapter for {base}
+# {title}
 
-Trained by ragself on a private corpus of {documents} chunks, supervised by the
-likelihood of a language model alone. Vectors have {version.dimension} dimensions and are compared by cosine.
+{made} Vectors have {version.dimension} dimensions and are compared by cosine.
 
 ## How good it is
 
@@ -121,8 +131,7 @@ Index and queries must both use this version: vectors of other versions are not 
 
 ## What it may reveal
 
-No text, query or path of the corpus is in these files. Words are kept as hashes with a weight: someone who
-guesses a word can tell whether it occurred in the corpus, and how often. Do not publish it where that matters.
+No text, query or path of the corpus is in these files.{_WORDS if words else ""}
 """
 
 

@@ -134,6 +134,10 @@ def test_an_export_makes_the_live_vectors_and_tells_nothing(
         vectors = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
         best = [hit.id for hit in kb.search(asked[0], 5)]
     assert {file.name for file in files} == {"adapter.safetensors", "ragself.json", "README.md"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "hybrid adapter" in card
+    assert f"{len(chunks)} chunks" in card
+    assert "Words are kept as hashes" in card
     embedder = Embedder.load(tmp_path / "out", str(tiny_model))
     made = embedder.documents([chunk.text for chunk in chunks])
     np.testing.assert_allclose(made, vectors, atol=1e-5)
@@ -153,6 +157,8 @@ def test_the_base_model_can_be_exported_too(
     with KnowledgeBase(filled, config=settings) as kb:
         assert {file.name for file in kb.export(tmp_path / "out")} == {"ragself.json", "README.md"}
         vectors = kb.store().snapshot(0).index.vectors([chunks[0].id])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert [claim for claim in ("Fitted", "adapter for", "passed ragself's gate", "hashes") if claim in card] == []
     made = Embedder.load(tmp_path / "out", str(tiny_model)).documents([chunks[0].text])
     np.testing.assert_allclose(made, vectors, atol=1e-5)
 
