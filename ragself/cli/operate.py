@@ -97,8 +97,10 @@ def pin(
 def unpin(kb: Kb = HERE, reason: Reason = "", json: Json = False) -> None:
     """Let passes replace the live version again."""
     with open_kb(kb) as base:
+        pinned = base.pinned
         version = base.unpin(started="ragself unpin", reason=reason)
-    console.emit(version) if json else console.out.print(f"Version {version.number} ({version.kind}) may be replaced.")
+    then = "may be replaced" if pinned else "was not pinned; passes may replace it"
+    console.emit(version) if json else console.out.print(f"Version {version.number} ({version.kind}) {then}.")
 
 
 def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:

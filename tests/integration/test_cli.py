@@ -243,6 +243,7 @@ def test_pin_and_unpin(ragself: Ragself, promoted: Path) -> None:
     )
     assert "`ragself pin` keeps it" not in ragself("rollback", "--kb", promoted, "--to", 1).out
     assert "Version 1 (hybrid) may be replaced" in ragself("unpin", "--kb", promoted).out
+    assert "was not pinned" in ragself("unpin", "--kb", promoted).out
     assert ragself("pin", "--kb", promoted, "--version", 0, "--json").json["number"] == 0
     events = ragself("history", "--kb", promoted, "--json").json[-6:]
     assert [(event["event"], event["started"]) for event in events] == [
