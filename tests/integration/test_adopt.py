@@ -284,16 +284,20 @@ def test_a_database_that_is_opened_by_its_folder_is_not_touched(
     tmp_path: Path, encoder: Encoder, chunks: list[Chunk], settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path / "theirs", encoder, chunks)
-    before, left = contents(tmp_path / "theirs"), set(Path(tempfile.gettempdir()).glob("ragself-*"))
+    before, copies = contents(tmp_path / "theirs"), tmp_path / "copies"
+    copies.mkdir()
+    made = copies.stat().st_mtime_ns
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
     monkeypatch.chdir(tmp_path)
     with KnowledgeBase.adopt("kb", "theirs", chroma="theirs", config=settings) as kb:
         assert kb.status().chunks == len(chunks)
         assert kb.followed is not None
         assert kb.followed.place == str(tmp_path / "theirs")
+        assert copies.stat().st_mtime_ns > made  # it was copied there
         monkeypatch.chdir("/")
         assert kb.sync().unchanged == len(chunks)
     assert contents(tmp_path / "theirs") == before
-    assert set(Path(tempfile.gettempdir()).glob("ragself-*")) == left  # the copy is gone
+    assert list(copies.iterdir()) == []  # the copy is gone
 
 
 WRITER = """
