@@ -23,7 +23,7 @@ from ragself.guard import Guard
 from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
 from ragself.schema import Report
-from ragself.triggers import due, left, spent
+from ragself.triggers import due, left
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a 
 _AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
 _MANY = 50  # chunks or files, of which progress is told
 _FOLDERS, _PASS = "the folders are not looked at", "the pass failed"
+_DAY = 86_400.0  # seconds
 _SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
 Queries: TypeAlias = Callable[[], Iterable[str]] | Path | Iterable[str]
@@ -219,7 +220,7 @@ class BackgroundAdaptation:
 
     def _left_to_spend(self) -> tuple[int | None, float | None] | None:
         """Tokens and seconds of processor time that are left, None where there is no bound; None where none are."""
-        tokens, cpu = spent(self._kb.history(), time.time())
+        cpu, tokens = self._kb.spent(_DAY)
         left_tokens = None if self._watch.tokens is None else self._watch.tokens - tokens
         left_cpu = None if self._watch.cpu_minutes is None else self._watch.cpu_minutes * 60 - cpu
         if (left_tokens is not None and left_tokens <= 0) or (left_cpu is not None and left_cpu <= 0):

@@ -36,7 +36,7 @@ from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
-from ragself.schema import Chunk, Probe, Report, Version
+from ragself.schema import Account, Chunk, Probe, Report, Version
 from ragself.serve.files import read_json, write_json
 from ragself.serve.index import Index
 from ragself.serve.registry import now
@@ -54,6 +54,7 @@ def run(
     config: Config,
     progress: Progress = silent,
     notes: Mapping[str, Any] | None = None,
+    account: Account | None = None,
 ) -> Report:
     """Learn from the documents and the queries, and switch if the result is proven to be better.
 
@@ -65,13 +66,14 @@ def run(
         config: Settings.
         progress: Told of each stage.
         notes: For the history, beside the report.
+        account: Takes what the language model costs; None begins one.
 
     Raises:
         GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
     """
     clock, cpu = _Clock(), time.process_time()
     store.cache.begin_pass()
-    with supervise(config, store.directory) as supervision:
+    with supervise(config, store.directory, account) as supervision:
         report, better = _learn(store, queries, config, supervision, clock, progress)
     if better is not None:
         with store.filling(better.version) as index:

@@ -14,7 +14,7 @@ from ragself import isolate, review
 from ragself.errors import RagselfError
 from ragself.knowledge import KnowledgeBase
 from ragself.schema import Review
-from ragself.serve.signals import SignalLog, Signals
+from ragself.serve.signals import SIGNALS, SignalLog, Signals
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Guard:
             self._kb.rollback(before, started="guard", reason=reason)
 
     def _signals(self, version: int, before: int, since: float) -> str | None:
-        path = self._kb.path / "signals.db"
+        path = self._kb.path / SIGNALS
         if not path.exists():
             return None
         with closing(SignalLog(path)) as log:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -27,6 +28,7 @@ from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import (
+    Account,
     Added,
     Chunk,
     Embedding,
@@ -51,6 +53,7 @@ from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.origin import Origin
 from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
+from ragself.serve.signals import SIGNALS, SignalLog
 from ragself.serve.snapshot import Snapshot
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
@@ -391,14 +394,15 @@ class KnowledgeBase:
             StoreLocked: Another process is learning.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
-        config, given = self._supervised_by(generator), check_asked(queries)
+        config, given, account = self._supervised_by(generator), check_asked(queries), Account()
         with (
             self._alone_in_learning(),
-            shining(self.path, started, progress) as told,
+            shining(self.path, started, progress, account) as told,
             span("ragself.adapt"),
         ):
             notes = {"started": started, "seen": self._seen(given, config)}
-            report = cycle.run(self.store(), Counter(given) + Counter(self.asked()), config, told, notes)
+            asked = Counter(given) + Counter(self.asked())
+            report = cycle.run(self.store(), asked, config, told, notes, account)
         passes.add(1, {"decision": report.decision})
         self._live.renew()
         return report
@@ -447,6 +451,20 @@ class KnowledgeBase:
         version, before = (self._registry.version(event[key]) for key in ("version", "before"))
         weight = float(event["report"]["weight"]["weight"])
         return review.review(self.store(), version, before, weight, queries, self._supervised_by(generator), progress)
+
+    def spent(self, within: float) -> tuple[float, int]:
+        """What passes have taken of late, also those that failed, were stopped or died.
+
+        Args:
+            within: Seconds up to now.
+
+        Returns:
+            Seconds of processor time, and tokens that a language model read.
+        """
+        self.check_open()
+        now = time.time()
+        with closing(SignalLog(self.path / SIGNALS)) as log:
+            return log.spent(now - within, now)
 
     def promotion(self) -> Mapping[str, Any] | None:
         """The event of the history that made the live version live, if that was a promotion."""

@@ -17,7 +17,7 @@ from ragself.learn.probes import make
 from ragself.models.adapter import Adapter
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Status
-from ragself.serve.signals import SignalLog, Signals
+from ragself.serve.signals import SIGNALS, SignalLog, Signals
 from ragself.serve.store import Store
 
 _ASKED = 300  # queries that are looked up in both versions
@@ -129,9 +129,9 @@ def _compared(store: Store, status: Status) -> tuple[int, int] | None:
 
 
 def _searches(kb: KnowledgeBase, status: Status) -> dict[int, Signals]:
-    if not (kb.path / "signals.db").exists():
+    if not (kb.path / SIGNALS).exists():
         return {}
-    with closing(SignalLog(kb.path / "signals.db")) as log:
+    with closing(SignalLog(kb.path / SIGNALS)) as log:
         found = {version.number: log.of(version.number, time.time() - _SINCE) for version in status.versions}
     return {number: signals for number, signals in found.items() if signals.searches}
 

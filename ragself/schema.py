@@ -182,6 +182,27 @@ class Added:
     skipped: tuple[Skipped, ...] = ()
 
 
+@dataclass(slots=True)
+class Account:
+    """What asking a language model has cost.
+
+    Attributes:
+        pairs: Pairs of document and probe that were needed.
+        asked: Of these, how many the language model was asked for; the others were stored.
+        unanswered: Of those, how many it had no likelihood for.
+        tokens: That it read.
+        seconds: That it took.
+        floor: Noise of its answers in nats per token.
+    """
+
+    pairs: int = 0
+    asked: int = 0
+    unanswered: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    floor: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What one pass did and decided.

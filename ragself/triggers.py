@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from ragself.config import WatchConfig
 from ragself.schema import News
-
-DAY = 86_400.0
 
 
 def due(watch: WatchConfig, news: News, last: float | None, now: float) -> str | None:
@@ -48,17 +44,6 @@ def left(hours: str | None, now: datetime) -> float | None:
         if began <= now < ends:
             return (ends - now).total_seconds()
     return 0.0
-
-
-def spent(history: Sequence[Mapping[str, Any]], now: float) -> tuple[int, float]:
-    """Tokens of a language model and seconds of processor time that passes have taken within 24 hours."""
-    tokens, cpu = 0, 0.0
-    for event in history:
-        report = event.get("report")
-        if report and now - datetime.fromisoformat(event["at"]).timestamp() < DAY:
-            tokens += int(report["likelihood"].get("tokens", 0))
-            cpu += float(report.get("cpu", 0.0))
-    return tokens, cpu
 
 
 def _span(seconds: float) -> str:

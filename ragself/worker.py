@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +22,7 @@ from ragself.config import load
 from ragself.errors import RagselfError
 from ragself.forecast import within
 from ragself.knowledge import KnowledgeBase
+from ragself.serve.signals import SIGNALS, SignalLog
 
 _EVERY = 0.2  # seconds between two lines of progress
 
@@ -67,6 +69,8 @@ def _do(job: Mapping[str, Any], told: _Told) -> Mapping[str, Any] | None:
         if job["task"] == "review":
             review = kb.review(told, generator=job["generator"])
             return None if review is None else asdict(review)
+        with closing(SignalLog(kb.path / SIGNALS)) as log:
+            log.spend(time.process_time(), 0)  # to come so far is part of what a pass takes
         queries = [text for text, times in job["queries"] for _ in range(times)]
         if job["tokens"] is not None:
             kb.config = within(job["tokens"], kb.forecast(queries, told, generator=job["generator"]), kb.config)

@@ -13,9 +13,10 @@ from ragself.corpus.scores import ScoreCache
 from ragself.learn.questions import LOOKALIKES
 from ragself.models.gain import IRRELEVANT
 from ragself.models.generator import Generator, open_generator
-from ragself.models.likelihood import Account, LanguageModelScorer
+from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.ngram import NgramScorer
 from ragself.models.scorer import LikelihoodScorer
+from ragself.schema import Account
 
 SCORES = "scores.db"
 _CHECK = LOOKALIKES + 1 + IRRELEVANT  # pairs that a question costs before it is a probe
@@ -54,8 +55,13 @@ class Supervision:
 
 
 @contextmanager
-def supervise(config: Config, directory: Path) -> Iterator[Supervision]:
+def supervise(config: Config, directory: Path, account: Account | None = None) -> Iterator[Supervision]:
     """Open the language model that the settings name, and close it.
+
+    Args:
+        config: Settings.
+        directory: Of the knowledge base.
+        account: Takes what it costs; None begins one.
 
     Raises:
         GeneratorError: It cannot be loaded or reached.
@@ -66,7 +72,7 @@ def supervise(config: Config, directory: Path) -> Iterator[Supervision]:
         yield Supervision(config.generator)
         return
     with closing(generator), closing(ScoreCache(scores_file(config, directory))) as cache:
-        yield Supervision(config.generator, generator, cache)
+        yield Supervision(config.generator, generator, cache, account or Account())
 
 
 def scores_file(config: Config, directory: Path) -> Path:

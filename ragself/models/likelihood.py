@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from ragself.models.gain import FLOORS, IRRELEVANT, gain, level
 from ragself.models.generator import Generator, Likelihoods, Pair, identify
 from ragself.models.prompt import TARGET_TOKENS, lay_out, prompt, template
 from ragself.progress import Progress, silent
-from ragself.schema import Probe
+from ragself.schema import Account, Probe
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +29,6 @@ _BLOCK = 64  # probes looked up at once
 _TOGETHER = 32  # pairs tokenised at once
 _REMEMBERED = 4096  # tokenised texts kept
 _BROKEN = 0.1  # share of pairs without an answer from which the model itself is broken
-
-
-@dataclass(slots=True)
-class Account:
-    """What asking has cost.
-
-    Attributes:
-        pairs: Pairs of document and probe that were needed.
-        asked: Of these, how many the language model was asked for; the others were stored.
-        unanswered: Of those, how many it had no likelihood for.
-        tokens: That it read.
-        seconds: That it took.
-        floor: Noise of its answers in nats per token.
-    """
-
-    pairs: int = 0
-    asked: int = 0
-    unanswered: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    floor: float = 0.0
 
 
 class LanguageModelScorer:

@@ -1,4 +1,4 @@
-"""How searching went, by version and quarter of an hour: counts, errors and times, never a text."""
+"""How searching went and what passes took, by quarter of an hour: counts, errors and times, never a text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 
 from ragself.corpus.database import Database
 
+SIGNALS = "signals.db"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS searches (
     quarter INTEGER NOT NULL, version INTEGER NOT NULL, bucket INTEGER NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (quarter, version, bucket)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passes (quarter INTEGER PRIMARY KEY, cpu REAL NOT NULL, tokens INTEGER NOT NULL);
 """
 _QUARTER = 900.0  # seconds
 _FAILED = -1  # the bucket of searches that raised an error
@@ -46,7 +49,7 @@ def bucket(seconds: float) -> int:
 
 
 class SignalLog:
-    """What is remembered of all searches, by whichever process."""
+    """What is remembered of all searches and passes, by whichever process."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises StoreError where that is impossible."""
@@ -83,6 +86,32 @@ class SignalLog:
         counts = {int(bucket): int(count) for bucket, count in rows}
         failed = counts.pop(_FAILED, 0)
         return Signals(sum(counts.values()) + failed, failed, _quantile(counts, 0.5), _quantile(counts, 0.95))
+
+    def spend(self, cpu: float, tokens: int, now: float | None = None) -> None:
+        """Add to what passes have taken.
+
+        Args:
+            cpu: Seconds of processor time.
+            tokens: That a language model has read.
+            now: Seconds since 1970; None takes the clock.
+        """
+        quarter = int((time.time() if now is None else now) // _QUARTER)
+        with self._db.write() as db:
+            db.execute(
+                "INSERT INTO passes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "cpu = cpu + excluded.cpu, tokens = tokens + excluded.tokens",
+                (quarter, cpu, tokens),
+            )
+            db.execute("DELETE FROM passes WHERE quarter < ?", (quarter - _KEPT,))
+
+    def spent(self, since: float, until: float) -> tuple[float, int]:
+        """Seconds of processor time and tokens that passes took in a time, in whole quarters of an hour."""
+        with self._db.read() as db:
+            row = db.execute(
+                "SELECT total(cpu), coalesce(sum(tokens), 0) FROM passes WHERE quarter BETWEEN ? AND ?",
+                (int(since // _QUARTER), int(until // _QUARTER)),
+            ).fetchone()
+        return float(row[0]), int(row[1])
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -12,7 +12,7 @@ from ragself.config import QueriesConfig
 from ragself.corpus.asked import QueryLog, redaction
 from ragself.errors import InputError
 from ragself.serve.recorder import Recorder
-from ragself.serve.signals import SignalLog
+from ragself.serve.signals import SIGNALS, SignalLog
 from ragself.telemetry import duration, errors, span
 
 
@@ -25,9 +25,7 @@ class Traffic:
         self._path, self._settings = directory / "queries.db", settings
         self._log: QueryLog | None = None
         self._opening = threading.Lock()
-        self._recorder = Recorder(
-            lambda: SignalLog(directory / "signals.db"), self._open if settings.log else None, redact
-        )
+        self._recorder = Recorder(lambda: SignalLog(directory / SIGNALS), self._open if settings.log else None, redact)
 
     @contextmanager
     def asking(self, queries: Sequence[str], live: Callable[[], int]) -> Iterator[Callable[[int], None]]:

@@ -25,9 +25,9 @@ import psutil
 
 from ragself.config import GeneratorConfig
 from ragself.corpus.scores import ScoreCache
-from ragself.models.likelihood import Account, LanguageModelScorer
+from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.vllm import Vllm
-from ragself.schema import Probe
+from ragself.schema import Account, Probe
 
 SENTENCE = "rate limit of the server is five requests a second unless the key of a user allows more of them"
 WORDS = SENTENCE.split()

@@ -187,9 +187,9 @@ def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
 
     from ragself.config import GeneratorConfig
     from ragself.corpus.scores import ScoreCache
-    from ragself.models.likelihood import Account, LanguageModelScorer
+    from ragself.models.likelihood import LanguageModelScorer
     from ragself.models.vllm import Vllm
-    from ragself.schema import Probe
+    from ragself.schema import Account, Probe
 
     given = json.loads(Path(work).read_text())
     texts, config, account = given["texts"], GeneratorConfig().at(url), Account()

@@ -70,6 +70,8 @@ def test_it_ends_when_it_is_asked_to_and_the_next_goes_on(filled: Path, settings
     assert learners() == []
     assert (read_status(filled).live.number, read_status(filled).learning) == (0, None)
     assert (filled / "pass" / "hybrid.safetensors").exists()
+    with KnowledgeBase(filled, config=settings) as kb:  # what it took counts, though it came to nothing
+        assert 0.5 < kb.spent(3600)[0] < 120
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from ragself.config import GeneratorConfig
 from ragself.corpus.scores import ScoreCache
 from ragself.models.causal import CausalLM
 from ragself.models.generator import Generator, Pair
-from ragself.models.likelihood import Account, LanguageModelScorer
+from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.prompt import WRITINGS
 from ragself.models.vllm import Vllm
-from ragself.schema import Chunk, Probe
+from ragself.schema import Account, Chunk, Probe
 from tests.integration.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm

@@ -176,6 +176,21 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
         assert kb.review() is None
 
 
+@pytest.mark.parametrize(("bound", "spent"), [({"cpu_minutes": 1.0}, (59.9, 0)), ({"tokens": 1000}, (0.0, 999))])
+def test_no_pass_begins_when_what_may_be_spent_is_spent_also_by_passes_that_failed(
+    filled: Path, settings: Config, bound: dict[str, float], spent: tuple[float, int]
+) -> None:
+    config = settings.model_copy(update={"watch": settings.watch.model_copy(update=bound)})
+    with KnowledgeBase(filled, config=config) as kb, closing(SignalLog(filled / "signals.db")) as log:
+        background = BackgroundAdaptation(kb)
+        log.spend(*spent)
+        assert background._due([]) == ("the first pass", None)
+        log.spend(*spent)
+        assert background._due([]) == (None, "what may be spent within 24 hours is spent")
+        assert background.once(threading.Event()).waiting == "what may be spent within 24 hours is spent"
+        assert [event["event"] for event in kb.history()] == ["create"]
+
+
 def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(worse: Path, settings: Config) -> None:
     with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
         day = 86_400.0

@@ -15,9 +15,9 @@ from ragself.models import likelihood
 from ragself.models import prompt as wording
 from ragself.models.gain import FLOORS, IRRELEVANT
 from ragself.models.generator import CANARY, Pair, identify, open_generator
-from ragself.models.likelihood import NOISE_PAIRS, Account, LanguageModelScorer
+from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
 from ragself.models.prompt import lay_out, prompt
-from ragself.schema import Probe, ProbeKind
+from ragself.schema import Account, Probe, ProbeKind
 from tests.unit.fake_generator import BEGIN, FakeGenerator, Frozen, frozen, ids
 
 CONFIG = GeneratorConfig(model="fake", context=64)

@@ -4,8 +4,9 @@ import pytest
 
 from ragself.config import WatchConfig
 from ragself.schema import News
-from ragself.triggers import DAY, due, left, spent
+from ragself.triggers import due, left
 
+DAY = 86_400.0
 WATCH = WatchConfig(every=DAY, documents=100, queries=50, rest=600)
 NOW = 1_800_000_000.0
 
@@ -61,14 +62,3 @@ def test_what_is_left_of_the_hours(hours: str | None, time: str, seconds: float 
 def test_hours_that_are_none(hours: str) -> None:
     with pytest.raises(ValueError, match="two times of day such as 22:00-06:00"):
         WatchConfig(hours=hours)
-
-
-def test_what_passes_have_spent_within_a_day() -> None:
-    def event(ago: float, tokens: int | None, cpu: float) -> dict[str, object]:
-        at = datetime.fromtimestamp(NOW - ago, timezone.utc).isoformat(timespec="seconds")
-        likelihood = {} if tokens is None else {"tokens": tokens}
-        return {"event": "keep", "at": at, "report": {"likelihood": likelihood, "cpu": cpu}}
-
-    history = [event(2 * DAY, 1000, 50.0), event(DAY - 2, 300, 20.0), {"event": "rollback", "at": "?"}]
-    assert spent([*history, event(5, None, 1.5)], NOW) == (300, 21.5)
-    assert spent([], NOW) == (0, 0.0)

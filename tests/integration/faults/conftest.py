@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from ragself import Config, KnowledgeBase, Report
 from ragself.corpus.scores import ScoreCache
-from ragself.models.likelihood import NOISE_PAIRS, Account
+from ragself.models.likelihood import NOISE_PAIRS
 from ragself.progress import Progress
+from ragself.schema import Account
 from tests.integration.conftest import Child
 from tests.integration.faults.front import Front
 from tests.integration.faults.spoilt import Spoilt, make_spoilt

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models.likelihood import Account
+from ragself.schema import Account
 from tests.integration.faults.front import Front, Page, as_json, at_times
 from tests.integration.faults.work import SHORT, TEXTS, answers, reach, same, score, some_pairs
 from tests.integration.vllm_server import VllmServer

@@ -14,7 +14,7 @@ from ragself.config import GeneratorConfig
 from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
 from ragself.models.causal import CausalLM
-from ragself.models.likelihood import Account
+from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.spoilt import Spoilt
 from tests.integration.faults.work import REACHED, SHORT, WORK, change, reach, same, score

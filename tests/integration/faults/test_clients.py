@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ragself import Config, KnowledgeBase
 from ragself.corpus.scores import ScoreCache
-from ragself.models.likelihood import NOISE_PAIRS, Account
+from ragself.models.likelihood import NOISE_PAIRS
+from ragself.schema import Account
 from tests.integration.conftest import Child
 from tests.integration.faults.conftest import Spawn
 from tests.integration.faults.work import CANARIES, FLIGHT, WORK, few, prompts, reach, same, score, wait_until

@@ -18,7 +18,7 @@ from ragself.errors import GeneratorError
 from ragself.models import vllm
 from ragself.models.causal import CausalLM
 from ragself.models.generator import Pair
-from ragself.models.likelihood import Account
+from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.spoilt import Spoilt
 from tests.integration.faults.work import SHORT, TEXTS, WORK, Work, answers, change, few, reach, score, some_pairs

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
 from ragself.models import endpoint, fleet
-from ragself.models.likelihood import Account
+from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.work import SHORT, WORK, answers, reach, same, score, some_pairs
 from tests.integration.vllm_server import VllmServer

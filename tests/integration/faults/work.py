@@ -19,10 +19,10 @@ from ragself import Config
 from ragself.config import GeneratorConfig
 from ragself.corpus.scores import ScoreCache
 from ragself.models.generator import Generator, Likelihoods, Pair
-from ragself.models.likelihood import Account, LanguageModelScorer
+from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.vllm import Vllm
 from ragself.progress import Progress, silent
-from ragself.schema import Probe
+from ragself.schema import Account, Probe
 from tests.conftest import documents, queries
 from tests.integration.conftest import Child
 from tests.integration.faults.front import Front
