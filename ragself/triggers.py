@@ -21,7 +21,9 @@ def due(watch: WatchConfig, news: News, last: float | None, now: float) -> str |
         return None
     if last is None:
         return "the first pass"
-    since = now - last  # below 0 where the clock was set back: as if it had just ended
+    since = now - last
+    if since < -watch.rest:  # how long ago is not known; the end of this pass will be
+        return "the clock was set back since the last"
     if since < watch.rest:
         return None
     if watch.documents and news.chunks >= watch.documents:

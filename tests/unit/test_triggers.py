@@ -24,7 +24,9 @@ NOW = 1_800_000_000.0
         (News(1, 0), DAY - 1, None),
         (News(1, 0), DAY, "24 hours after the last"),
         (News(0, 0, "other settings"), DAY, "24 hours after the last"),
-        (News(5000, 5000), -3600, None),  # the clock was set back
+        (News(5000, 5000), -599, None),  # the clock was set back a little: it rests
+        (News(1, 0), -601, "the clock was set back since the last"),  # nothing waits for it to catch up
+        (News(0, 0), -601, None),
     ],
 )
 def test_what_makes_a_pass_due(news: News, since: float | None, why: str | None) -> None:
