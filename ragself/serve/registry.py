@@ -244,7 +244,8 @@ class Registry:
 
     def _move(self, changed: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Change the pointer. It carries what moved it: no switch is without its line, whatever dies after it."""
-        write_json(self._live, {**self._pointer(), **changed, "event": event})
+        events = [*self._unwritten(self._written()), event]
+        write_json(self._live, {**self._pointer(), **changed, "events": events})
         try:
             self._write_history()
         except StoreError as error:  # it has happened
@@ -273,7 +274,7 @@ class Registry:
     # the history ----------------------------------------------------------------------------------
 
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
-        """Append one event: create, sync, promote, keep, fail, rollback, pin, unpin or forget."""
+        """Append one event: create, sync, promote, keep, fail, review, rollback, pin, unpin, gc or forget."""
         self._write_history(_event(event, version, reason, details))
 
     def history(self) -> list[Mapping[str, Any]]:
@@ -297,22 +298,23 @@ class Registry:
         return events
 
     def _unwritten(self, written: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """What moved the pointer last, where there was no room for its line or a kill came before it."""
+        """What moved the pointer of late, where there was no room for its line or a kill came before it."""
         try:
-            event = self._pointer().get("event")
+            events = self._pointer().get("events", [])
         except (StoreError, AttributeError):  # damaged: who asks for the live version is told
             return []
-        last = next((line for line in reversed(written) if line["event"] in _MOVES), None)
-        return [] if event is None or json.dumps(event) == json.dumps(last) else [event]  # as text: NaN is like NaN
+        there = {json.dumps(line) for line in written if line["event"] in _MOVES}  # as text: NaN is like NaN
+        return [event for event in events if json.dumps(event) not in there]
 
 
 def _event(event: str, version: int | None, reason: str, details: Mapping[str, Any]) -> dict[str, Any]:
-    return {"event": event, "version": version, "reason": reason, "at": now(), "by": _user(), **details}
+    at = now("milliseconds")  # no two moves of the pointer are in one
+    return {"event": event, "version": version, "reason": reason, "at": at, "by": _user(), **details}
 
 
-def now() -> str:
-    """UTC time, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def now(timespec: str = "seconds") -> str:
+    """UTC time, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec=timespec)
 
 
 def _user() -> str:

@@ -273,6 +273,34 @@ def test_a_user_id_without_a_name_is_no_error(registry: Registry, monkeypatch: p
     assert registry.history()[-1]["by"] == "unknown"
 
 
+def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lines(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        registry.add(version(number))
+
+    def full(*_: Any) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ragself.serve.registry.append_json", full)
+        registry.point(1, "promote", "better", fingerprint="print-1")
+        registry.point(2, "promote", "better still", fingerprint="print-2")
+        registry.point(1, "rollback", "bad")
+        registry.pin(True, "enough")
+    moves = ["promote", "promote", "rollback", "pin"]
+    assert [event["event"] for event in registry.history()][-4:] == moves
+    assert registry.taken_back() == {"print-2": 2}
+    registry.record("keep", 1, "nothing new")
+    lines = (registry.directory / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines][-5:] == [*moves, "keep"]
+    registry.point(2, "rollback", "bad")  # over and over, within a second: no two lines are one
+    for _ in range(5):
+        registry.point(1, "rollback", "bad")
+        registry.point(2, "rollback", "bad")
+    assert sum(event["event"] == "rollback" for event in registry.history()) == 12
+
+
 def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> None:
     assert registry.origin() is None
     place, skipped = Followed("/db", "docs", "1"), (Skipped("x", "it has no text"),)
