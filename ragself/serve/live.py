@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _WAIT = 0.1  # seconds between two attempts to open what another process writes to
 _LOOK = 0.25  # seconds between two looks at the pointer, of which queries know nothing
 _LISTEN = 1.0  # seconds between two looks for what other processes wrote
+_LATE = 1.0  # seconds without a look after which queries wait for what is new, at most as long again
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +29,8 @@ Answer = TypeVar("Answer")
 class Live:
     """Lends the live snapshot, and follows the pointer: what is open goes on answering until the next is warm.
 
-    A switch by this process is seen at once, those of others, and what they write, within a second or two.
+    A switch by this process is seen at once, those of others, and what they write, within a second or two. Who asks
+    all the time waits for none of it; who asks now and then waits until what is new is open.
     """
 
     def __init__(
@@ -60,7 +62,10 @@ class Live:
         self._readers: Counter[int] = Counter()
         self._state = threading.Condition()
         self._opening = threading.RLock()
+        self._beginning = threading.Lock()
+        self._dropped: list[Snapshot] = []  # to be closed by whoever gives them back last
         self._renewal: threading.Thread | None = None
+        self._late = False  # what is open was not looked at for so long that queries wait for the renewal
         self._looked = self._listened = 0.0
         self._told = ""
         self._stale = False  # another process has written what is not seen yet
@@ -91,6 +96,11 @@ class Live:
             with self._state:
                 self._readers[id(snapshot)] -= 1
                 self._state.notify_all()
+                last = snapshot in self._dropped and self._readers[id(snapshot)] == 0
+                if last:
+                    self._forget(snapshot)
+            if last:
+                snapshot.close()
 
     @property
     def number(self) -> int:
@@ -150,15 +160,23 @@ class Live:
 
     def _look(self, newest: bool) -> None:
         now = time.monotonic()
-        if self._snapshot is None or not (newest or now - self._looked > _LOOK):
-            return
-        self._looked = now
+        if self._snapshot is not None and (newest or now - self._looked > _LOOK):
+            self._look_now(now, newest)
+        renewal = self._renewal
+        if self._late and renewal is not None and renewal is not threading.current_thread() and not self._turn.mine:
+            renewal.join(_LATE)
+
+    def _look_now(self, now: float, newest: bool) -> None:
+        late, self._looked = now - self._looked > _LATE, now
         if newest:
             if self._state_of_things() != self._seen:
                 self._replace()
-        elif (self._state_of_things() != self._seen or self._heard(now)) and not self._renewing():
-            self._renewal = threading.Thread(target=self._renew_meanwhile, name="ragself opens the new index")
-            self._renewal.start()
+        elif self._state_of_things() != self._seen or self._heard(now):
+            with self._beginning:
+                if not self._renewing():
+                    renewal = threading.Thread(target=self._renew_meanwhile, name="ragself opens the new index")
+                    renewal.start()  # before anybody can wait for it
+                    self._renewal, self._late = renewal, late
 
     def _state_of_things(self) -> tuple[object, ...]:
         """What the open snapshot depends on: the pointer, and whether Chroma's folder is this process's own."""
@@ -251,9 +269,21 @@ class Live:
             return nobody_writes
 
     def _drop(self, snapshot: Snapshot) -> None:
-        with self._opening:
-            if self._snapshot is snapshot:
-                self._retire(None)
+        """Have the next question put to a snapshot opened afresh; who is at this one, as a long addition, goes on."""
+        with self._opening, self._state:
+            if self._snapshot is not snapshot:
+                return
+            self._snapshot = None
+            if self._readers[id(snapshot)]:
+                self._dropped.append(snapshot)
+                return
+            self._forget(snapshot)
+        snapshot.close()
+
+    def _forget(self, snapshot: Snapshot) -> None:
+        del self._readers[id(snapshot)]
+        if snapshot in self._dropped:
+            self._dropped.remove(snapshot)
 
     def _retire(self, successor: Snapshot | None) -> None:
         """Put a successor in the place of the open snapshot, and close that when its last query has ended."""

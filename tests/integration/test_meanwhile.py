@@ -145,6 +145,25 @@ def test_a_switch_of_another_process_is_seen_within_a_second_and_no_query_waits_
         assert longest < 2
 
 
+def test_who_asks_now_and_then_is_not_answered_from_the_past(
+    tmp_path: Path, place: Config, chunks: list[Chunk], asked: list[str], spawn: Spawn
+) -> None:
+    """One query after a pause, not one that looks and one that sees."""
+    text = "notulu zonodo papaba mesori"
+    (tmp_path / "new.txt").write_text(text)
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        kb.add(chunks)
+        assert kb.adapt(asked).decision == "promote"
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        assert kb.search(text, 1)[0].version == 1
+        spawn("cli", argv=["rollback", "--kb", str(tmp_path / "kb")]).join()
+        time.sleep(1.1)
+        assert kb.search(text, 1)[0].version == 0
+        spawn("cli", argv=["add", "--kb", str(tmp_path / "kb"), str(tmp_path / "new.txt")]).join()
+        time.sleep(1.1)
+        assert text in kb.search(text, 1)[0].text
+
+
 def back(folder: Path, settings: Config, to: int) -> None:
     with KnowledgeBase(folder, config=settings) as kb:
         kb.rollback(to)
