@@ -40,7 +40,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # no number: ValueError
         raise ValueError(f"{value!r} is no URL; expected one such as http://127.0.0.1:8000")
     return value.rstrip("/")
 
@@ -209,7 +209,9 @@ class WatchConfig(_Table):
     documents: Count = Field(
         1000, description="New, changed and deleted chunks after which one begins earlier; 0 never."
     )
-    queries: Count = Field(500, description="Remembered queries after which one begins earlier; 0 never.")
+    queries: Count = Field(
+        500, description="Remembered queries, never asked before, after which one begins earlier; 0 never."
+    )
     rest: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         900.0, description="Seconds from the end of a pass to the beginning of the next, at least."
     )
@@ -338,6 +340,7 @@ def _explain(error: ValidationError, where: str) -> str:
             )
             lines.append(f"unknown key {path!r}; known here: {', '.join(keys)}")
         else:
-            value = "..." if "api_key" in path else repr(item["input"])
-            lines.append(f"{path} = {value}: {item['msg']}")
+            value = "..." if "api_key" in path or "@" in repr(item["input"]) else repr(item["input"])
+            message = item["msg"] if "@" not in item["msg"] else "no URL; expected one such as http://127.0.0.1:8000"
+            lines.append(f"{path} = {value}: {message}")
     return f"Bad settings in {where}: " + "; ".join(lines) + "."

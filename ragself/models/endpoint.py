@@ -74,7 +74,10 @@ class Endpoint:
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise GeneratorError(f"{url!r} is no URL ({error}). Expected one such as http://127.0.0.1:8000") from error
+            shown = url.rpartition("@")[2]  # what is before it may be a password, and in the error, too
+            raise GeneratorError(
+                f"{shown!r} is no URL ({type(error).__name__}). Expected one such as http://127.0.0.1:8000"
+            ) from None
         self.url = str(self._client.base_url).rstrip("/")  # to show: without a password
         self._chats: bool | None = None  # whether the model has a chat template; None until it was asked
 
