@@ -110,7 +110,8 @@ class Chroma:
 def _folder(place: Path, view: int | None) -> Any:
     # Chroma shares what is open under one spelling of a path, and shows what another process wrote only to who
     # opens it anew: so each opening has a spelling of its own, but for those that are to share.
-    spelling = f"{place}" + ("/." * (1 + next(_opened) % 50) if view is None else "/" + "./" * (view % 50))
+    number, end = (next(_opened), "") if view is None else (view, "/")
+    spelling = f"{place}" + "".join("/." if bit == "1" else "//." for bit in f"{number:b}") + end
     try:
         return chromadb.PersistentClient(spelling, Settings(anonymized_telemetry=False))
     except Exception as error:  # the Rust bindings raise bare Exceptions and InternalErrors
