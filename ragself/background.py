@@ -23,6 +23,7 @@ from ragself.guard import Guard
 from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
 from ragself.schema import Report
+from ragself.telemetry import passes, span
 from ragself.triggers import due, left
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
 _AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
 _MANY = 50  # chunks or files, of which progress is told
-_FOLDERS, _PASS = "the folders are not looked at", "the pass failed"
+_FOLDERS, _PASS, _CLEAN = "the folders are not looked at", "the pass failed", "nothing is cleaned up after it"
 _DAY = 86_400.0  # seconds
 _SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
@@ -100,9 +101,10 @@ class BackgroundAdaptation:
         self._watch = watch.model_copy(update={"every": every, "poll": min(watch.poll, every)})
         self._queries = queries if callable(queries) or isinstance(queries, Path) else check_asked(queries)
         self._folders = Folders(kb, folders)
-        self._guard = Guard(kb, generator)
+        self._guard = Guard(kb, generator, self._bounds, lambda: self._look_meanwhile(self._stopping))
         self._status = BackgroundStatus()
         self._failed = 0
+        self._held: str | None = None  # what keeps a pass that is due from beginning
         self._wrong: dict[str, Exception | None] = {}  # what went wrong when each was last tried
         self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
@@ -150,7 +152,7 @@ class BackgroundAdaptation:
         Args:
             stopping: Set by whoever wants it to end.
         """
-        self._watch = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0})
+        self._watch, self._stopping = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0}), stopping
         self._look(stopping)
         return self._status
 
@@ -176,7 +178,10 @@ class BackgroundAdaptation:
             self._status = replace(self._status, running=True)
             logger.info("watching %s", ", ".join(map(str, [self._kb.path, *self._folders.paths])))
             while not stopping.is_set():
-                self._look(stopping)
+                try:
+                    self._look(stopping)
+                except BaseException as error:  # a panic in Chroma is no Exception; a thread that ends tells nobody
+                    logger.critical("looking goes on after %r", error, exc_info=error)
                 stopping.wait(self._watch.poll)
             logger.info("stopped")
         finally:
@@ -207,25 +212,37 @@ class BackgroundAdaptation:
         why = due(self._watch, news, last, time.time())
         if why is None:
             return None, "nothing is new" if not news else f"{news.chunks} chunks and {news.queries} queries are new"
-        if time.monotonic() < self._not_before:
-            return None, "the last pass failed"
-        if self._kb.pinned:
-            return None, "the live version is pinned"
-        if left(self._watch.hours, datetime.now().astimezone()) == 0.0:
-            begin, _, end = str(self._watch.hours).partition("-")
-            return None, f"it is not between {begin} and {end}"
-        if self._left_to_spend() is None:
-            return None, "what may be spent within 24 hours is spent"
-        return why, None
+        before, self._held = self._held, self._hindrance()
+        if self._held is None:
+            return why, None
+        if self._held != before:
+            logger.info("a pass is due, %s, but %s", why, self._held)
+        return None, self._held
 
-    def _left_to_spend(self) -> tuple[int | None, float | None] | None:
-        """Tokens and seconds of processor time that are left, None where there is no bound; None where none are."""
+    def _hindrance(self) -> str | None:
+        """Why there can be no pass now, or None."""
+        if time.monotonic() < self._not_before:
+            return "the last pass failed"
+        if self._kb.pinned:
+            return "the live version is pinned"
+        bounds = self._bounds()
+        return self._kb.lack() or (bounds if isinstance(bounds, str) else None)
+
+    def _bounds(self) -> isolate.Bounds | str:
+        """What a job may take now, or why there may be none."""
+        watch, seconds, limit = self._watch, self._watch.minutes * 60, "watch.minutes"
+        rest = left(watch.hours, datetime.now().astimezone())
+        if rest == 0.0:
+            begin, _, end = str(watch.hours).partition("-")
+            return f"it is not between {begin} and {end}"
+        if rest is not None and rest < seconds:
+            seconds, limit = rest, "watch.hours"
         cpu, tokens = self._kb.spent(_DAY)
-        left_tokens = None if self._watch.tokens is None else self._watch.tokens - tokens
-        left_cpu = None if self._watch.cpu_minutes is None else self._watch.cpu_minutes * 60 - cpu
+        left_tokens = None if watch.tokens is None else watch.tokens - tokens
+        left_cpu = None if watch.cpu_minutes is None else watch.cpu_minutes * 60 - cpu
         if (left_tokens is not None and left_tokens <= 0) or (left_cpu is not None and left_cpu <= 0):
-            return None
-        return left_tokens, left_cpu
+            return "what may be spent within 24 hours is spent"
+        return isolate.Bounds(left_tokens, seconds, left_cpu, limit)
 
     def _pass(self, why: str, asked: list[str], stopping: threading.Event) -> None:
         def told(stage: str, done: int, total: int) -> None:
@@ -233,38 +250,41 @@ class BackgroundAdaptation:
             if self._told is not None:
                 self._told(stage, done, total)
 
-        tokens, cpu = self._left_to_spend() or (0, 0.0)
-        seconds = self._watch.minutes * 60
-        rest = left(self._watch.hours, datetime.now().astimezone())
-        job = isolate.Job(
-            "adapt",
-            self._kb.path,
-            self._kb.config,
-            Counter(asked),
-            self._generator,
-            f"{self._name}: {why}",
-            tokens,
-            seconds if rest is None else min(seconds, rest),
-            cpu,
-        )
-        told("begin", 0, 1)
+        started = f"{self._name}: {why}"
         try:
-            report = Report(**(isolate.run(job, stopping, told, lambda: self._look_meanwhile(stopping)) or {}))
-            self._failed = 0
-            self._status = replace(self._status, report=report)
-            logger.info("%s, %s: %s", report.decision, f"version {report.version} is live", report.reason)
-            if report.decision == "promote":
-                self._kb.refresh()
-                self._kb.gc()
+            bounds = self._bounds()
+            if isinstance(bounds, str):
+                return
+            job = isolate.Job("adapt", self._kb.path, self._kb.config, Counter(asked), self._generator, started, bounds)
+            told("begin", 0, 1)
+            with span("ragself.adapt"):
+                report = Report(**(isolate.run(job, stopping, told, lambda: self._look_meanwhile(stopping)) or {}))
         except isolate.Stopped:
+            passes.add(1, {"decision": "stop"})
             return
         except Exception as error:
+            passes.add(1, {"decision": "fail"})
             with suppress(RagselfError):  # a full disk
-                self._kb.record("fail", str(error), job.started)
+                self._kb.record("fail", str(error), started)
             self._back_off(error)
         else:
+            passes.add(1, {"decision": report.decision})
+            self._failed = 0
             self._complain(_PASS, None)
+            self._status = replace(self._status, report=report)
+            logger.info("%s, version %d is live: %s", report.decision, report.version, report.reason)
+            if report.decision == "promote":
+                self._clean()
         self._status = replace(self._status, stage=None, passes=self._status.passes + 1)
+
+    def _clean(self) -> None:
+        """Remove what the new version has made superfluous; the pass has ended well, whatever becomes of this."""
+        try:
+            self._kb.gc(started=self._name)
+        except Exception as error:
+            self._complain(_CLEAN, error)
+        else:
+            self._complain(_CLEAN, None)
 
     def _look_meanwhile(self, stopping: threading.Event) -> None:
         """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""

@@ -180,10 +180,18 @@ def judged_adapter(store: Store) -> Adapter | None:
 # the steps ----------------------------------------------------------------------------------------
 
 
+def too_few(chunks: int) -> str | None:
+    """Why so many chunks are nothing to learn from, or None."""
+    if chunks >= MIN_DOCUMENTS:
+        return None
+    return f"only {chunks} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
+
+
 def lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
     """Why there is nothing to learn from, or None."""
-    if len(chunks) < MIN_DOCUMENTS:
-        return f"only {len(chunks)} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
+    few = too_few(len(chunks))
+    if few:
+        return few
     held = len(probes.of(split="confirm"))
     if held < config.gate.min_probes:
         return (
@@ -326,16 +334,25 @@ def _switch(store: Store, better: _Better, index: Index, report: Report, notes: 
 def _folder(store: Store, probes: Sequence[Probe], scorer: str, config: Config, live: Version) -> Path:
     """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
     asked = [(probe.id, probe.weight) for probe in probes]
-    settings = config.model_dump(mode="json", exclude={"watch", "queries"})
+    settings = config.model_dump(mode="json", exclude={"watch": True, "queries": True, "generator": {"pairs"}})
     inputs = [store.journal.head, asked, scorer, settings, live.fingerprint]
     key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = store.directory / "pass"
     stamp = folder / "pass.json"
     if not stamp.exists() or read_json(stamp).get("key") != key:
+        _discard(store, folder / "build.json")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(stamp, {"key": key, "began": now()})
     return folder
+
+
+def _discard(store: Store, plan: Path) -> None:
+    """Remove the version that an earlier pass had begun to build, which nobody will go on with."""
+    if plan.exists():
+        number = int(read_json(plan)["version"])
+        if store.registry.folder(number) in store.registry.unregistered():
+            store.discard(number)
 
 
 def _file(name: str) -> str:

@@ -22,13 +22,30 @@ import psutil
 from ragself import errors
 from ragself.config import Config, WatchConfig
 from ragself.progress import Progress, silent
+from ragself.worker import GRACE
 
 logger = logging.getLogger(__name__)
 
 _LOOK = 0.5  # seconds between two looks at what it uses
-_GRACE = 60.0  # seconds that it may take to come to the end of its step
 _GB = 1e9
 _MEMORY = "GB of memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a job may take; None sets no bound.
+
+    Attributes:
+        tokens: That the language model may read and write.
+        seconds: That it may last.
+        cpu: Seconds of processor time.
+        limit: The setting that `seconds` comes from.
+    """
+
+    tokens: int | None = None
+    seconds: float | None = None
+    cpu: float | None = None
+    limit: str = "watch.minutes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +59,7 @@ class Job:
         queries: What users asked, and how often, beside what is remembered.
         generator: As for `KnowledgeBase.adapt`.
         started: Who or what started it, for the history.
-        tokens: That the language model may read and write; None sets no bound.
-        seconds: That it may take; None sets no bound.
-        cpu: Seconds of processor time that it may take; None sets no bound.
+        bounds: What it may take.
     """
 
     task: Literal["adapt", "review"]
@@ -53,9 +68,7 @@ class Job:
     queries: Mapping[str, int]
     generator: str | Sequence[str] | None
     started: str
-    tokens: int | None = None
-    seconds: float | None = None
-    cpu: float | None = None
+    bounds: Bounds = Bounds()
 
 
 class Stopped(Exception):  # noqa: N818
@@ -132,7 +145,7 @@ def _child(job: Job, said: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
                 "queries": list(job.queries.items()),
                 "generator": job.generator,
                 "started": job.started,
-                "tokens": job.tokens,
+                "tokens": job.bounds.tokens,
                 "nice": watch.nice,
             }
             print(json.dumps(fields), file=child.stdin, flush=True)
@@ -150,7 +163,7 @@ def _threads(watch: WatchConfig) -> dict[str, str]:
 def _end(child: subprocess.Popen[str]) -> None:
     child.terminate()
     try:
-        child.wait(_GRACE)
+        child.wait(GRACE)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
@@ -176,7 +189,7 @@ class _Watcher:
         self._process = psutil.Process(child.pid)
         self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._began = time.monotonic()
-        self._asked = False
+        self._asked: float | None = None  # when it was asked to end
         threading.Thread(target=self._read, daemon=True, name="ragself reads").start()
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -205,29 +218,32 @@ class _Watcher:
         self._inbox.put(None)
 
     def _look(self) -> None:
-        if self._asked:
-            return
-        self.reason = self._over()
-        if self.reason or self._stopping.is_set():
-            self._asked = True
-            if _MEMORY in self.reason:  # which may run out before its step ends; a kill costs that step only
+        reason = self._over()
+        self.reason = self.reason or reason
+        if _MEMORY in reason:  # which may run out before its step ends; a kill costs that step only
+            self._child.kill()
+        elif self._asked is not None:
+            if time.monotonic() > self._asked + GRACE:  # it hangs
                 self._child.kill()
-            else:
-                self._child.terminate()
+        elif self.reason or self._stopping.is_set():
+            self._asked = time.monotonic()
+            self._child.terminate()
 
     def _over(self) -> str:
-        watch, job = self._job.config.watch, self._job
+        watch, bounds = self._job.config.watch, self._job.bounds
         took = time.monotonic() - self._began
-        if job.seconds is not None and took > job.seconds:
-            return f"the pass took more than the {job.seconds / 60:.2g} minutes that it may; see watch.minutes"
+        if bounds.seconds is not None and took > bounds.seconds:
+            return f"the pass took more than the {bounds.seconds / 60:.2g} minutes that it may; see {bounds.limit}"
         try:
             used, cpu = self._process.memory_info().rss, sum(self._process.cpu_times()[:2])
         except psutil.Error:  # it has just ended
             return ""
         if used > watch.memory * _GB:
             return f"the pass took {used / _GB:.2f} {_MEMORY}, more than the {watch.memory:g} of watch.memory"
-        if job.cpu is not None and cpu > job.cpu:
-            return f"the pass took more than the {job.cpu / 60:.0f} minutes of processor time that were left for today"
+        if bounds.cpu is not None and cpu > bounds.cpu:
+            return (
+                f"the pass took more than the {bounds.cpu / 60:.0f} minutes of processor time that were left for today"
+            )
         return ""
 
 

@@ -7,11 +7,11 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ from ragself import cycle, review
 from ragself.config import Config, load
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
-from ragself.corpus.files import find, read
+from ragself.corpus.files import find, read, source_of
 from ragself.corpus.journal import Journal
 from ragself.corpus.split import split
 from ragself.errors import InputError, StoreError, StoreLocked
@@ -55,6 +55,7 @@ from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
 from ragself.serve.signals import SIGNALS, SignalLog
 from ragself.serve.snapshot import Snapshot
+from ragself.serve.spending import spending
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
 from ragself.serve.traffic import Traffic
@@ -177,24 +178,25 @@ class KnowledgeBase:
             progress("read files", len(files), len(files))
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
-    def delete_files(self, folders: Iterable[str | Path], keep: Container[Path] = ()) -> int:
+    def delete_files(self, folders: Iterable[str | Path], keep: Iterable[Path] = (), away: Iterable[Path] = ()) -> int:
         """Delete the chunks of files below some folders. Returns how many were deleted.
 
         Args:
             folders: Files and folders, which need not exist any more.
             keep: Files whose chunks stay.
+            away: Files and folders below which all chunks stay.
 
         Raises:
             StoreLocked: Another process is writing.
         """
-        above = {Path(folder).absolute() for folder in folders}
+        above, spared = ({PurePath(source_of(Path(path))) for path in paths} for paths in (folders, away))
+        kept = {source_of(path) for path in keep}
         with self._writing():
-            files = {source: Path(source) for source in self._journal.own_sources()}
-            gone = [
-                source
-                for source, file in files.items()
-                if file not in keep and (file in above or not above.isdisjoint(file.parents))
-            ]
+            gone = []
+            for source in set(self._journal.own_sources()) - kept:
+                places = {PurePath(source), *PurePath(source).parents}
+                if places & above and not places & spared:
+                    gone.append(source)
             *_, removed = self._journal.put([], gone)
             self._follow_live(silent)
             return removed
@@ -341,7 +343,7 @@ class KnowledgeBase:
             raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
         self.check_open()
         queries = [query] if isinstance(query, str) else query
-        with self._traffic.asking(queries, lambda: self._live.number) as answered:
+        with self._traffic.asking(queries, lambda: self._live.number, self._registry.live) as answered:
             version, hits = self._live.ask(
                 lambda snapshot: (snapshot.version.number, snapshot.search(query, k, where, embedding))
             )
@@ -397,7 +399,8 @@ class KnowledgeBase:
         config, given, account = self._supervised_by(generator), check_asked(queries), Account()
         with (
             self._alone_in_learning(),
-            shining(self.path, started, progress, account) as told,
+            spending(self.path, account) as note,
+            shining(self.path, started, progress, note) as told,
             span("ragself.adapt"),
         ):
             notes = {"started": started, "seen": self._seen(given, config)}
@@ -449,8 +452,15 @@ class KnowledgeBase:
             return None
         queries = self._traffic.asked(datetime.fromisoformat(event["at"]).timestamp())
         version, before = (self._registry.version(event[key]) for key in ("version", "before"))
-        weight = float(event["report"]["weight"]["weight"])
-        return review.review(self.store(), version, before, weight, queries, self._supervised_by(generator), progress)
+        weight, account = float(event["report"]["weight"]["weight"]), Account()
+        config = self._supervised_by(generator)
+        with spending(self.path, account):
+            return review.review(self.store(), version, before, weight, queries, config, progress, account)
+
+    def lack(self) -> str | None:
+        """Why `adapt` would find nothing to learn from, as far as that can be told at once; None where it may."""
+        self.check_open()
+        return cycle.too_few(len(self._journal))
 
     def spent(self, within: float) -> tuple[float, int]:
         """What passes have taken of late, also those that failed, were stopped or died.
@@ -476,7 +486,7 @@ class KnowledgeBase:
         return self._traffic.asked()
 
     def asked_in_all(self) -> int:
-        """How many queries were ever remembered, also those that are forgotten."""
+        """How many queries were ever remembered, each wording once, also those that are forgotten."""
         self.check_open()
         return self._traffic.total
 
@@ -533,7 +543,8 @@ class KnowledgeBase:
             if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
                 store.mend(target)
             with store.filling(target) as index:
-                follow(self._journal, target.collection, index, self._base, adapter)
+                if follow(self._journal, target.collection, index, self._base, adapter):
+                    self._lock.begin_generation()  # whoever of this process has it open does not see that
         with self._live.prepared(target.number) as snapshot, self._turn.taken():  # warm before anybody has to wait
             if self._registry.stamp() != stamp:
                 raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
@@ -616,25 +627,37 @@ class KnowledgeBase:
         """Write something into the history that happened to the live version."""
         self._registry.record(event, self._registry.live(), reason, started=started)
 
-    def gc(self, progress: Progress = silent) -> list[str]:
-        """Remove what is no longer needed: old versions, unfinished builds, folders that Chroma left behind.
+    def gc(self, progress: Progress = silent, *, started: str = "python") -> list[str]:
+        """Remove what is no longer needed: old versions, unfinished builds, queries that are too old, their vectors.
 
-        Version 0, the live one and the newest ``keep_versions`` others stay. Collections that are missing
-        are built again from the documents.
+        Version 0, the live one, the one before it and the newest ``keep_versions`` others stay. Collections that are
+        missing are built again from the documents.
+
+        Args:
+            progress: Told of what is built again.
+            started: Who or what started it, for the history.
 
         Returns:
             What was done, one line each.
         """
+        done = self._collect(progress)
+        if done:
+            self._registry.record("gc", self._registry.live(), "; ".join(done), started=started)
+        return done
+
+    def _collect(self, progress: Progress) -> list[str]:
         self.check_open()
+        gone = self._traffic.purge()
+        self._base.forget(gone)
         learning = self._learning.holder() is not None
         with nullcontext() if learning else self._alone_in_learning(), self._turn.taken():
             if self.store().built(self._registry.version(self._registry.live())):
-                return collect(self.store(), self.config, progress, learning=learning)
+                return collect(self.store(), self.config, self.asked(), progress, learning=learning)
             if not self._server:
                 self._lock.acquire()
             with self._live.paused():
                 self._lock.begin_generation()
-                return collect(self.store(), self.config, progress, learning=learning)
+                return collect(self.store(), self.config, self.asked(), progress, learning=learning)
 
     def close(self) -> None:
         """Release files and the writer's lock. Safe to call twice."""

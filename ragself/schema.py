@@ -280,7 +280,7 @@ class News:
 
     Attributes:
         chunks: New, changed and deleted ones.
-        queries: Remembered since, repetitions included.
+        queries: Remembered since that were never asked before.
         other: What else is different, in words, such as the settings; empty where nothing is.
     """
 

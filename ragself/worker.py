@@ -25,6 +25,7 @@ from ragself.knowledge import KnowledgeBase
 from ragself.serve.signals import SIGNALS, SignalLog
 
 _EVERY = 0.2  # seconds between two lines of progress
+GRACE = 60.0  # seconds that it may take to come to the end of a step
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -66,14 +67,14 @@ class _Told:
 def _do(job: Mapping[str, Any], told: _Told) -> Mapping[str, Any] | None:
     config = load(None, **job["config"])
     with KnowledgeBase(job["kb"], create=False, config=config) as kb:
-        if job["task"] == "review":
-            review = kb.review(told, generator=job["generator"])
-            return None if review is None else asdict(review)
         with closing(SignalLog(kb.path / SIGNALS)) as log:
-            log.spend(time.process_time(), 0)  # to come so far is part of what a pass takes
+            log.spend(time.process_time(), 0)  # to come so far is part of what it takes
         queries = [text for text, times in job["queries"] for _ in range(times)]
         if job["tokens"] is not None:
             kb.config = within(job["tokens"], kb.forecast(queries, told, generator=job["generator"]), kb.config)
+        if job["task"] == "review":
+            review = kb.review(told, generator=job["generator"])
+            return None if review is None else asdict(review)
         return asdict(kb.adapt(queries, told, generator=job["generator"], started=job["started"]))
 
 
@@ -90,6 +91,8 @@ def main() -> None:
     def wait_for_the_end() -> None:
         sys.stdin.read()
         told.stopping = True
+        time.sleep(GRACE)
+        os._exit(1)  # it hangs, and nobody is left who would end it
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which is meant for who started this

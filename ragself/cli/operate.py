@@ -106,7 +106,7 @@ def unpin(kb: Kb = HERE, reason: Reason = "", json: Json = False) -> None:
 def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
     """Remove old versions, unfinished builds and what nothing needs any more; build again what is missing."""
     with open_kb(kb) as base, console.progress(quiet) as progress:
-        done = base.gc(progress)
+        done = base.gc(progress, started="ragself gc")
     if json:
         console.emit(done)
     else:
@@ -204,11 +204,12 @@ def watch(
             found = background.once(stop)
         else:
             background.start()
-            stop.wait()
+            while background.goes_on and not stop.wait(1.0):
+                pass
             background.stop()
             found = background.status()
     console.emit(found) if json else show.watched(found)
-    if once and found.error is not None:
+    if (once and found.error is not None) or not (once or stop.is_set()):
         raise typer.Exit(1)
 
 

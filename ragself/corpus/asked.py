@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from sqlite3 import Connection
 from typing import TypeAlias
 
 from ragself.config import QueriesConfig
@@ -40,6 +42,7 @@ class QueryLog:
         except OSError as error:
             raise StoreError(f"Cannot open {path}: {error}. Mend the permissions or free some space.") from error
         self._db = Database(path, _SCHEMA, durable=False)
+        self.purge()
 
     def add(self, queries: Mapping[str, int], now: float | None = None) -> None:
         """Note queries and how often each was asked, and drop what is too old or too many.
@@ -52,17 +55,24 @@ class QueryLog:
         rows = [(" ".join(words(text)), " ".join(text.split()), times) for text, times in queries.items()]
         rows = [row for row in rows if row[0]]
         with self._db.write() as db:
+            before = _count(db)
             db.executemany(
                 "INSERT INTO queries VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
                 "times = times + excluded.times, last = max(last, excluded.last)",
                 [(*row, now, now) for row in rows],
             )
-            db.execute("UPDATE total SET queries = queries + ?", (sum(times for *_, times in rows),))
-            db.execute("DELETE FROM queries WHERE last < ?", (now - self._config.days * _DAY,))
-            db.execute(
-                "DELETE FROM queries WHERE key IN (SELECT key FROM queries ORDER BY last DESC LIMIT -1 OFFSET ?)",
-                (self._config.keep,),
-            )
+            db.execute("UPDATE total SET queries = queries + ?", (_count(db) - before,))
+        self.purge(now)
+
+    def purge(self, now: float | None = None) -> list[str]:
+        """Remove what is too old or too many. Returns what was removed."""
+        now = time.time() if now is None else now
+        too_many = "key IN (SELECT key FROM queries ORDER BY last DESC LIMIT -1 OFFSET ?)"
+        gone = self._remove(f"last < ? OR {too_many}", now - self._config.days * _DAY, self._config.keep)
+        if gone:
+            with suppress(StoreError):  # the next time
+                self._db.empty_log()
+        return gone
 
     def asked(self, *, first_after: float = 0.0) -> dict[str, int]:
         """How often each query was asked, in the order of the first time.
@@ -78,11 +88,11 @@ class QueryLog:
     def __len__(self) -> int:
         """How many distinct queries there are."""
         with self._db.read() as db:
-            return int(db.execute("SELECT count(*) FROM queries").fetchone()[0])
+            return _count(db)
 
     @property
     def total(self) -> int:
-        """How many were ever asked, repetitions and forgotten ones included."""
+        """How many there ever were, each wording once, forgotten ones included."""
         with self._db.read() as db:
             return int(db.execute("SELECT queries FROM total").fetchone()[0])
 
@@ -95,22 +105,34 @@ class QueryLog:
 
         Returns:
             What was removed.
+
+        Raises:
+            StoreError: Another process keeps on reading, so that something of it is left on disk.
         """
+        gone = self._remove(
+            "(? IS NULL OR last < ?) AND (? IS NULL OR instr(casefold(text), casefold(?)))",
+            before,
+            before,
+            matching,
+            matching,
+        )
+        self._db.empty_log()  # which holds the texts, too
+        return gone
+
+    def _remove(self, where: str, *values: object) -> list[str]:
+        """Remove what a condition says. Returns the texts."""
         with self._db.write() as db:
-            rows = db.execute("SELECT key, text, last FROM queries").fetchall()
-            gone = [
-                (key, text)
-                for key, text, last in rows
-                if (before is None or last < before) and (matching is None or matching.casefold() in text.casefold())
-            ]
-            db.executemany("DELETE FROM queries WHERE key = ?", [(key,) for key, _ in gone])
-        with self._db.read() as db:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log of changes holds the texts, too
-        return [text for _, text in gone]
+            db.create_function("casefold", 1, str.casefold, deterministic=True)
+            rows = db.execute(f"DELETE FROM queries WHERE {where} RETURNING text", values).fetchall()
+        return [str(text) for (text,) in rows]
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         self._db.close()
+
+
+def _count(db: Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM queries").fetchone()[0])
 
 
 def redaction(name: str | None) -> Redact:

@@ -6,7 +6,7 @@ Losing this file costs time and nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +91,7 @@ class VectorCache:
         """Forget the vectors of texts."""
         with self._db.write() as db:
             db.executemany("DELETE FROM vectors WHERE key = ?", [(_key(space, text),) for text in texts])
-        with self._db.read() as db:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log of changes holds them, too
+        self._db.empty_log()  # which holds them, too
 
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet, each once."""
@@ -100,14 +99,16 @@ class VectorCache:
         known = self._lookup(list(keys.values()))
         return [text for text, key in keys.items() if key not in known]
 
-    def prune(self, space: str, texts: Iterable[str]) -> int:
-        """Forget what neither these texts nor the last two passes need. Returns how many vectors went."""
+    def prune(self, needed: Mapping[str, Iterable[str]]) -> int:
+        """Forget what neither these texts of each space nor the last two passes need. Returns how many vectors went."""
         with self._db.write() as db:
             db.execute("CREATE TEMP TABLE IF NOT EXISTS needed (key BLOB PRIMARY KEY) WITHOUT ROWID")
             db.execute("DELETE FROM needed")
-            db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((_key(space, text),) for text in texts))
+            keys = (_key(space, text) for space, texts in needed.items() for text in texts)
+            db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((key,) for key in keys))
             done = db.execute(
-                "DELETE FROM vectors WHERE used < ? AND key NOT IN (SELECT key FROM needed)", (self._pass - 1,)
+                "DELETE FROM vectors WHERE used < (SELECT count - 1 FROM passes) "  # passes of other processes count
+                "AND key NOT IN (SELECT key FROM needed)"
             )
             count = done.rowcount
         self._db.compact()

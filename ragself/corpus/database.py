@@ -90,6 +90,20 @@ class Database:
                 self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def empty_log(self) -> None:
+        """Take over what is in the write-ahead log, and empty it.
+
+        Raises:
+            StoreError: Another process keeps on reading what the log holds.
+        """
+        with self._lock, self._explained():
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:  # for as long as SQLite waits
+            raise StoreError(
+                f"{self.path}-wal cannot be emptied, as another process reads it. What was removed is still in it; "
+                "run the same command again, or stop that process."
+            )
+
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         with self._lock:

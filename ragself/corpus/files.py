@@ -81,9 +81,9 @@ def find(paths: Iterable[Path]) -> list[Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"{_source(path)} does not exist; give files or folders that do")
+            raise InputError(f"{source_of(path)} does not exist; give files or folders that do")
         for file in _walk(path) if path.is_dir() else [path]:
-            found.setdefault(_source(file), file)
+            found.setdefault(source_of(file), file)
     return list(found.values())
 
 
@@ -97,7 +97,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
     Returns:
         The document, or what was skipped and why; nothing that a file contains raises an error.
     """
-    source = _source(path)
+    source = source_of(path)
     try:
         text, markdown = _load(path, max_bytes)
         if not text.strip():
@@ -114,8 +114,8 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
         return Skipped(source, f"cannot be converted to text: {type(error).__name__}: {detail}")
 
 
-def _source(path: Path) -> str:
-    """The absolute path, links kept, with forward slashes; what is no UTF-8 in the name is escaped."""
+def source_of(path: Path) -> str:
+    """What the document in a file is called: the absolute path, links kept; what is no UTF-8 in the name is escaped."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links, absolute() keeps '..'
     return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 

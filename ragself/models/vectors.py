@@ -39,9 +39,10 @@ class BaseVectors:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
 
-    def prune(self, documents: Iterable[str]) -> int:
-        """Forget what neither these documents nor the last two passes need. Returns how many vectors went."""
-        return self._cache.prune(f"{self._fingerprint}/document", documents)
+    def prune(self, documents: Iterable[str], queries: Iterable[str]) -> int:
+        """Forget what neither these texts nor the last two passes need. Returns how many vectors went."""
+        sides = {"document": documents, "query": queries}
+        return self._cache.prune({f"{self._fingerprint}/{side}": texts for side, texts in sides.items()})
 
     def forget(self, queries: Sequence[str]) -> None:
         """Forget the vectors of queries."""

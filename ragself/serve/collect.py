@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from ragself.serve.chroma import Chroma
 from ragself.serve.store import Store
 
 
-def collect(store: Store, config: Config, progress: Progress = silent, *, learning: bool = False) -> list[str]:
+def collect(
+    store: Store, config: Config, asked: Iterable[str], progress: Progress = silent, *, learning: bool = False
+) -> list[str]:
     """Clean a knowledge base.
 
     Version 0, the live version, the one before it and the newest `keep_versions` others stay, and scores that a
@@ -23,6 +25,7 @@ def collect(store: Store, config: Config, progress: Progress = silent, *, learni
     Args:
         store: Whose turn the caller has.
         config: How many versions to keep besides, and how long scores.
+        asked: Queries that are remembered.
         progress: Told of collections built again.
         learning: Somebody is, so that unfinished builds stay.
 
@@ -44,7 +47,7 @@ def collect(store: Store, config: Config, progress: Progress = silent, *, learni
             count = store.rebuild(version, progress)
             done.append(f"built the index of version {version.number} again from {count} chunks")
     if not learning:
-        vectors = store.base.prune(chunk.text for chunk in store.journal.chunks())
+        vectors = store.base.prune((chunk.text for chunk in store.journal.chunks()), asked)
         if vectors:
             done.append(f"removed {vectors} vectors of texts that nothing needs any more")
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
@@ -63,8 +66,7 @@ def _kept(store: Store, versions: list[Version], count: int) -> list[Version]:
 def _unfinished(store: Store, kept: list[Version]) -> list[str]:
     done = []
     for folder in store.registry.unregistered():
-        store.journal.forget(store.manifest.collection(int(folder.name), store.server))
-        shutil.rmtree(folder, ignore_errors=True)
+        store.discard(int(folder.name))
         done.append(f"removed unfinished {folder.name}")
     if store.server is not None:
         with closing(Chroma(store.server)) as database:

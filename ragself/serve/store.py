@@ -142,6 +142,14 @@ class Store:
             self.drop(version.collection)
         self.journal.forget(version.collection)
 
+    def discard(self, number: int) -> None:
+        """Remove a version that was never registered, with what there is of its collection."""
+        name = self.manifest.collection(number, self.server)
+        if self.server is not None:
+            self.drop(name)
+        shutil.rmtree(self.registry.folder(number), ignore_errors=True)
+        self.journal.forget(name)
+
     def drop(self, collection: str) -> None:
         """Delete a collection from the server."""
         assert self.server is not None

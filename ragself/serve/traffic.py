@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ragself.config import QueriesConfig
 from ragself.corpus.asked import QueryLog, redaction
-from ragself.errors import InputError
+from ragself.errors import InputError, StoreError
 from ragself.serve.recorder import Recorder
 from ragself.serve.signals import SIGNALS, SignalLog
 from ragself.telemetry import duration, errors, span
@@ -28,18 +28,21 @@ class Traffic:
         self._recorder = Recorder(lambda: SignalLog(directory / SIGNALS), self._open if settings.log else None, redact)
 
     @contextmanager
-    def asking(self, queries: Sequence[str], live: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    def asking(
+        self, queries: Sequence[str], open: Callable[[], int], live: Callable[[], int]
+    ) -> Iterator[Callable[[int], None]]:
         """Measure one search, and note it.
 
         Args:
             queries: What is looked for.
-            live: Number of the version that answers, below 0 while none is open: such a search opens it and loads the
-                model, which says nothing of the version, so that it is not counted.
+            open: Number of the version that answers, below 0 while none is open: such a search opens it and loads the
+                model, so that its time says nothing of the version and is not counted.
+            live: Number of the version that should answer, to which a failure is put down.
 
         Yields:
             What is to be called with the number of the version that has answered.
         """
-        version, began, cold = -1, time.perf_counter(), live() < 0
+        version, began, cold = -1, time.perf_counter(), open() < 0
 
         def answered(number: int) -> None:
             nonlocal version
@@ -51,8 +54,9 @@ class Traffic:
         except InputError:  # the caller's own
             raise
         except Exception:
-            self._recorder.note((), live(), None)
             errors.add(1)
+            with suppress(StoreError):  # which is live cannot be read
+                self._recorder.note((), live(), None)
             raise
         seconds = time.perf_counter() - began
         self._recorder.note(queries, None if cold else version, seconds)
@@ -73,6 +77,11 @@ class Traffic:
         """Forget queries, as of `QueryLog.forget`. Returns them."""
         log = self._written()
         return [] if log is None else log.forget(matching=matching, before=before)
+
+    def purge(self) -> list[str]:
+        """Remove queries that are too old or too many. Returns them."""
+        log = self._written()
+        return [] if log is None else log.purge()
 
     def close(self) -> None:
         """Write what is left. Safe to call twice."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ragself import KnowledgeBase
 from ragself.corpus.journal import Journal
@@ -126,7 +127,7 @@ def measure(source: Path, seconds: float, scratch: Path) -> dict[str, Any]:
     path.mkdir()
     (path / "ragself.toml").write_text(SETTINGS)
     command = [sys.executable, "-m", "ragself", "watch", str(folder.path), "--kb", str(path)]
-    end = time.time() + seconds
+    end, memory = time.time() + seconds, list[float]()
     with (scratch / "watch.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as watch:
         while not (path / "store.json").exists():
             time.sleep(1)
@@ -136,6 +137,7 @@ def measure(source: Path, seconds: float, scratch: Path) -> dict[str, Any]:
             time.sleep(STEP)
             assert watch.poll() is None, (scratch / "watch.log").read_text()
             folder.change()
+            memory.append(psutil.Process(watch.pid).memory_info().rss / 1e6)
         searches.stop.set()
         searches.join()
         files, changed = {str(file) for file in folder.path.iterdir()}, time.time()
@@ -157,6 +159,7 @@ def measure(source: Path, seconds: float, scratch: Path) -> dict[str, Any]:
             "searched though they are gone": len(sources - files),
             "seconds until the last change was taken over": round(behind),
             "chunks": kb.status().chunks,
+            "memory MB of watch, medians of six parts": [round(np.median(part)) for part in np.array_split(memory, 6)],
             "passes": dict(Counter(event["event"] for event in passes)),
             "searches": len(searches.took),
             "search s": {"p50": p50, "p95": p95, "worst": worst},

@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ragself import Config, KnowledgeBase
+from ragself import Config, KnowledgeBase, isolate
 from ragself.errors import InputError, LimitError, RagselfError
-from ragself.isolate import Job, Stopped, run
+from ragself.isolate import Bounds, Job, Stopped, run
 from ragself.serve.status import read_status
 
 
 def job(kb: Path, config: Config, asked: list[str], **limits: float) -> Job:
-    return Job("adapt", kb, config, dict.fromkeys(asked, 1), None, "a test", **limits)  # type: ignore[arg-type]
+    return Job("adapt", kb, config, dict.fromkeys(asked, 1), None, "a test", Bounds(**limits))  # type: ignore[arg-type]
 
 
 def watching(config: Config, **values: object) -> Config:
@@ -96,6 +96,34 @@ def test_it_ends_at_its_limits(
     assert read_status(filled).live.number == 0
 
 
+@pytest.mark.parametrize(("limits", "raised"), [({}, Stopped), ({"seconds": 2.0}, LimitError)])
+def test_one_that_hangs_is_killed(
+    filled: Path,
+    settings: Config,
+    asked: list[str],
+    limits: dict[str, float],
+    raised: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolate, "GRACE", 1.0)
+    stopping = threading.Event()
+    hung: list[psutil.Process] = []
+
+    def meanwhile() -> None:
+        if not hung and (found := learners()):
+            found[0].suspend()  # it takes no SIGTERM any more
+            hung.extend(found)
+            if not limits:
+                stopping.set()
+
+    began = time.monotonic()
+    with pytest.raises(raised):
+        run(job(filled, settings, asked, **limits), stopping, meanwhile=meanwhile)
+    assert time.monotonic() - began < 30
+    assert [process for process in hung if process.is_running()] == learners() == []
+    assert (len(hung), read_status(filled).learning) == (1, None)
+
+
 def test_what_goes_wrong_there_is_raised_here(filled: Path, settings: Config, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Among the queries is 3 \(int\)"):
         run(Job("adapt", filled, settings, {3: 1}, None, ""), threading.Event())  # type: ignore[dict-item]
@@ -117,7 +145,7 @@ PARENT = """
 import sys, threading, time
 from pathlib import Path
 from ragself.config import load
-from ragself.isolate import Job, run
+from ragself.isolate import Bounds, Job, run
 from tests.conftest import queries
 
 job = Job("adapt", Path(sys.argv[1]), load(sys.argv[1]), dict.fromkeys(queries(), 1), None, "a test")

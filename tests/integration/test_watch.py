@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import pytest
 
 from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.background import BackgroundAdaptation
-from ragself.errors import ConfigError, InputError, StoreError
+from ragself.errors import ConfigError, InputError, RagselfError, StoreError
 from ragself.folders import Folders
 from ragself.guard import Guard
 from ragself.models.residual import Residual
@@ -59,7 +62,7 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
             kb.search("   ")
         assert kb.asked() == {query: 2 if query in asked[:2] else 1 for query in asked}
         news, last = kb.news()
-        assert (news, last) == (News(384, len(asked) + 2), None)
+        assert (news, last) == (News(384, len(asked)), None)  # what is asked again is not new
         report = kb.adapt()
         assert (report.decision, sum(report.probes["traffic"].values())) == ("promote", len(asked))
         kb.search("one more")
@@ -69,12 +72,14 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         assert kb.news(["given"])[0].other == "other given"
 
         kb.adapt([asked[0] + " please"])  # whose vector is now in the cache
+        assert kb.store().base.missing(asked, "query") == []
         assert kb.forget(matching=asked[0].split()[0].upper()) > 0
         left = kb.asked()
         assert left
         assert kb.forget() == len(left)
         assert kb.asked() == {}
-        assert kb.asked_in_all() == len(asked) + 3  # what is forgotten is not news again
+        assert kb.asked_in_all() == len(asked) + 1  # what is forgotten is not news again
+        assert kb.store().base.missing(asked, "query") == asked  # their vectors went, too
     with KnowledgeBase(filled, config=settings) as kb:
         assert kb.asked() == {}
 
@@ -117,7 +122,7 @@ def test_what_changes_in_a_folder_is_taken_over(
         assert kb.status().chunks == 6
         for file in docs.iterdir():
             file.unlink()
-        with pytest.raises(InputError, match=r"There is no file left in .*docs\. Nothing was deleted"):
+        with pytest.raises(InputError, match=r"There is no file left in .*docs, .*Nothing of it was deleted"):
             folders.look()
         docs.rmdir()
         with pytest.raises(InputError):
@@ -125,6 +130,62 @@ def test_what_changes_in_a_folder_is_taken_over(
         assert kb.status().chunks == 6
         with pytest.raises(InputError):
             BackgroundAdaptation(kb, folders=[docs])
+
+
+def test_a_folder_that_is_away_costs_no_document(
+    tmp_path: Path, settings: Config, chunks: list[Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "here", chunks[:3])
+    write(tmp_path / "there", chunks[3:6])
+    write(tmp_path / "there" / "below", chunks[6:9])
+    scandir = os.scandir
+
+    def unlisted(*names: str) -> None:
+        def scan(path: Any) -> Any:
+            if Path(path).name in names:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", scan)
+
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        folders = Folders(kb, [tmp_path / "here", tmp_path / "there"])
+        folders.look()
+        for names in (["below"], ["there"], ["there", "here"]):
+            unlisted(*names)
+            with pytest.raises(InputError, match=r"cannot be listed\. Nothing of it was deleted"):
+                folders.look()
+            assert kb.status().chunks == 9
+        monkeypatch.undo()
+        (tmp_path / "there").rename(tmp_path / "gone")
+        (tmp_path / "there").mkdir()  # an empty mount point
+        (tmp_path / "here" / "t0-0.md").unlink()
+        with pytest.raises(InputError, match=r"There is no file left in .*there"):
+            folders.look()
+        assert kb.status().chunks == 8  # what is gone elsewhere is gone
+        (tmp_path / "there").rmdir()
+        (tmp_path / "gone").rename(tmp_path / "there")
+        (tmp_path / "there" / "below" / "t0-6.md").unlink()
+        folders.look()
+        assert kb.status().chunks == 7
+
+
+def test_files_are_known_by_whatever_name(tmp_path: Path, settings: Config, chunks: list[Chunk]) -> None:
+    write(tmp_path / "docs", chunks[:3])
+    odd = os.fsencode(tmp_path / "docs") + b"/caf\xe9.md"
+    with open(odd, "w") as file:  # noqa: PTH123
+        file.write(chunks[3].text)
+    (tmp_path / "other").mkdir()
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        folders = Folders(kb, [tmp_path / "other" / ".." / "docs", tmp_path / "docs"])
+        for _ in range(2):
+            folders.look()
+            assert kb.status().chunks == 4
+        assert chunks[3].text == kb.search(chunks[3].text, 1)[0].text
+        (tmp_path / "docs" / "t0-1.md").unlink()
+        os.unlink(odd)  # noqa: PTH108
+        folders.look()
+        assert kb.status().chunks == 2
 
 
 @pytest.fixture
@@ -191,18 +252,117 @@ def test_no_pass_begins_when_what_may_be_spent_is_spent_also_by_passes_that_fail
         assert [event["event"] for event in kb.history()] == ["create"]
 
 
-def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(worse: Path, settings: Config) -> None:
+@pytest.mark.parametrize(
+    ("hindrance", "said"),
+    [
+        ({"hours": "{before}"}, "it is not between"),
+        ({"cpu_minutes": 1e-9}, "what may be spent within 24 hours is spent"),
+    ],
+)
+def test_what_keeps_a_pass_that_is_due_from_beginning_is_told_once(
+    hindrance: dict[str, Any], said: str, filled: Path, settings: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime.now().astimezone()
+    before = f"{now - timedelta(hours=2):%H:%M}-{now - timedelta(hours=1):%H:%M}"
+    values = {key: before if value == "{before}" else value for key, value in hindrance.items()}
+    config = settings.model_copy(update={"watch": settings.watch.model_copy(update=values)})
+    with KnowledgeBase(filled, config=config) as kb, closing(SignalLog(filled / "signals.db")) as log:
+        log.spend(1.0, 0)
+        background = BackgroundAdaptation(kb)
+        with caplog.at_level(logging.INFO, "ragself.background"):
+            for _ in range(3):
+                assert said in str(background.once(threading.Event()).waiting)
+        assert [line for line in caplog.messages if line.startswith("a pass is due, the first pass, but")] == [
+            f"a pass is due, the first pass, but {background.status().waiting}"
+        ]
+        assert kb.history()[-1]["event"] == "create"
+
+
+def test_a_pass_that_cannot_pay_does_not_begin(tmp_path: Path, settings: Config, chunks: list[Chunk]) -> None:
+    with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
+        kb.add(chunks[:99])
+        background = BackgroundAdaptation(kb)
+        assert "only 99 chunks, at least 100 are needed" in str(background.once(threading.Event()).waiting)
+        kb.add(chunks[99:])
+        kb.pin()
+        assert background.once(threading.Event()).waiting == "the live version is pinned"
+        assert [event["event"] for event in kb.history()] == ["create", "pin"]
+
+
+def test_a_pass_ends_with_the_hours_and_says_so(
+    filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ragself.background.left", lambda *_: 0.2)
+    config = settings.model_copy(update={"watch": settings.watch.model_copy(update={"hours": "22:00-06:00"})})
+    with KnowledgeBase(filled, config=config) as kb:
+        background = BackgroundAdaptation(kb)
+        found = background.once(threading.Event())
+        assert str(found.error).endswith("that it may; see watch.hours")
+        assert (kb.history()[-1]["event"], kb.history()[-1]["reason"]) == ("fail", str(found.error))
+        assert kb.history()[-1]["started"] == "in the background: the first pass"
+        assert "the next pass is in 0 s" in caplog.text
+        assert kb.spent(3600)[0] >= 0.0
+
+
+def test_an_application_sees_passes_in_its_metrics(filled: Path, settings: Config, asked: list[str]) -> None:
+    from ragself import background as module
+
+    counted: list[str] = []
+    with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=settings) as kb:
+        patched.setattr(module.passes, "add", lambda number, attributes: counted.append(attributes["decision"]))
+        BackgroundAdaptation(kb, asked).once(threading.Event())
+        failing = settings.model_copy(update={"watch": settings.watch.model_copy(update={"minutes": 1e-6})})
+        kb.config = failing
+        kb.add([Chunk("new", "notulu zonodo papaba mesori")])
+        BackgroundAdaptation(kb, asked).once(threading.Event())
+        assert counted == ["promote", "fail"]
+        events = [event["event"] for event in kb.history()]
+        assert events[1] == "promote"
+        assert events[-1] == "fail"
+
+
+def test_a_promotion_that_cannot_be_opened_is_taken_back(worse: Path, settings: Config, asked: list[str]) -> None:
+    """As it happens: the file is damaged, searches of a new process fail, and who watches finds out by itself."""
+    (worse / "versions" / "0002" / "adapter.safetensors").write_bytes(b"damaged")
+    with KnowledgeBase(worse, config=settings) as kb:
+        with pytest.raises(RagselfError):
+            kb.search(asked[0])
+        found = BackgroundAdaptation(kb).once(threading.Event())
+        assert (kb.status().live.number, kb.search(asked[0], 1)[0].version) == (1, 1)
+        (event,) = (event for event in kb.history() if event["event"] == "rollback")
+        assert event["started"] == "guard"
+        assert event["reason"].startswith("from version 2: it cannot be opened:")
+        assert found.waiting is None or found.report is not None
+
+
+def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(
+    worse: Path, settings: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = Snapshot.search
+
+    def fails(self: Snapshot, *arguments: Any) -> list[Hit]:
+        if self.version.number == 2:
+            raise StoreError("it is broken")
+        return search(self, *arguments)
+
     with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
         day = 86_400.0
         log.add(Counter({(1, bucket(0.01)): 1000}), time.time() - day)
         log.add(Counter({(2, bucket(0.01)): 900, (2, None): 100}))
+        with caplog.at_level(logging.INFO, "ragself.guard"):
+            Guard(kb).look(threading.Event())
+        assert kb.status().live.number == 2
+        assert "but not by version 2" in caplog.text  # a server was away, say
+        monkeypatch.setattr(Snapshot, "search", fails)
         kb.pin()
         Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
         kb.unpin()
         Guard(kb).look(threading.Event())
         assert kb.status().live.number == 1
-        assert "10.0% of 1,000 searches failed, 0.0% before" in kb.history()[-1]["reason"]
+        assert kb.history()[-1]["reason"] == (
+            "from version 2: 10.0% of 1,000 searches failed, 0.0% before; in turns 100%, and 0% of version 1"
+        )
 
 
 def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
@@ -214,7 +374,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
         with caplog.at_level(logging.INFO, "ragself.guard"):
             Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
-        assert "searches have become slow, but not by version 2" in caplog.text
+        assert "but not by version 2" in caplog.text
         search = Snapshot.search
 
         def slow(self: Snapshot, *arguments: Any) -> list[Hit]:
@@ -260,8 +420,7 @@ def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
         with pytest.raises(StoreError):
             kb.search("notulu")
     with closing(SignalLog(filled / "signals.db")) as log:
-        assert (log.of(0).searches, log.of(0).failed) == (1, 0)  # not the one that had to open it
-        assert log.of(-1).failed == 1  # of a version that could not be opened again
+        assert (log.of(0).searches, log.of(0).failed) == (2, 1)  # not the one that had to open it
 
 
 # the command --------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
+import sqlite3
 import stat
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ def test_a_query_is_there_once_with_how_often_it_was_asked(log: QueryLog) -> Non
     log.add({"What now?": 2, "  where\n to ": 1, "?!": 3})
     log.add({"what, NOW": 1})
     assert log.asked() == {"where to": 1, "What now?": 3}  # as it was worded first
-    assert (len(log), log.total) == (2, 4)
+    assert (len(log), log.total) == (2, 2)  # asking again brings nothing new
 
 
 def test_only_the_owner_may_read_it(log: QueryLog, tmp_path: Path) -> None:
@@ -49,7 +51,33 @@ def test_what_is_too_old_or_too_much_goes(log: QueryLog) -> None:
     for number in range(8):
         log.add({f"number {number}": 1}, now - 8 + number)
     assert list(log.asked()) == [f"number {number}" for number in range(3, 8)]
-    assert log.total == 11
+    assert log.total == 10
+
+
+def test_what_has_become_too_old_goes_from_the_disk_though_nobody_asks_any_more(log: QueryLog, tmp_path: Path) -> None:
+    log.add({"private matter": 1, "of today": 1}, time.time() - 29 * DAY)
+    log.add({"of today": 1})
+    assert log.purge() == []
+    assert log.purge(time.time() + 2 * DAY) == ["private matter"]
+    assert log.asked() == {"of today": 2}
+    log.add({"private matter": 1}, time.time() - 31 * DAY)
+    log.close()
+    QueryLog(tmp_path / "queries.db", QueriesConfig(days=30)).close()  # as who logs no more, and only opens it
+    assert not any(b"private" in file.read_bytes() for file in tmp_path.glob("queries.db*"))
+
+
+def test_who_reads_while_something_is_forgotten_is_told_of(
+    log: QueryLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.add({"private matter": 1, "other": 1})
+    log._db._connection.execute("PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(tmp_path / "queries.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM queries").fetchall()
+        with pytest.raises(StoreError, match=r"another process reads it.*run the same command again"):
+            log.forget(matching="private")
+    assert log.forget(matching="private") == []
+    assert not any(b"private" in file.read_bytes() for file in tmp_path.glob("queries.db*"))
 
 
 def test_a_clock_that_was_set_back_forgets_nothing_new(log: QueryLog) -> None:
@@ -69,6 +97,8 @@ def test_forgotten_queries_are_not_on_disk(log: QueryLog, tmp_path: Path) -> Non
     assert again.forget(before=time.time() - DAY) == []
     assert len(again.forget()) == 2
     assert (len(again), again.total) == (0, 3)
+    again.add({"what is new": 1})
+    assert again.total == 4
 
 
 def test_queries_that_were_never_asked_before(log: QueryLog) -> None:

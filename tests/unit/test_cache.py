@@ -149,16 +149,25 @@ def test_what_nothing_needs_any_more_goes(tmp_path: Path) -> None:
     cache.vectors("q", ["query 1"], encode, 200)
     cache.begin_pass()
     cache.vectors("q", ["query 1", "query 2"], encode, 200)
-    assert cache.prune("d", documents) == 0  # the last two passes may be gone on with
-    cache.begin_pass()
-    cache.vectors("q", ["query 2"], encode, 200)
+    assert cache.prune({"d": documents, "q": []}) == 0  # the last two passes may be gone on with
+    learner = VectorCache(tmp_path / "cache.db")  # of another process
+    learner.begin_pass()
+    learner.vectors("q", ["query 2"], encode, 200)
+    learner.close()
     before = (tmp_path / "cache.db").stat().st_size
-    assert cache.prune("d", documents[:10]) == 291  # documents that are gone, and a passage of old
+    needed = {"d": documents[:10], "q": ["query 1"]}
+    assert cache.prune(needed) == 291  # documents that are gone, and a passage of old
     assert (tmp_path / "cache.db").stat().st_size < before / 3
     asked.clear()
     cache.vectors("d", documents[:11], encode, 200)
     cache.vectors("q", ["query 1", "query 2"], encode, 200)
     assert asked == ["document 10"]
+    for _ in range(2):
+        cache.begin_pass()
+    asked.clear()
+    cache.prune({"d": documents, "q": ["query 1"]})
+    cache.vectors("q", ["query 1", "query 2"], encode, 200)
+    assert asked == ["query 2"]  # which is not remembered any more
     cache.close()
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 from ragself.errors import StoreError
 from ragself.schema import Account
-from ragself.serve.beacon import shining
 from ragself.serve.signals import SIGNALS, SignalLog
+from ragself.serve.spending import spending
 
 DAY = 86_400.0
 NOW = 1_800_000_000.0
@@ -34,10 +34,10 @@ def test_a_pass_tells_what_it_spends_while_it_runs_and_when_it_breaks_off(tmp_pa
         sum(number * number for number in range(1_000_000))
 
     try:
-        with shining(tmp_path, "a test", lambda *_: None, account) as told:
+        with spending(tmp_path, account) as note:
             work()
             account.tokens += 11
-            told("score", 1, 2)
+            note()
             cpu, tokens = spent()  # as a kill would leave it
             assert (cpu > 0.01, tokens) == (True, 11)
             work()
@@ -47,4 +47,3 @@ def test_a_pass_tells_what_it_spends_while_it_runs_and_when_it_breaks_off(tmp_pa
         pass
     assert spent()[0] > cpu + 0.01
     assert spent()[1] == 16
-    assert [file.name for file in tmp_path.glob("*.json")] == []
