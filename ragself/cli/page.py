@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +16,7 @@ from ragself.cli.console import duration, size
 from ragself.errors import StoreError
 from ragself.report import Story
 
+_FOLDERS = re.compile(r"(?<![\w./])/(?!/)(?:[^\s/'\"]+/)+")
 _EVENTS = 30  # of the history that are shown
 
 
@@ -34,7 +36,9 @@ def html(story: Story) -> str:
     environment = Environment(
         loader=PackageLoader("ragself.cli", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(duration=duration, size=size, day=_day, percent=lambda share: f"{share:.0%}")
+    environment.filters.update(
+        duration=duration, size=size, day=_day, percent=lambda share: f"{share:.0%}", local=without_folders
+    )
     title, lines = headline(story)
     last = next((event["report"] for event in reversed(story.passes) if event["report"]["figures"]), None)
     metric = plots.main_metric(story)
@@ -84,7 +88,16 @@ def headline(story: Story) -> tuple[str, list[str]]:
         f"{status.chunks:,} chunks of {status.documents:,} documents; {counted(len(story.passes), 'pass')}, "
         f"{len(promoted)} promoted; {_utc(story.at):%d %B %Y %H:%M} UTC"
     )
-    return title, [first, second]
+    return title, [without_folders(first), second]
+
+
+def without_folders(text: str) -> str:
+    """A text whose paths name no folder: the page may be sent to others.
+
+    >>> without_folders("Cannot write /srv/me/kb/live.json: see http://127.0.0.1:8000/v1")
+    'Cannot write …/live.json: see http://127.0.0.1:8000/v1'
+    """
+    return _FOLDERS.sub("…/", text)
 
 
 def counted(number: int, noun: str) -> str:

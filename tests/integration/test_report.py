@@ -43,6 +43,7 @@ def harmed(promoted: Path, settings: Config, chunks: list[Chunk], asked: list[st
             kb.search(harm, 5)
         kb.pin(reason=HOSTILE[0])
         kb.unpin(started=HOSTILE[1])
+        kb.record("fail", "Cannot write /home/me/kb/live.json: it is full. vllm:/home/me/models/llama", "watch")
         kb.rollback(0, reason=HOSTILE[2])
         kb.rollback(1)
         yield kb
@@ -96,7 +97,9 @@ def test_what_documents_and_queries_say_stays_text(
     text = seen.page.locator("body").inner_text()
     assert [harm for harm in sorted(shown & set(HOSTILE)) if " ".join(harm.split()) not in " ".join(text.split())] == []
     assert HOSTILE[0] in text  # why it was pinned
-    assert "/home/me" not in (tmp_path / "report.html").read_text()  # no local paths
+    text = (tmp_path / "report.html").read_text()
+    assert "/home/me" not in text  # no local paths
+    assert "Cannot write …/live.json: it is full. vllm:…/llama" in text
 
 
 def test_nothing_that_was_left_of_the_page_may_run(harmed: KnowledgeBase, tmp_path: Path, browser: Browser) -> None:  # noqa: F811
