@@ -226,6 +226,34 @@ def test_a_merged_model_needs_no_ragself_and_tells_no_path(
     assert not any(file.suffix in (".bin", ".pkl", ".pt") for file in told)
 
 
+def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
+    filled: Path, settings: Config, chunks: list[Chunk], asked: list[str], tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    train = settings.train.model_copy(update={"adapters": ("residual",)})
+    config = settings.model_copy(update={"train": train})
+    with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=config) as kb:
+        patched.setattr("ragself.cycle._select", lambda lesson, adapters, *_: ("residual", []))
+        report = kb.adapt(asked)
+        assert (report.decision, report.kind) == ("promote", "residual"), report.reason
+        files = kb.export(tmp_path / "model", merged=True)
+        card = (tmp_path / "model" / "README.md").read_text()
+        hits = [hit.id for hit in kb.search(asked[0], 5)]
+        texts = [chunk.text for chunk in chunks]
+        own = Embedder(kb.store().base.encoder, kb.store().adapter(kb.store().registry.version(1)))
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    documents, query = model.encode_document(texts), model.encode_query(asked[:1])
+    np.testing.assert_allclose(documents, own.documents(texts), atol=1e-5)
+    np.testing.assert_allclose(query, own.queries(asked[:1]), atol=1e-5)
+    assert [chunks[row].id for row in np.argsort(-(query @ documents.T)[0])[:5]] == hits
+    assert "base_model_relation: finetune" in card
+    assert "SentenceTransformer" in card
+    assert "hashes" not in card  # there are none in it
+    assert "| utility@" in card
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in files)
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
     promoted: Path, settings: Config, tmp_path: Path
 ) -> None:
