@@ -23,6 +23,7 @@ from ragself.guard import Guard
 from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
 from ragself.schema import Report
+from ragself.serve.memory import give_back
 from ragself.telemetry import passes, span
 from ragself.triggers import due, left
 
@@ -182,6 +183,7 @@ class BackgroundAdaptation:
                     self._look(stopping)
                 except BaseException as error:  # a panic in Chroma is no Exception; a thread that ends tells nobody
                     logger.critical("looking goes on after %r", error, exc_info=error)
+                give_back()
                 stopping.wait(self._watch.poll)
             logger.info("stopped")
         finally:

@@ -50,6 +50,7 @@ from ragself.serve.export import export
 from ragself.serve.following import Following
 from ragself.serve.live import Live
 from ragself.serve.lock import ProcessLock, Turn
+from ragself.serve.memory import give_back
 from ragself.serve.origin import Origin
 from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
@@ -408,6 +409,7 @@ class KnowledgeBase:
             report = cycle.run(self.store(), asked, config, told, notes, account)
         passes.add(1, {"decision": report.decision})
         self._live.renew()
+        give_back()
         return report
 
     def news(

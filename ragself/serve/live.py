@@ -13,6 +13,7 @@ from typing import TypeVar
 from ragself.corpus.journal import Journal
 from ragself.errors import RagselfError, StoreError, StoreLocked
 from ragself.serve.lock import ProcessLock, Turn
+from ragself.serve.memory import give_back
 from ragself.serve.registry import Registry
 from ragself.serve.snapshot import Snapshot
 
@@ -205,6 +206,7 @@ class Live:
             if str(error) != self._told:
                 logger.warning("version %s goes on answering: %s", self._snapshot and self._snapshot.version, error)
             self._told = str(error)
+        give_back()
 
     def _replace(self, *, only_missing: bool = False, patient: bool = True) -> None:
         """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to.
