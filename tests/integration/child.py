@@ -51,9 +51,33 @@ def cli(argv: list[str]) -> None:
     main()
 
 
-def adapt(kb: str, asked: str, die_at: str = "", after: bool = False) -> dict[str, Any]:
-    """One pass. Every text that reaches the model is counted, and where it is, is said."""
+def adapt(kb: str, asked: str, die_at: str = "", after: bool = False, slowly: bool = False) -> dict[str, Any]:
+    """One pass. Every text that reaches the model is counted, and where it is, is said; also what is switched to."""
     from sentence_transformers import SentenceTransformer
+
+    from ragself import cycle
+
+    switch, told = cycle._switch, set[str]()
+
+    def watched(store: Any, better: Any, index: Any, *others: Any) -> Any:
+        point = store.registry.point
+
+        def compared(*arguments: Any, **details: Any) -> None:
+            found = index._collection.get(include=["documents"])
+            there = {chunk.id: chunk.shown for chunk in store.journal.chunks()}
+            say(["switch", int(dict(zip(found["ids"], found["documents"], strict=True)) == there), len(there)])
+            point(*arguments, **details)
+
+        store.registry.point = compared
+        return switch(store, better, index, *others)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        say([stage, done, total])
+        if slowly and stage == "re-embed" and stage not in told:
+            told.add(stage)
+            time.sleep(1.0)
+
+    cycle._switch = watched
 
     texts = 0
     encode = SentenceTransformer.encode
@@ -70,7 +94,7 @@ def adapt(kb: str, asked: str, die_at: str = "", after: bool = False) -> dict[st
         base.search("warm")  # the model is loaded and its canaries are encoded
         texts = 0
         say(["ready", 0, 0])
-        report = base.adapt(json.loads(Path(asked).read_text()), lambda *where: say(list(where)))
+        report = base.adapt(json.loads(Path(asked).read_text()), progress)
         say(["done", 0, 0])
         return {"decision": report.decision, "reason": report.reason, "version": report.version, "encoded": texts}
 

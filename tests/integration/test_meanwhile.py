@@ -7,12 +7,16 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ragself import Chunk, Config, KnowledgeBase
+from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.errors import InputError, StoreError, StoreLocked
+from ragself.serve.chroma import Chroma
+from ragself.serve.index import Index
 from tests.integration.chroma_server import ChromaServer
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
@@ -48,8 +52,8 @@ def test_nothing_is_lost_and_nothing_comes_back(
     gone: set[str] = set()
     with KnowledgeBase(tmp_path / "kb", config=place) as kb:
         kb.add(chunks)
-        learner = spawn("adapt", kb=tmp_path / "kb", asked=tmp_path / "asked.json")
-        changes = 0
+        learner = spawn("adapt", kb=tmp_path / "kb", asked=tmp_path / "asked.json", slowly=True)
+        changes = building = 0
         while learner.process.is_alive():
             match draw.choice(["add", "add", "replace", "delete", "again"]):
                 case "add":
@@ -73,12 +77,15 @@ def test_nothing_is_lost_and_nothing_comes_back(
                     there[id] = f"{another(chunks, draw.randrange(150))} again"
                     kb.add([Chunk(id, there[id])])
             changes += 1
+            building += learner.lines()[-1:] != [] and learner.lines()[-1][0] == "re-embed"
             probe = draw.choice(sorted(there))
             assert probe in {hit.id for hit in kb.search(there[probe], 20)}
             assert not gone & {hit.id for hit in kb.search(there[probe], 20)}
         result = learner.result()
         assert result["decision"] == "promote", result["reason"]
         assert changes > 5
+        assert building > 0  # some came when the new version was nearly there
+        assert [right for stage, right, _ in learner.lines() if stage == "switch"] == [1]
         audit(kb, there, 1)
         assert kb.rollback().number == 0
         audit(kb, there, 0)
@@ -162,6 +169,59 @@ def test_who_asks_now_and_then_is_not_answered_from_the_past(
         spawn("cli", argv=["add", "--kb", str(tmp_path / "kb"), str(tmp_path / "new.txt")]).join()
         time.sleep(1.1)
         assert text in kb.search(text, 1)[0].text
+
+
+def test_a_read_that_fails_does_not_wait_for_who_is_at_the_same_index(
+    promoted: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, failed = Index.query, threading.Event()
+
+    def once(self: Index, *arguments: Any) -> list[Hit]:
+        if not failed.is_set():
+            failed.set()
+            raise StoreError("the connection was reset")
+        return query(self, *arguments)
+
+    with KnowledgeBase(promoted, config=settings) as kb:
+        kb.search("notulu")
+        monkeypatch.setattr(Index, "query", once)
+        with kb._live.pinned() as held:  # as a long addition has it
+            other = threading.Thread(target=kb.search, args=("notulu",))
+            other.start()
+            other.join(30)
+            assert failed.is_set()
+            assert not other.is_alive()
+            assert kb._live._snapshot is not held
+            assert held.search("notulu", 1)  # it is closed when nobody has it any more
+        assert kb._live._dropped == []
+        with pytest.raises(StoreError):
+            held.search("notulu", 1)
+
+
+def test_what_a_build_that_was_given_up_had_written_goes(
+    filled: Path, place: Config, asked: list[str], chunks: list[Chunk], tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "re-embed":
+            raise Enough
+
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        kb.add(chunks)
+        for number in range(3):
+            with pytest.raises(Enough):
+                kb.adapt(asked, stop)
+            assert len(kb.store().registry.unregistered()) == 1  # to be gone on with
+            kb.add([Chunk(f"new-{number}", another(chunks, number))])
+        assert kb.adapt(asked).decision == "promote"
+        assert kb.store().registry.unregistered() == []
+        server = kb.store().server
+        if server is not None:
+            with closing(Chroma(server)) as database:
+                mark = kb.store().manifest.prefix(server)
+                assert len([name for name in database.names() if name.startswith(mark)]) == 2
 
 
 def back(folder: Path, settings: Config, to: int) -> None:
