@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
 _AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
 _MANY = 50  # chunks or files, of which progress is told
-_FOLDERS, _PASS, _CLEAN = "the folders are not looked at", "the pass failed", "nothing is cleaned up after it"
+_FOLDERS, _PASS, _AFTER = "the folders are not looked at", "the pass failed", "nothing is cleaned up after the pass"
 _DAY = 86_400.0  # seconds
 _SYNC = 3600.0  # seconds between two looks at a collection that is followed
 
@@ -276,17 +276,18 @@ class BackgroundAdaptation:
             self._status = replace(self._status, report=report)
             logger.info("%s, version %d is live: %s", report.decision, report.version, report.reason)
             if report.decision == "promote":
-                self._clean()
+                self._turn_to_it()
         self._status = replace(self._status, stage=None, passes=self._status.passes + 1)
 
-    def _clean(self) -> None:
-        """Remove what the new version has made superfluous; the pass has ended well, whatever becomes of this."""
+    def _turn_to_it(self) -> None:
+        """Answer with the new version and remove what is superfluous now; the pass went well, whatever comes of it."""
         try:
+            self._kb.refresh()
             self._kb.gc(started=self._name)
         except Exception as error:
-            self._complain(_CLEAN, error)
+            self._complain(_AFTER, error)
         else:
-            self._complain(_CLEAN, None)
+            self._complain(_AFTER, None)
 
     def _look_meanwhile(self, stopping: threading.Event) -> None:
         """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""

@@ -68,13 +68,13 @@ class Guard:
 
     def _opens(self, version: int, before: int) -> str | None:
         """That the version cannot even be opened, though the one before it can, or None."""
+        store = self._kb.store()
         try:
-            self._kb.refresh()
+            store.adapter(store.registry.version(version))
         except RagselfError as error:
-            if self._may("open"):
-                turns = review.in_turns(self._kb.store(), version, before)
-                if turns.failed == 1.0 and turns.failed_before == 0.0:
-                    return f"it cannot be opened: {error}"
+            turns = review.in_turns(store, version, before) if self._may("open") else None
+            if turns is not None and turns.failed == 1.0 and turns.failed_before == 0.0:
+                return f"it cannot be opened: {error}"
             raise
         return None
 

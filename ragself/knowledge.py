@@ -404,9 +404,12 @@ class KnowledgeBase:
             shining(self.path, started, progress, note) as told,
             span("ragself.adapt"),
         ):
-            notes = {"started": started, "seen": self._seen(given, config)}
-            asked = Counter(given) + Counter(self.asked())
-            report = cycle.run(self.store(), asked, config, told, notes, account)
+            notes, remembered = {"started": started, "seen": self._seen(given, config)}, self.asked()
+            try:
+                asked = Counter(given) + Counter(remembered)
+                report = cycle.run(self.store(), asked, config, told, notes, account)
+            finally:  # what was forgotten meanwhile may have been encoded after that
+                self._base.forget([query for query in remembered.keys() - self.asked().keys() if query not in given])
         passes.add(1, {"decision": report.decision})
         self._live.renew()
         give_back()
@@ -501,12 +504,22 @@ class KnowledgeBase:
 
         Returns:
             How many were forgotten.
+
+        Raises:
+            StoreError: Another process keeps on reading them, so that something is left on disk until this is repeated.
         """
         self.check_open()
-        gone = self._traffic.forget(matching, before)
-        self._base.forget(gone)
-        if gone:
-            self.record("forget", f"{len(gone)} queries", "")
+        gone: list[str] = []
+
+        def first(queries: list[str]) -> None:  # were it last, a kill would leave vectors that nobody can name
+            self._base.forget(queries)
+            gone.extend(queries)
+
+        try:
+            self._traffic.forget(matching, before, first)
+        finally:
+            if gone:
+                self.record("forget", f"{len(gone)} queries", "")
         return len(gone)
 
     def forecast(
@@ -649,8 +662,7 @@ class KnowledgeBase:
 
     def _collect(self, progress: Progress) -> list[str]:
         self.check_open()
-        gone = self._traffic.purge()
-        self._base.forget(gone)
+        self._traffic.purge(self._base.forget)
         learning = self._learning.holder() is not None
         with nullcontext() if learning else self._alone_in_learning(), self._turn.taken():
             if self.store().built(self._registry.version(self._registry.live())):

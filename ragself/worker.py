@@ -67,11 +67,13 @@ class _Told:
 def _do(job: Mapping[str, Any], told: _Told) -> Mapping[str, Any] | None:
     config = load(None, **job["config"])
     with KnowledgeBase(job["kb"], create=False, config=config) as kb:
-        with closing(SignalLog(kb.path / SIGNALS)) as log:
-            log.spend(time.process_time(), 0)  # to come so far is part of what it takes
         queries = [text for text, times in job["queries"] for _ in range(times)]
-        if job["tokens"] is not None:
-            kb.config = within(job["tokens"], kb.forecast(queries, told, generator=job["generator"]), kb.config)
+        try:
+            if job["tokens"] is not None:
+                kb.config = within(job["tokens"], kb.forecast(queries, told, generator=job["generator"]), kb.config)
+        finally:
+            with closing(SignalLog(kb.path / SIGNALS)) as log:
+                log.spend(time.process_time(), 0)  # to come so far is part of what it takes
         if job["task"] == "review":
             review = kb.review(told, generator=job["generator"])
             return None if review is None else asdict(review)

@@ -64,11 +64,11 @@ class QueryLog:
             db.execute("UPDATE total SET queries = queries + ?", (_count(db) - before,))
         self.purge(now)
 
-    def purge(self, now: float | None = None) -> list[str]:
-        """Remove what is too old or too many. Returns what was removed."""
+    def purge(self, now: float | None = None, first: Callable[[list[str]], object] = list) -> list[str]:
+        """Remove what is too old or too many, as `forget` does. Returns what was removed."""
         now = time.time() if now is None else now
         too_many = "key IN (SELECT key FROM queries ORDER BY last DESC LIMIT -1 OFFSET ?)"
-        gone = self._remove(f"last < ? OR {too_many}", now - self._config.days * _DAY, self._config.keep)
+        gone = self._remove(first, f"last < ? OR {too_many}", now - self._config.days * _DAY, self._config.keep)
         if gone:
             with suppress(StoreError):  # the next time
                 self._db.empty_log()
@@ -96,12 +96,19 @@ class QueryLog:
         with self._db.read() as db:
             return int(db.execute("SELECT queries FROM total").fetchone()[0])
 
-    def forget(self, *, matching: str | None = None, before: float | None = None) -> list[str]:
+    def forget(
+        self,
+        *,
+        matching: str | None = None,
+        before: float | None = None,
+        first: Callable[[list[str]], object] = list,
+    ) -> list[str]:
         """Remove queries for good.
 
         Args:
             matching: Those that contain this text, whatever its case; None is no condition.
             before: Those last asked before this time, seconds since 1970; None is no condition.
+            first: Called with them; where it raises nothing is removed.
 
         Returns:
             What was removed.
@@ -110,6 +117,7 @@ class QueryLog:
             StoreError: Another process keeps on reading, so that something of it is left on disk.
         """
         gone = self._remove(
+            first,
             "(? IS NULL OR last < ?) AND (? IS NULL OR instr(casefold(text), casefold(?)))",
             before,
             before,
@@ -119,12 +127,14 @@ class QueryLog:
         self._db.empty_log()  # which holds the texts, too
         return gone
 
-    def _remove(self, where: str, *values: object) -> list[str]:
+    def _remove(self, first: Callable[[list[str]], object], where: str, *values: object) -> list[str]:
         """Remove what a condition says. Returns the texts."""
         with self._db.write() as db:
             db.create_function("casefold", 1, str.casefold, deterministic=True)
             rows = db.execute(f"DELETE FROM queries WHERE {where} RETURNING text", values).fetchall()
-        return [str(text) for (text,) in rows]
+            gone = [str(text) for (text,) in rows]
+            first(gone)
+        return gone
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -46,7 +46,8 @@ class BaseVectors:
 
     def forget(self, queries: Sequence[str]) -> None:
         """Forget the vectors of queries."""
-        self._cache.drop(f"{self._fingerprint}/query", queries)
+        if queries:
+            self._cache.drop(f"{self._fingerprint}/query", queries)
 
     def missing(self, texts: Sequence[str], side: Literal["document", "query"]) -> list[str]:
         """Those texts that were never encoded on that side, each once."""

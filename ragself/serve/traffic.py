@@ -73,15 +73,17 @@ class Traffic:
         log = self._written()
         return 0 if log is None else log.total
 
-    def forget(self, matching: str | None, before: float | None) -> list[str]:
-        """Forget queries, as of `QueryLog.forget`. Returns them."""
+    def forget(self, matching: str | None, before: float | None, first: Callable[[list[str]], object]) -> None:
+        """Forget queries, as of `QueryLog.forget`."""
         log = self._written()
-        return [] if log is None else log.forget(matching=matching, before=before)
+        if log is not None:
+            log.forget(matching=matching, before=before, first=first)
 
-    def purge(self) -> list[str]:
-        """Remove queries that are too old or too many. Returns them."""
+    def purge(self, first: Callable[[list[str]], object]) -> None:
+        """Remove queries that are too old or too many, as of `QueryLog.purge`."""
         log = self._written()
-        return [] if log is None else log.purge()
+        if log is not None:
+            log.purge(first=first)
 
     def close(self) -> None:
         """Write what is left. Safe to call twice."""

@@ -460,12 +460,16 @@ def main() -> None:
                 "violations": len(violations),
                 "faults": faults,
                 "happened": happened,
+                "left out": [
+                    name for name, there in {"clock set back": FAKETIME, GENERATOR: interpreter()}.items() if not there
+                ],
                 "seconds": round(time.time() - began),
                 "what": violations,
             },
             indent=2,
         )
     )
+    sys.exit(bool(violations))
 
 
 def work() -> None:

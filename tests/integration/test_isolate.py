@@ -124,6 +124,17 @@ def test_one_that_hangs_is_killed(
     assert (len(hung), read_status(filled).learning) == (1, None)
 
 
+def test_one_that_would_read_more_tokens_than_are_left_does_not_begin(
+    filled: Path, settings: Config, asked: list[str], random_llama: Path
+) -> None:
+    few = Job("adapt", filled, settings, dict.fromkeys(asked, 1), str(random_llama), "a test", Bounds(tokens=1000))
+    with pytest.raises(LimitError, match=r"A pass would cost about [\d,]+ tokens, and 1,000 are left for today"):
+        run(few, threading.Event())
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert kb.spent(3600)[0] > 1.0  # to find that out took something, too
+        assert [event["event"] for event in kb.history()] == ["create"]
+
+
 def test_what_goes_wrong_there_is_raised_here(filled: Path, settings: Config, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Among the queries is 3 \(int\)"):
         run(Job("adapt", filled, settings, {3: 1}, None, ""), threading.Event())  # type: ignore[dict-item]

@@ -84,6 +84,23 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         assert kb.asked() == {}
 
 
+def test_what_is_forgotten_during_a_pass_is_not_brought_back_by_it(
+    filled: Path, settings: Config, asked: list[str]
+) -> None:
+    with KnowledgeBase(filled, config=remembering(settings)) as kb:
+        for query in asked:
+            kb.search(query, 1)
+        assert len(kb.asked()) == len(asked)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "encode queries" and kb.asked():
+                assert kb.forget() == len(asked)
+
+        kb.adapt(progress=progress)
+        assert kb.asked() == {}
+        assert kb.store().base.missing(asked, "query") == asked
+
+
 def test_a_redaction_that_cannot_be_found_is_told_before_anything_is_asked(filled: Path, settings: Config) -> None:
     with pytest.raises(ConfigError, match=r"queries\.redact = 'nowhere:mask' cannot be imported"):
         KnowledgeBase(filled, config=remembering(settings, redact="nowhere:mask"))
