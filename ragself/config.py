@@ -40,7 +40,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # no number: ValueError
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{value!r} is no URL; expected one such as http://127.0.0.1:8000")
     return value.rstrip("/")
 

@@ -74,7 +74,8 @@ class Endpoint:
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as error:
-            shown = url.rpartition("@")[2]  # what is before it may be a password, and in the error, too
+            scheme, _, place = url.partition("//")  # a password may be in it, and in the error, too
+            shown = f"{scheme}//{place.rpartition('@')[2]}"
             raise GeneratorError(
                 f"{shown!r} is no URL ({type(error).__name__}). Expected one such as http://127.0.0.1:8000"
             ) from None
