@@ -247,7 +247,8 @@ class Registry:
         events = [*self._unwritten(self._written()), event]
         write_json(self._live, {**self._pointer(), **changed, "events": events})
         try:
-            self._write_history()
+            for line in events:
+                append_json(self._history, line)
         except StoreError as error:  # it has happened
             logger.warning("the history lacks its last line until the next one is written: %s", error)
 
@@ -303,7 +304,9 @@ class Registry:
             events = self._pointer().get("events", [])
         except (StoreError, AttributeError):  # damaged: who asks for the live version is told
             return []
-        there = {json.dumps(line) for line in written if line["event"] in _MOVES}  # as text: NaN is like NaN
+        when = {event["at"] for event in events}
+        moves = (line for line in written if line["event"] in _MOVES and line["at"] in when)
+        there = {json.dumps(line) for line in moves}  # as text: NaN is like NaN
         return [event for event in events if json.dumps(event) not in there]
 
 
