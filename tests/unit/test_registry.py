@@ -299,6 +299,9 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         registry.point(1, "rollback", "bad")
         registry.point(2, "rollback", "bad")
     assert sum(event["event"] == "rollback" for event in registry.history()) == 12
+    monkeypatch.setattr("ragself.serve.registry.append_json", full)
+    registry.point(1, "rollback", "bad")  # without room, and like one that is written but for the moment
+    assert sum(event["event"] == "rollback" for event in registry.history()) == 13
 
 
 def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> None:
