@@ -64,7 +64,7 @@ class Live:
         self._state = threading.Condition()
         self._opening = threading.RLock()
         self._beginning = threading.Lock()
-        self._dropped: list[Snapshot] = []  # to be closed by whoever gives them back last
+        self._retired: list[Snapshot] = []  # to be closed by whoever gives them back last
         self._renewal: threading.Thread | None = None
         self._late = False  # what is open was not looked at for so long that queries wait for the renewal
         self._looked = self._listened = 0.0
@@ -96,12 +96,9 @@ class Live:
         finally:
             with self._state:
                 self._readers[id(snapshot)] -= 1
-                self._state.notify_all()
-                last = snapshot in self._dropped and self._readers[id(snapshot)] == 0
-                if last:
-                    self._forget(snapshot)
+                last = snapshot in self._retired and self._readers[id(snapshot)] == 0
             if last:
-                snapshot.close()
+                self._close(snapshot)
 
     @property
     def number(self) -> int:
@@ -122,11 +119,13 @@ class Live:
             snapshot.warm()
             yield snapshot
         finally:
-            if snapshot is not self._snapshot:
+            with self._state:
+                needed = snapshot is self._snapshot or snapshot in self._retired
+            if not needed:
                 snapshot.close()
 
     def switch(self, snapshot: Snapshot) -> None:
-        """Answer with a version that was prepared, and to which the pointer was just moved."""
+        """Answer with a version that was prepared, and to which the pointer was just moved; wait for no query."""
         with self._opening:
             self._seen = self._state_of_things()
             self._retire(snapshot)
@@ -136,6 +135,8 @@ class Live:
         """Let queries in flight come to an end; later ones wait until this ends, and open the snapshot anew."""
         with self._opening:
             self._retire(None)
+            with self._state:
+                self._state.wait_for(lambda: not self._retired)
             yield
 
     def close(self) -> None:
@@ -272,27 +273,27 @@ class Live:
 
     def _drop(self, snapshot: Snapshot) -> None:
         """Have the next question put to a snapshot opened afresh; who is at this one, as a long addition, goes on."""
-        with self._opening, self._state:
-            if self._snapshot is not snapshot:
-                return
-            self._snapshot = None
-            if self._readers[id(snapshot)]:
-                self._dropped.append(snapshot)
-                return
-            self._forget(snapshot)
-        snapshot.close()
-
-    def _forget(self, snapshot: Snapshot) -> None:
-        del self._readers[id(snapshot)]
-        if snapshot in self._dropped:
-            self._dropped.remove(snapshot)
+        with self._opening:
+            if self._snapshot is snapshot:
+                self._retire(None)
 
     def _retire(self, successor: Snapshot | None) -> None:
-        """Put a successor in the place of the open snapshot, and close that when its last query has ended."""
+        """Put a successor in the place of the open snapshot, which is closed when its last query has ended."""
         with self._state:
             before, self._snapshot = self._snapshot, successor
             if before is None:
                 return
-            self._state.wait_for(lambda: self._readers[id(before)] == 0)
-            del self._readers[id(before)]
-        before.close()
+            self._retired.append(before)
+            if self._readers[id(before)]:
+                return
+        self._close(before)
+
+    def _close(self, snapshot: Snapshot) -> None:
+        """Close a retired snapshot that nobody has any more."""
+        try:
+            snapshot.close()
+        finally:
+            with self._state:
+                self._retired.remove(snapshot)
+                del self._readers[id(snapshot)]
+                self._state.notify_all()

@@ -193,9 +193,35 @@ def test_a_read_that_fails_does_not_wait_for_who_is_at_the_same_index(
             assert not other.is_alive()
             assert kb._live._snapshot is not held
             assert held.search("notulu", 1)  # it is closed when nobody has it any more
-        assert kb._live._dropped == []
+        assert kb._live._retired == []
         with pytest.raises(StoreError):
             held.search("notulu", 1)
+
+
+def test_a_switch_waits_for_no_query(promoted: Path, settings: Config) -> None:
+    with KnowledgeBase(promoted, config=settings) as kb:
+        with kb._live.pinned() as held:  # as a slow query has it
+            other = threading.Thread(target=kb.rollback)
+            other.start()
+            other.join(30)
+            assert not other.is_alive()
+            assert {hit.version for hit in kb.search("notulu")} == {0}
+            assert {hit.version for hit in held.search("notulu", 10)} == {1}
+        with pytest.raises(StoreError):
+            held.search("notulu", 1)
+
+
+def test_closing_waits_for_the_queries_of_a_version_that_was_switched_from(promoted: Path, settings: Config) -> None:
+    kb = KnowledgeBase(promoted, config=settings)
+    with kb._live.pinned() as held:
+        kb.rollback()
+        other = threading.Thread(target=kb.close)
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+        assert held.search("notulu", 1)
+    other.join(30)
+    assert not other.is_alive()
 
 
 def test_what_a_build_that_was_given_up_had_written_goes(
