@@ -22,7 +22,7 @@ class Index:
     """A collection of chunks with their vectors. Reading is safe from several threads."""
 
     def __init__(self, collection: chromadb.Collection, batch: int) -> None:
-        """Wrap an open collection that takes at most `batch` rows a call; `Chroma` makes these."""
+        """Wrap an open collection that is written `batch` rows at a time; `Chroma` makes these."""
         self._collection = collection
         self._batch = batch
 
