@@ -39,6 +39,7 @@ from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
 from ragself.serve.files import read_json, write_json
 from ragself.serve.index import Index
+from ragself.serve.memory import uncollected
 from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
@@ -80,7 +81,7 @@ def run(
             with clock("re-embed"):
                 _fill(store, better.version, index, progress)
             report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
-            with store.turn.taken():
+            with store.turn.taken(), uncollected():
                 report = _switch(store, better, index, report, notes or {})
     if report.decision == "keep":
         report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)

@@ -50,7 +50,7 @@ from ragself.serve.export import export
 from ragself.serve.following import Following
 from ragself.serve.live import Live
 from ragself.serve.lock import ProcessLock, Turn
-from ragself.serve.memory import give_back
+from ragself.serve.memory import give_back, uncollected
 from ragself.serve.origin import Origin
 from ragself.serve.registry import Registry
 from ragself.serve.reindex import follow
@@ -560,7 +560,7 @@ class KnowledgeBase:
             with store.filling(target) as index:
                 if follow(self._journal, target.collection, index, self._base, adapter):
                     self._lock.begin_generation()  # whoever of this process has it open does not see that
-        with self._live.prepared(target.number) as snapshot, self._turn.taken():  # warm before anybody has to wait
+        with self._live.prepared(target.number) as snapshot, self._turn.taken(), uncollected():  # warm by now
             if self._registry.stamp() != stamp:
                 raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
             follow(self._journal, target.collection, snapshot.index, self._base, adapter)

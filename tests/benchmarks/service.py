@@ -11,6 +11,7 @@ between runs. `--server` keeps the vectors on a Chroma server.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import shutil
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.background import BackgroundAdaptation
@@ -137,16 +139,18 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
     truth |= answers(kb, asked)
     held = kb.history()[-1]["held"]
     took: list[float] = []
-    turns: list[float] = []
+    turns: list[tuple[float, float, float]] = []
     moving: list[float] = []
+    lost: list[list[int]] = []  # of each that took longer than it should: ms, stolen, collecting garbage
+    collecting = Collecting()
     taken = kb._turn.taken
 
     @contextmanager
     def timed(*arguments: float) -> Iterator[None]:
         with taken(*arguments):
-            at = time.perf_counter()
+            at, taken_away, collected = time.perf_counter(), steal(), collecting.seconds
             yield
-            turns.append(time.perf_counter() - at)
+            turns.append((time.perf_counter() - at, steal() - taken_away, collecting.seconds - collected))
 
     kb._turn.taken = timed  # type: ignore[method-assign]
     switching = Client(kb, asked, rate)
@@ -157,7 +161,9 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
             at = time.perf_counter()
             kb.rollback(number % 2)
             took.append(time.perf_counter() - at)
-            moving.append(turns[-1])  # the ones before it are for catching up
+            moving.append(turns[-1][0])  # the ones before it are for catching up
+            if turns[-1][0] > 0.05:
+                lost.append([round(1000 * value) for value in turns[-1]])
             time.sleep(0.2)
         ended = time.perf_counter()
     before, during, switched = (
@@ -174,11 +180,31 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
         "pass": {"seconds": round(learned - learning, 1), "stages": dict(report.seconds)},
         "while versions switch": switched,
         "switch ms, nobody else changes anything": spread(moving),
+        "slower than 50 ms: how long, of which the host took, and Python collected garbage": lost,
         "switch ms, catching up and opening what becomes live before it": spread(took),
         "switch ms, at the end of the pass": round(1000 * held, 1),
         "errors": len(client.errors) + len(switching.errors),
         "answers of no one version": client.mixed(truth) + switching.mixed(truth),
     }
+
+
+class Collecting:
+    """Seconds in which Python looked for garbage."""
+
+    def __init__(self) -> None:
+        self.seconds, self._began = 0.0, 0.0
+        gc.callbacks.append(self._told)
+
+    def _told(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self._began
+
+
+def steal() -> float:
+    """Seconds that the processors of this virtual machine were given to others."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

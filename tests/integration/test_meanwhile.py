@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import threading
@@ -17,6 +18,7 @@ from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.errors import InputError, StoreError, StoreLocked
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
+from ragself.serve.registry import Registry
 from tests.integration.chroma_server import ChromaServer
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
@@ -209,6 +211,24 @@ def test_a_switch_waits_for_no_query(promoted: Path, settings: Config) -> None:
             assert {hit.version for hit in held.search("notulu", 10)} == {1}
         with pytest.raises(StoreError):
             held.search("notulu", 1)
+
+
+@pytest.mark.parametrize("move", [KnowledgeBase.rollback, KnowledgeBase.adapt])
+def test_no_garbage_is_collected_while_nobody_else_may_change_anything(
+    filled: Path, promoted: Path, settings: Config, asked: list[str], monkeypatch: pytest.MonkeyPatch, move: Any
+) -> None:
+    point, seen = Registry.point, []
+
+    def counted(self: Registry, *arguments: Any, **details: Any) -> None:
+        seen.append(gc.isenabled())
+        point(self, *arguments, **details)
+
+    monkeypatch.setattr(Registry, "point", counted)
+    adapting = move is KnowledgeBase.adapt
+    with KnowledgeBase(filled if adapting else promoted, config=settings) as kb:
+        move(kb, *[asked] * adapting)
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_closing_waits_for_the_queries_of_a_version_that_was_switched_from(promoted: Path, settings: Config) -> None:
