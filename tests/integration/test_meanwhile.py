@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromadb import Collection
 
 from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.errors import InputError, StoreError, StoreLocked
@@ -242,6 +243,21 @@ def test_closing_waits_for_the_queries_of_a_version_that_was_switched_from(promo
         assert held.search("notulu", 1)
     other.join(30)
     assert not other.is_alive()
+
+
+def test_a_server_is_never_busy_for_long_with_what_is_written_to_it(
+    tmp_path: Path, place: Config, chunks: list[Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, shares = Collection.add, []
+
+    def counted(self: Collection, **rows: Any) -> None:
+        shares.append(len(rows["ids"]))
+        add(self, **rows)
+
+    monkeypatch.setattr(Collection, "add", counted)
+    with KnowledgeBase(tmp_path / "kb", config=place) as kb:
+        kb.add(chunks[:120])
+    assert shares == ([50, 50, 20] if place.chroma else [120])
 
 
 def test_what_a_build_that_was_given_up_had_written_goes(
