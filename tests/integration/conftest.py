@@ -173,14 +173,11 @@ def _vllm() -> None:
 
 
 @pytest.fixture(scope="session")
-def vllm_server(_vllm: None, random_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+def vllm_server(make_vllm: Callable[..., VllmServer], random_llama: Path) -> VllmServer:
     """A server of the random Llama for all tests: leave it as it is."""
-    server = VllmServer(random_llama, tmp_path_factory.mktemp("vllm") / "log")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    server = make_vllm(random_llama)
+    server.start()
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,21 @@ from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.prompt import WRITINGS
 from ragself.models.vllm import Vllm
 from ragself.schema import Account, Chunk, Probe
+from tests.conftest import documents
 from tests.integration.vllm_server import VllmServer
+from tests.language_models import random_model, tokenizer
 
 pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def qwen3(make_vllm: Callable[..., VllmServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A server of another architecture, which starts beside the first: wait for it."""
+    texts = [text for _, _, text in documents()]
+    server = make_vllm(random_model(tmp_path_factory.mktemp("qwen3"), "qwen3", tokenizer(texts, 1000)))
+    server.launch()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -52,17 +64,10 @@ def random_pairs(count: int, limit: int, vocabulary: int) -> list[Pair]:
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_a_server_and_this_process_agree_to_a_ten_thousandth_of_a_nat(
-    architecture: str, request: pytest.FixtureRequest, make_vllm: Callable[..., VllmServer], tmp_path: Path
+    architecture: str, vllm_server: VllmServer, qwen3: VllmServer
 ) -> None:
-    if architecture == "llama":
-        server: VllmServer = request.getfixturevalue("vllm_server")
-    else:
-        from tests.conftest import documents
-        from tests.language_models import random_model, tokenizer
-
-        model = random_model(tmp_path / "qwen3", "qwen3", tokenizer([text for _, _, text in documents()], 1000))
-        server = make_vllm(model)
-        server.start()
+    server = vllm_server if architecture == "llama" else qwen3
+    server.wait()
     config = GeneratorConfig(context=2000)
     remote, local = Vllm(config.at(server.url)), CausalLM(config.at(str(server.model)))
     pairs = random_pairs(200, remote.limit, local._vocabulary)
@@ -73,8 +78,6 @@ def test_a_server_and_this_process_agree_to_a_ten_thousandth_of_a_nat(
     texts = ["How fast?", " naïve Zürich 東京", "", "a\n\nb"]
     assert remote.encode(texts) == local.encode(texts)
     remote.close()
-    if architecture != "llama":
-        server.stop()
 
 
 def test_what_was_scored_is_not_asked_for_again(
