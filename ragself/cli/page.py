@@ -37,7 +37,12 @@ def html(story: Story) -> str:
         loader=PackageLoader("ragself.cli", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(
-        duration=duration, size=size, day=_day, percent=lambda share: f"{share:.0%}", local=without_folders
+        duration=duration,
+        size=size,
+        day=_day,
+        counted=counted,
+        percent=lambda share: f"{share:.0%}",
+        local=without_folders,
     )
     title, lines = headline(story)
     last = next((event["report"] for event in reversed(story.passes) if event["report"]["figures"]), None)
@@ -85,8 +90,8 @@ def headline(story: Story) -> tuple[str, list[str]]:
     else:
         title, first = "The base model is live: nothing was learned yet", "no pass has run; ragself adapt runs one"
     second = (
-        f"{status.chunks:,} chunks of {status.documents:,} documents; {counted(len(story.passes), 'pass')}, "
-        f"{len(promoted)} promoted; {_utc(story.at):%d %B %Y %H:%M} UTC"
+        f"{counted(status.chunks, 'chunk')} of {counted(status.documents, 'document')}; "
+        f"{counted(len(story.passes), 'pass')}, {len(promoted)} promoted; {_utc(story.at):%d %B %Y %H:%M} UTC"
     )
     return title, [without_folders(first), second]
 
