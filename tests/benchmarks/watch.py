@@ -162,7 +162,12 @@ def measure(source: Path, seconds: float, scratch: Path) -> dict[str, Any]:
             "memory MB of watch, medians of six parts": [round(np.median(part)) for part in np.array_split(memory, 6)],
             "passes": dict(Counter(event["event"] for event in passes)),
             "searches": len(searches.took),
-            "search s": {"p50": p50, "p95": p95, "worst": worst, "the first, which opens it": searches.took[0]},
+            "search s": {
+                "p50": p50,
+                "p95": p95,
+                "worst": worst,
+                "the first, which opens it": round(searches.took[0], 3),
+            },
             "errors": dict(searches.errors),
             "warnings": [line for line in (scratch / "watch.log").read_text().splitlines() if "WARN" in line.upper()],
         }
