@@ -226,7 +226,9 @@ class WatchConfig(_Table):
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         4.0, description="Gigabytes of resident memory that the process of a pass may have."
     )
-    nice: Annotated[int, Field(ge=0, le=19)] = Field(19, description="How far that process stands back for others.")
+    nice: Annotated[int, Field(ge=0, le=19)] = Field(
+        19, description="How far that process stands back for others; with 19 it has what they leave."
+    )
     threads: Positive = Field(1, description="Of that process.")
     poll: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         30.0, description="Seconds between two looks for whether there is anything to do."

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ragself.config import load
@@ -80,11 +81,21 @@ def _do(job: Mapping[str, Any], told: _Told) -> Mapping[str, Any] | None:
         return asdict(kb.adapt(queries, told, generator=job["generator"], started=job["started"]))
 
 
+def _stand_back(nice: int) -> None:
+    os.nice(nice)
+    # Linux weighs a session as a whole where it groups processes by them, and this is one of its own.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
+    if nice == 19 and sys.platform == "linux":  # whoever wakes up takes the processor at once
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main() -> None:
     """Do one job."""
     logging.getLogger().addHandler(_Warnings(logging.WARNING))
     job = json.loads(sys.stdin.readline())
-    os.nice(job["nice"])
+    _stand_back(job["nice"])
     told = _Told()
 
     def stop(*_: object) -> None:

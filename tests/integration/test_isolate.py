@@ -58,6 +58,23 @@ def test_a_pass_is_seen_from_outside_and_is_told_as_if_it_were_here(
     assert learners() == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_pass_has_what_others_leave_of_the_processor(filled: Path, settings: Config, asked: list[str]) -> None:
+    seen: list[tuple[int, int, str]] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        (child,) = learners()
+        group = Path(f"/proc/{child.pid}/autogroup")  # where Linux weighs sessions, and the child's is one of its own
+        grouped = group.read_text().split()[-1] if group.exists() else "19"
+        seen.append((child.nice(), os.sched_getscheduler(child.pid), grouped))
+        stopping.set()
+
+    stopping = threading.Event()
+    with pytest.raises(Stopped):
+        run(job(filled, watching(settings, nice=19), asked), stopping, progress)
+    assert seen[0] == (19, os.SCHED_IDLE, "19")
+
+
 def test_it_ends_when_it_is_asked_to_and_the_next_goes_on(filled: Path, settings: Config, asked: list[str]) -> None:
     stopping = threading.Event()
 

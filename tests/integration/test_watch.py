@@ -447,7 +447,10 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str] | None
     end = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, process and process.communicate()
-        assert time.monotonic() < end
+        if time.monotonic() > end:
+            if process is not None:
+                process.kill()  # or it is waited for without end
+            pytest.fail(f"not within {seconds:.0f} s{process.communicate() if process else ''}")
         time.sleep(0.05)
 
 

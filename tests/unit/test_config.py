@@ -144,7 +144,8 @@ def test_what_was_loaded_can_be_written_down_and_loaded_again() -> None:
     assert load(None, **config.model_dump(mode="json")) == config
 
 
-def test_only_what_was_set_counts_as_set(tmp_path: Path) -> None:
+def test_only_what_was_set_counts_as_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAGSELF_WATCH__NICE")  # of all tests
     # KnowledgeBase refuses a store of another encoder where "encoder" is among these.
     assert load(tmp_path).model_fields_set == set()
     assert load(write(tmp_path, "keep_versions = 7")).model_fields_set == {"keep_versions"}
