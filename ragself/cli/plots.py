@@ -138,7 +138,7 @@ def _changes(axes: Axes, story: Story, metric: str) -> None:
         axes.plot([row, row], [figures["low"], figures["high"]], color=colour, linewidth=2.5)
         axes.plot(row, figures["change"], "o", color=colour if promoted else "white", mec=colour, markersize=8, mew=2)
         if promoted:
-            label = f"v{event['version']}" + (" ↩" if event["version"] in back else "")
+            label = ("↩\n" if event["version"] in back else "") + f"v{event['version']}"  # no wider than a pass has
             axes.annotate(label, (row, figures["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
     axes.set_ylabel(f"change of {metric}")
     axes.margins(y=0.25)
