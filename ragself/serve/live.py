@@ -222,13 +222,12 @@ class Live:
                 mended = True
                 with suppress(StoreLocked):  # another process writes, and will follow when it writes next
                     self._mend()
-            with self._opening:
+            with self._turn.watched(_WAIT) as nobody_writes, self._opening:  # as `switch`, which has the turn by then
                 if only_missing and self._snapshot is not None:
                     return
-                with self._turn.watched(_WAIT) as nobody_writes:
-                    if self._may_open(nobody_writes):
-                        self._retire(self._opened())
-                        return
+                if self._may_open(nobody_writes):
+                    self._retire(self._opened())
+                    return
             if nobody_writes:
                 with suppress(StoreLocked):
                     self._mend()

@@ -19,7 +19,9 @@ from ragself import Chunk, Config, Hit, KnowledgeBase
 from ragself.errors import InputError, StoreError, StoreLocked
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
+from ragself.serve.live import Live
 from ragself.serve.registry import Registry
+from ragself.serve.snapshot import Snapshot
 from tests.integration.chroma_server import ChromaServer
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
@@ -212,6 +214,33 @@ def test_a_switch_waits_for_no_query(promoted: Path, settings: Config) -> None:
             assert {hit.version for hit in held.search("notulu", 10)} == {1}
         with pytest.raises(StoreError):
             held.search("notulu", 1)
+
+
+def test_a_switch_waits_for_nobody_who_has_seen_the_pointer_move(
+    promoted: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, switch, took = Registry.point, Live.switch, []
+
+    def seen_at_once(self: Registry, *arguments: Any, **details: Any) -> None:
+        point(self, *arguments, **details)
+        renewal.start()
+        time.sleep(0.5)  # by now it waits for whoever moved it
+
+    def counted(self: Live, snapshot: Snapshot) -> None:
+        began = time.monotonic()
+        switch(self, snapshot)
+        took.append(time.monotonic() - began)
+
+    monkeypatch.setattr(Registry, "point", seen_at_once)
+    monkeypatch.setattr(Live, "switch", counted)
+    monkeypatch.setattr("ragself.serve.live._WAIT", 5.0)
+    with KnowledgeBase(promoted, config=settings) as kb:
+        kb.search("notulu", 1)
+        renewal = threading.Thread(target=kb._live.renew)
+        kb.rollback()
+        renewal.join()
+        assert kb.search("notulu", 1)[0].version == 0
+    assert took[0] < 2
 
 
 @pytest.mark.parametrize("move", [KnowledgeBase.rollback, KnowledgeBase.adapt])
