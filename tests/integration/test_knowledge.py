@@ -334,3 +334,12 @@ def test_a_path_below_the_home_folder(tmp_path: Path, settings: Config, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     with KnowledgeBase("~/kb", config=settings) as kb:
         assert kb.path == tmp_path / "kb"
+
+
+def test_memory_goes_back_after_each_change(kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    for change in (lambda: kb.add([Chunk("more", "text")]), lambda: kb.delete(["more"]), kb.gc):
+        with monkeypatch.context() as patched:
+            patched.setattr("ragself.knowledge.give_back", lambda: given.append("back"))
+            change()
+    assert given == ["back"] * 3
