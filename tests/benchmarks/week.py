@@ -27,6 +27,7 @@ import psutil
 from ragself import Chunk, KnowledgeBase
 from ragself.background import BackgroundAdaptation
 from ragself.config import load
+from tests.benchmarks.service import spread
 
 SETS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
 PARTS = ("corpus.db", "cache.db", "queries.db", "signals.db", "versions", "pass")
@@ -73,11 +74,6 @@ def ask(kb: KnowledgeBase, queries: list[str]) -> tuple[list[float], int]:
             errors += 1
         took.append(time.perf_counter() - began)
     return took, errors
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    p50, p95 = (round(1000 * float(value), 1) for value in np.quantile(seconds, [0.5, 0.95]))
-    return {"p50": p50, "p95": p95}
 
 
 def main() -> None:
