@@ -752,7 +752,7 @@ class KnowledgeBase:
         with self._as_writer(wait=wait), self._turn.taken():
             self._mend_live()
             yield
-        give_back()  # what encoding had and freed: 2 ms after one chunk, 30 after two hundred
+        give_back()  # what encoding had and freed: milliseconds beside it
 
     def _mend_live(self) -> None:
         live = self._registry.version(self._registry.live())
