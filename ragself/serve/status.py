@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from ragself.config import Config, load
@@ -51,6 +53,13 @@ def read_status(directory: Path, config: Config | None = None) -> Status:
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))  # with its -wal and -shm
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of all files in a folder, or of a database with its -wal and -shm. What goes meanwhile counts nothing."""
+    if path.is_dir():
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    else:
+        files = list(path.parent.glob(path.name + "*"))
+    size = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
