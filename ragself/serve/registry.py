@@ -170,19 +170,28 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions that can be switched to, oldest first."""
-        return [self.version(int(path.name)) for path in self._folders() if (path / "version.json").exists()]
+        found = [self._read(int(path.name)) for path in self._folders()]
+        return [version for version in found if version is not None]
 
     def version(self, number: int) -> Version:
         """Read one version. Raises InputError where there is none of that number."""
-        path = self.folder(number) / "version.json"
-        if not path.exists():
+        version = self._read(number)
+        if version is None:
             there = ", ".join(str(version.number) for version in self.versions()) or "none"
             raise InputError(f"There is no version {number}. Versions here: {there}.")
+        return version
+
+    def _read(self, number: int) -> Version | None:
+        path = self.folder(number) / "version.json"
         try:
             version = Version(**read_json(path))
-            return version if self.name is None else replace(version, collection=self.name(number))
+        except StoreError:
+            if path.exists():
+                raise
+            return None  # not finished, or removed by another process a moment ago
         except TypeError as error:
             raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
+        return version if self.name is None else replace(version, collection=self.name(number))
 
     def _folders(self) -> list[Path]:
         folders = [path for path in (self.directory / "versions").glob("*") if path.name.isdecimal()]

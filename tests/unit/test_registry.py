@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+import ragself.serve.registry
 from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Skipped, Version
+from ragself.serve.files import read_json
 from ragself.serve.registry import Manifest, Registry, now
 
 MANIFEST = Manifest(2, "org/model", None, "print", 4, [[1.0, 0.0], [0.5, 0.5]], "2025-01-01T00:00:00+00:00", "ab12")
@@ -134,6 +136,23 @@ def test_what_is_half_built_or_half_removed_is_no_version(registry: Registry) ->
         registry.version(1)
     registry.add(version(1))
     assert registry.unregistered() == []
+
+
+def test_a_version_that_another_process_removes_meanwhile_is_not_listed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add(version(1))
+
+    def read(path: Path) -> Any:
+        if path == registry.folder(1) / "version.json":
+            registry.remove(1)
+        return read_json(path)
+
+    monkeypatch.setattr(ragself.serve.registry, "read_json", read)
+    assert [each.number for each in registry.versions()] == [0]
+    registry.add(version(1))
+    with pytest.raises(InputError, match=r"no version 1\. Versions here: 0\."):
+        registry.version(1)
 
 
 def test_before_is_the_version_that_was_live_before_this_one(registry: Registry) -> None:
