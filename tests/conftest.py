@@ -11,6 +11,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: a busy core must not stall the others
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there are more processes than cores
 os.environ["RAGSELF_WATCH__NICE"] = "0"  # tests have all cores, and leave nothing to a pass that stands back
 
 TOPICS = 24
