@@ -48,18 +48,18 @@ def read_status(directory: Path, config: Config | None = None) -> Status:
         last=history[-1] if history else {},
         writer=ProcessLock(directory).holder(),
         server=server,
-        bytes={part: _size(directory / part) for part in _PARTS},
+        bytes={part: size(directory / part) for part in _PARTS},
     )
 
 
-def _size(path: Path) -> int:
+def size(path: Path) -> int:
     """Bytes of all files in a folder, or of a database with its -wal and -shm. What goes meanwhile counts nothing."""
     if path.is_dir():
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     else:
         files = list(path.parent.glob(path.name + "*"))
-    size = 0
+    total = 0
     for file in files:
         with suppress(FileNotFoundError):
-            size += file.stat().st_size
-    return size
+            total += file.stat().st_size
+    return total

@@ -27,6 +27,7 @@ import psutil
 from ragself import Chunk, KnowledgeBase
 from ragself.background import BackgroundAdaptation
 from ragself.config import load
+from ragself.serve.status import size
 from tests.benchmarks.service import spread
 
 SETS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
@@ -47,12 +48,6 @@ def read(data: Path, count: int) -> tuple[list[Chunk], list[str]]:
     random.Random(0).shuffle(chunks)
     random.Random(1).shuffle(queries)
     return chunks[:count], [query for query in queries if query.strip()]
-
-
-def size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
 
 
 def state(kb: KnowledgeBase) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from ragself.serve.status import _size
+from ragself.serve.status import size
 
 
 def test_a_database_counts_with_what_sqlite_keeps_beside_it(tmp_path: Path) -> None:
     (tmp_path / "corpus.db").write_bytes(bytes(5))
     (tmp_path / "corpus.db-wal").write_bytes(bytes(7))
     (tmp_path / "cache.db").write_bytes(bytes(11))
-    assert _size(tmp_path / "corpus.db") == 12
-    assert _size(tmp_path / "scores.db") == 0
+    assert size(tmp_path / "corpus.db") == 12
+    assert size(tmp_path / "scores.db") == 0
 
 
 def test_what_goes_while_it_is_measured_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,7 @@ def test_what_goes_while_it_is_measured_counts_nothing(tmp_path: Path, monkeypat
     for name in ("0000", "0001"):
         (versions / name / "chroma").mkdir(parents=True)
         (versions / name / "chroma" / "data").write_bytes(bytes(10))
-    assert _size(versions) == 20
+    assert size(versions) == 20
 
     scandir, left = os.scandir, [versions / "0001"]
 
@@ -36,11 +36,11 @@ def test_what_goes_while_it_is_measured_counts_nothing(tmp_path: Path, monkeypat
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", goes)
-    assert _size(versions) == 10
+    assert size(versions) == 10
     assert not left
 
 
-def test_a_file_that_goes_between_its_name_and_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_between_its_name_and_itssize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = tmp_path / "corpus.db"
     database.write_bytes(bytes(5))
     (tmp_path / "corpus.db-wal").write_bytes(bytes(7))
@@ -52,4 +52,4 @@ def test_a_file_that_goes_between_its_name_and_its_size(tmp_path: Path, monkeypa
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", closed)
-    assert _size(database) == 5
+    assert size(database) == 5
