@@ -33,8 +33,9 @@ def learners() -> list[psutil.Process]:
 
 
 def test_a_pass_is_seen_from_outside_and_is_told_as_if_it_were_here(
-    filled: Path, settings: Config, asked: list[str]
+    filled: Path, settings: Config, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     told: list[str] = []
     seen: dict[str, object] = {}
 
@@ -45,11 +46,11 @@ def test_a_pass_is_seen_from_outside_and_is_told_as_if_it_were_here(
             (child,) = learners()
             seen.update(nice=child.nice(), threads=child.environ()["OMP_NUM_THREADS"], child=child.pid)
 
-    result = run(job(filled, watching(settings, nice=7, threads=2), asked), threading.Event(), progress)
+    result = run(job(filled, watching(settings, nice=7), asked), threading.Event(), progress)
     assert result is not None
     assert (result["decision"], result["version"]) == ("promote", 1)
     assert {"train hybrid", "train residual", "re-embed"} <= set(told)
-    assert (seen["started"], seen["nice"], seen["threads"]) == ("a test", 7, "2")
+    assert (seen["started"], seen["nice"], seen["threads"]) == ("a test", 7, "1")
     assert seen["pid"] == seen["child"] != os.getpid()
     assert str(seen["stage"])
     status = read_status(filled)
