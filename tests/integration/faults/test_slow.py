@@ -6,8 +6,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -22,28 +22,6 @@ from tests.integration.faults.work import SHORT, WORK, answers, reach, same, sco
 from tests.integration.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
-
-
-@contextmanager
-def throttled(server: VllmServer, runs: float, hangs: float) -> Iterator[None]:
-    """Let a server run and hang in turn for so many seconds each."""
-    over = threading.Event()
-
-    def throttle() -> None:
-        while not over.is_set():
-            server.suspend()
-            over.wait(hangs)
-            server.resume()
-            over.wait(runs)
-
-    thread = threading.Thread(target=throttle)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        server.resume()
 
 
 def test_a_server_that_hangs_for_a_while_is_waited_for(
@@ -77,27 +55,40 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(
 
 
 def test_a_slow_server_gets_more_time_and_smaller_batches(
-    steady: VllmServer, undisturbed: NDArray[np.float32], cache: ScoreCache, monkeypatch: pytest.MonkeyPatch
+    steady: VllmServer,
+    front: Callable[..., Front],
+    undisturbed: NDArray[np.float32],
+    cache: ScoreCache,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fleet, "_LEAST", 0.02)
-    monkeypatch.setattr(fleet, "_LOOK", 0.02)
-    monkeypatch.setattr(fleet, "WARM_UP", 0.02)
+    """It answers nothing more until it was given up three times."""
+    started, enough = threading.Event(), threading.Event()
+
+    def dawdle(path: str, body: bytes) -> None:
+        if path == "/v1/completions" and started.is_set():
+            enough.wait(60)
+
+    monkeypatch.setattr(fleet, "_LEAST", 0.1)
     slowed: list[tuple[int, float]] = []
     original = fleet.Server.slowed
 
     def noting(self: fleet.Server, seconds: float, patience: float) -> bool:
         going_on = original(self, seconds, patience)
         slowed.append((self.size, self._stretch))
+        if len(slowed) == 3:
+            enough.set()
         return going_on
 
     monkeypatch.setattr(fleet.Server, "slowed", noting)
     account = Account()
-    with closing(reach(steady)) as generator, throttled(steady, 0.2, 0.3):
+    with closing(reach(front(steady.url, dawdle))) as generator:
+        assert all(answer is not None for answer in answers(generator, some_pairs(40)))
+        started.set()
         same(score(generator, cache, SHORT, account), undisturbed[:20])
     assert account.asked == len(cache) == SHORT.pairs
-    sizes, stretches = zip(*slowed, strict=True)
-    assert min(sizes) < 8
-    assert list(stretches) == [2.0 ** (turn + 1) for turn in range(len(stretches))]
+    (first, second, third), stretches = (part[:3] for part in zip(*slowed, strict=True))
+    assert (second, third) == (max(first // 2, 1), max(first // 4, 1))
+    assert stretches == (2, 4, 8)
 
 
 def test_one_text_that_takes_longer_than_the_patience_is_an_error(
