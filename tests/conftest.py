@@ -19,11 +19,8 @@ PER_TOPIC = 16
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests against vLLM last, and by one worker: its servers take their time to start, and memory until the end."""
+    """Tests against vLLM last: its servers take their time to start, and then memory until the end."""
     items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
 
 
 @pytest.fixture(autouse=True)
