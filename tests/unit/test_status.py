@@ -40,7 +40,7 @@ def test_what_goes_while_it_is_measured_counts_nothing(tmp_path: Path, monkeypat
     assert not left
 
 
-def test_a_file_that_goes_between_its_name_and_itssize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_between_its_name_and_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = tmp_path / "corpus.db"
     database.write_bytes(bytes(5))
     (tmp_path / "corpus.db-wal").write_bytes(bytes(7))
