@@ -224,8 +224,9 @@ def _students(
 ) -> dict[str, Adapter]:
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
-    lexicon = Lexicon.fit(lesson.texts[: lesson.size])
-    adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch)}
+    texts = lesson.texts[: lesson.size]
+    lexicon = Lexicon.fit(texts, [lesson.probes[row].text for row in lesson.rows("train", ["traffic"])])
+    adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch, texts)}
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = _trainable(lesson)
     for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
@@ -286,7 +287,7 @@ def _version(store: Store, folder: Path, adapter: Adapter, decision: Decision) -
     write_json(plan, {"version": number})
     mark = fingerprint(store.manifest.fingerprint, adapter)
     name = store.manifest.collection(number, store.server)
-    version = Version(number, adapter.kind, name, mark, adapter.dimension, now(), dict(decision.figures))
+    version = Version(number, adapter.kind, name, mark, adapter.dimension, now(), dict(decision.figures), adapter.space)
     path = store.registry.adapter_path(number)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.save(adapter, path)

@@ -11,6 +11,7 @@ Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
 VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
+Space: TypeAlias = Literal["cosine", "ip"]  # how vectors are compared, in Chroma's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class Version:
         dimension: Width of its vectors.
         created: UTC time, ISO 8601.
         figures: Held-out figures of the gate's confirm split, empty for version 0.
+        space: How its vectors are compared.
     """
 
     number: int
@@ -130,6 +132,7 @@ class Version:
     dimension: int
     created: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+    space: Space = "cosine"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.corpus.queries import read_queries
+from ragself.corpus.words import words
 from ragself.cycle import judged_adapter
 from ragself.errors import InputError
 from ragself.knowledge import KnowledgeBase
 from ragself.learn.candidates import Bm25
 from ragself.learn.metrics import bootstrap, ndcg, recall, relevance_of
-from ragself.learn.teacher import fused
+from ragself.learn.teacher import fused, trust
 from ragself.models.ngram import NgramScorer
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
@@ -138,7 +139,8 @@ def _rank(
         + 1e-9 * dense,  # reciprocal ranks tie often; the nearer one first
     }
     if report.weight:
-        ranked["fused"] = fused(gains, dense, float(report.weight["weight"]))
+        lengths = np.array([len(words(query)) for query in asked], dtype=np.int64)
+        ranked["fused"] = fused(gains, dense, trust(float(report.weight["weight"]), lengths))
     adapter = judged_adapter(store) if report.kind else None
     if adapter is not None:
         ranked["adapted"] = adapter.queries(queries, asked) @ adapter.documents(documents, texts).T

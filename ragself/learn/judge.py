@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ragself.config import GateConfig
 from ragself.learn.metrics import Values, known_item, utility
 from ragself.learn.study import Study
-from ragself.learn.teacher import law
+from ragself.learn.teacher import law, trust
 from ragself.models.adapter import Adapter
 
 _BLOCK = 2000  # documents mapped at once: bounds memory, whatever the corpus
@@ -43,7 +43,7 @@ def judge(
     asked = _asked(study, rows, config)
     candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
     seen = np.take_along_axis(scores[asked], candidates, axis=1)
-    mass = law(gains, study.base[rows[asked]], weight)
+    mass = law(gains, study.base[rows[asked]], trust(weight, study.lengths[rows[asked]]))
     found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), study.depth(config.k))
 
     known = np.flatnonzero(study.positive[rows] >= 0)

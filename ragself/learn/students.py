@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,19 +10,20 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
+from ragself.learn.teacher import TAU, trust
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
 from ragself.progress import Progress, silent
 
-UNTRAINED_MIX = 0.2  # gained on every collection measured
+UNTRAINED = 1.5  # weight of the lexical score that gained on every collection measured
 
 
-def untrained(base: int, lexicon: Lexicon, width: int, mix: float = UNTRAINED_MIX) -> Hybrid:
-    """The base vectors unchanged, widened by a sketch of word weights that were counted, not learned."""
+def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str]) -> Hybrid:
+    """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned."""
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid(nothing, lexicon, mix, width)
+    return Hybrid.around(nothing, lexicon, UNTRAINED * TAU, width, texts)
 
 
 def teach(
@@ -44,7 +46,7 @@ def teach(
         config: Steps, width and seed.
         progress: Told of steps.
     """
-    from ragself.learn.train import Lesson, Schedule, train  # loads torch, which only training needs
+    from ragself.learn.train import Lesson, Schedule, Words, train  # loads torch, which only training needs
 
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
@@ -53,16 +55,23 @@ def teach(
         inverse.reshape(len(rows), -1).astype(np.int64),
         study.gains[rows],
         study.weights[rows],
+        trust(weight, study.lengths[rows]),
     )
-    schedule = Schedule(weight, steps=config.steps, width=config.sketch, seed=config.seed)
+    schedule = Schedule(config.steps, strength=weight, width=config.sketch, seed=config.seed)
     if kind == "residual":
         learned = train(lesson, schedule, progress, "train residual")
         return Residual(learned.down, learned.up)
-    lesson = replace(
-        lesson,
-        query_words=lexicon.weigh([study.probes[row].text for row in rows], "query"),
-        document_words=lexicon.weigh([study.texts[row] for row in used], "document"),
+    asked, searched = [study.probes[row].text for row in rows], [study.texts[row] for row in used]
+    words = Words(
+        lexicon.weigh(asked, "query"),
+        lexicon.weigh(searched, "document"),
+        lexicon.levels(asked, "query"),
+        lexicon.levels(searched, "document"),
+        lexicon.balance,
     )
-    learned = train(lesson, schedule, progress, "train hybrid")
+    learned = train(replace(lesson, words=words), schedule, progress, "train hybrid")
     assert learned.log_weight is not None  # there are words in the lesson
-    return Hybrid(Residual(learned.down, learned.up), lexicon.learned(learned.log_weight), learned.mix, config.sketch)
+    residual = Residual(learned.down, learned.up)
+    return Hybrid.around(
+        residual, lexicon.learned(learned.log_weight), learned.strength, config.sketch, study.texts[: study.size]
+    )

@@ -41,6 +41,7 @@ class Study:
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
+        lengths: (P,) int64 words of the target.
         overlap: (P,) float32 share of a known-item probe's words, by rarity, that its positive holds; nan for traffic.
     """
 
@@ -53,6 +54,7 @@ class Study:
     gains: NDArray[np.float32]
     positive: NDArray[np.int64]
     source: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     overlap: NDArray[np.float32]
 
     @cached_property
@@ -133,8 +135,19 @@ def study(
     gains[scored] = scorer(everything, len(texts)).gains([p for p in probes if p.scored], found[scored], progress)
     leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
     gains[leaks & scored[:, None]] = -np.inf
+    lengths = np.array([len(words(p.target)) for p in probes], dtype=np.int64)
     return Study(
-        tuple(probes), tuple(everything), len(texts), documents, queries, found, gains, positive, source, overlap
+        tuple(probes),
+        tuple(everything),
+        len(texts),
+        documents,
+        queries,
+        found,
+        gains,
+        positive,
+        source,
+        lengths,
+        overlap,
     )
 
 

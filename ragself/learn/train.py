@@ -32,8 +32,8 @@ class Lesson:
         candidates: (P, K) int rows of `documents`.
         gains: (P, K) likelihood gain, nats per token; -inf where a candidate must not be learned from.
         weights: (P,) float32, how much each probe counts.
-        query_words: (P, V) float32 CSR word weights of the probes, L2-normalised; None to train no sketch.
-        document_words: (N, V) float32 CSR, the same of the documents; None to train no sketch.
+        trust: (P,) float32, weight of the gain against the base similarity in the teacher's law.
+        words: What the texts are made of; None to train no sketch.
     """
 
     queries: FloatArray
@@ -41,8 +41,27 @@ class Lesson:
     candidates: NDArray[np.int64]
     gains: FloatArray
     weights: FloatArray
-    query_words: csr_matrix | None = None
-    document_words: csr_matrix | None = None
+    trust: FloatArray
+    words: Words | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The two sides of the lexical score, as of `Lexicon`.
+
+    Attributes:
+        queries: (P, V) float32 CSR, factors of words in the probes.
+        documents: (N, V) float32 CSR, factors of words in the documents.
+        query_level: (P,) float32, what depends on the length of the probe.
+        document_level: (N,) float32, the same of the documents.
+        balance: (V,) float32, how the sketch divides a word between both.
+    """
+
+    queries: csr_matrix
+    documents: csr_matrix
+    query_level: FloatArray
+    document_level: FloatArray
+    balance: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +69,27 @@ class Schedule:
     """How it is learned. The defaults are the measured best and the same for every collection.
 
     Attributes:
-        weight: Of the likelihood gain against the base similarity in the teacher's law.
         steps: Of the optimiser, so that few probes are seen more often.
         batch: Probes a step.
         rank: Of the residual.
         anchor: Weight of the squared distance to the base vectors, both sides.
-        anchor_words: The same for the word weights.
-        rate, rate_words, rate_mix: Learning rates of the residual, the word weights, and mix and temperature.
-        mix: Share of the lexical part to begin with.
+        anchor_words: Weight of the mean square of the logarithms of the word weights.
+        rate, rate_words, rate_scale: Learning rates of the residual, the word weights, and strength and temperature.
+        strength: Weight of the lexical score against the dense one, in the teacher's units, to begin with.
         width: Dimensions of the sketch that will be served; its noise is added while training.
         seed: Of initialisation, order and noise.
     """
 
-    weight: float
     steps: int = 100
     batch: int = 64
     rank: int = 64
     anchor: float = 0.3
-    anchor_words: float = 1.0
+    anchor_words: float = 1e-2
     rate: float = 4e-3
     rate_words: float = 3e-2
-    rate_mix: float = 1e-1
-    mix: float = 0.4
-    width: int = 1024
+    rate_scale: float = 3e-2
+    strength: float = 2.5
+    width: int = 2048
     seed: int = 0
 
 
@@ -83,14 +100,14 @@ class Learned:
     Attributes:
         down, up: The residual, (base, rank) and (rank, base) float32.
         log_weight: (V,) float32, what each word's importance is multiplied by, as a logarithm; None without sketch.
-        mix: Share of the lexical part; 0 without sketch.
+        strength: Of the lexical score, in cosine per nat; 0 without sketch.
         loss: KL divergence of each step.
     """
 
     down: FloatArray
     up: FloatArray
     log_weight: FloatArray | None
-    mix: float
+    strength: float
     loss: tuple[float, ...]
 
 
@@ -148,17 +165,14 @@ class _Student(nn.Module):
         self.down = nn.Parameter(torch.randn(base, schedule.rank, generator=self.random) / math.sqrt(base))
         self.up = nn.Parameter(torch.zeros(schedule.rank, base))  # so that training begins at the base vectors
         self.log_tau = nn.Parameter(torch.tensor(math.log(TAU)))
-        self.words = lesson.query_words is not None
-        vocabulary = lesson.query_words.shape[1] if lesson.query_words is not None else 0
-        self.log_weight = nn.Parameter(torch.zeros(vocabulary))
-        mix = schedule.mix if self.words else 0.5
-        self.logit_mix = nn.Parameter(torch.tensor(math.log(mix / (1.0 - mix))))
+        self.log_weight = nn.Parameter(torch.zeros(len(lesson.words.balance) if lesson.words else 0))
+        self.log_strength = nn.Parameter(torch.tensor(math.log(schedule.strength)))
 
     def groups(self, schedule: Schedule) -> list[dict[str, object]]:
         return [
             {"params": [self.down, self.up], "lr": schedule.rate},
             {"params": [self.log_weight], "lr": schedule.rate_words},
-            {"params": [self.log_tau, self.logit_mix], "lr": schedule.rate_mix},
+            {"params": [self.log_tau, self.log_strength], "lr": schedule.rate_scale},
         ]
 
     def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -170,15 +184,13 @@ class _Student(nn.Module):
         new_queries, new_documents = self._residual(queries), self._residual(documents)
 
         base = (queries @ documents.T).gather(1, at).numpy()
-        target = torch.from_numpy(law(lesson.gains[rows], base, schedule.weight))
-        scores = new_queries @ new_documents.T
+        target = torch.from_numpy(law(lesson.gains[rows], base, lesson.trust[rows]))
+        scores = (new_queries @ new_documents.T) / self.log_tau.exp()
         penalty = schedule.anchor * (_distance(new_queries, queries) + _distance(new_documents, documents))
-        if lesson.query_words is not None and lesson.document_words is not None:
-            lexical, moved = self._lexical(lesson.query_words[rows], lesson.document_words[used])
-            mix = torch.sigmoid(self.logit_mix)
-            scores = (1.0 - mix) * scores + mix * lexical
-            penalty = penalty + schedule.anchor_words * moved
-        logits = scores.gather(1, at) / self.log_tau.exp()
+        if lesson.words is not None:
+            scores = scores + self.log_strength.exp() * self._lexical(lesson.words, rows, used)
+            penalty = penalty + schedule.anchor_words * (self.log_weight**2).mean()
+        logits = scores.gather(1, at)
         # What would leak the target is out of both laws: it is neither pulled nor pushed.
         leaks = torch.from_numpy(np.isneginf(lesson.gains[rows]))
         logs = log_softmax(logits.masked_fill(leaks, -1e4), dim=-1)
@@ -187,41 +199,41 @@ class _Student(nn.Module):
         return divergence, penalty
 
     def learned(self, losses: tuple[float, ...]) -> Learned:
+        words = self.lesson.words is not None
         return Learned(
             down=self.down.detach().numpy(),
             up=self.up.detach().numpy(),
-            log_weight=self.log_weight.detach().numpy() if self.words else None,
-            mix=float(torch.sigmoid(self.logit_mix).detach()) if self.words else 0.0,
+            log_weight=self.log_weight.detach().numpy() if words else None,
+            strength=float((self.log_strength + self.log_tau).exp().detach()) if words else 0.0,
             loss=losses,
         )
 
     def _residual(self, vectors: Tensor) -> Tensor:
         return normalize(vectors + vectors @ self.down @ self.up, dim=-1)
 
-    def _lexical(self, queries: csr_matrix, documents: csr_matrix) -> tuple[Tensor, Tensor]:
-        """Exact lexical cosines of the batch, with the noise that the sketch will add; and how far words moved."""
+    def _lexical(self, words: Words, rows: NDArray[np.int64], used: NDArray[np.int64]) -> Tensor:
+        """Exact lexical scores of the batch, (rows, used), with the noise that the sketch will add."""
+        queries, documents = words.queries[rows], words.documents[used]
         columns = np.unique(queries.indices)  # words of no query in the batch meet nothing
         at = torch.from_numpy(columns.astype(np.int64))
-        scale = torch.exp(self.log_weight[at])
-        query_norm, query_moved = self._moved(queries)
-        document_norm, document_moved = self._moved(documents)
-        query_part = torch.from_numpy(queries[:, columns].toarray()) * scale / query_norm[:, None]
-        document_part = torch.from_numpy(documents[:, columns].toarray()) * scale / document_norm[:, None]
-        cosines = query_part @ document_part.T
-        noise = torch.randn(cosines.shape, generator=self.random) / math.sqrt(self.schedule.width)
-        return cosines + noise, query_moved + document_moved
+        asked = torch.from_numpy(queries[:, columns].toarray()) * self.log_weight[at].exp()
+        exact = asked @ torch.from_numpy(documents[:, columns].toarray()).T
+        exact = exact + torch.from_numpy(np.outer(words.query_level[rows], words.document_level[used]))
 
-    def _moved(self, matrix: csr_matrix) -> tuple[Tensor, Tensor]:
-        """Norm of each row after reweighting, (rows,), and the mean squared distance to the row before."""
-        scale = torch.exp(self.log_weight[torch.from_numpy(matrix.indices.astype(np.int64))])
-        squares = torch.from_numpy(matrix.data**2)
-        row = torch.from_numpy(np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)))
-        zeros = torch.zeros(matrix.shape[0])
-        norm = (zeros.index_add(0, row, squares * scale * scale) + 1e-9).sqrt()
-        before = zeros.index_add(0, row, squares)
-        cosine = zeros.index_add(0, row, squares * scale) / (norm * (before + 1e-9).sqrt())
-        return norm, ((2.0 - 2.0 * cosine) * (before > 0)).mean()
+        # What was learned is divided between both sides; the documents' lengths hardly change by it.
+        halved = asked * (torch.from_numpy(words.balance[columns]) * (-self.log_weight[at] / 2).exp())
+        lengths = torch.from_numpy(_lengths(documents, words.balance))
+        noise = torch.randn(exact.shape, generator=self.random) / math.sqrt(self.schedule.width)
+        noisy: Tensor = exact + noise * halved.norm(dim=1)[:, None] * lengths[None, :]
+        return noisy
 
 
 def _distance(new: Tensor, old: Tensor) -> Tensor:
     return ((new - old) ** 2).sum(dim=1).mean()
+
+
+def _lengths(documents: csr_matrix, balance: FloatArray) -> FloatArray:
+    """Length of each document's factors, divided by the balance, (rows,)."""
+    squares = np.square(documents.data / balance[documents.indices])
+    rows = np.repeat(np.arange(documents.shape[0]), np.diff(documents.indptr))
+    return np.sqrt(np.bincount(rows, squares, documents.shape[0])).astype(np.float32)

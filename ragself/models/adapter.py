@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.schema import VersionKind
+from ragself.schema import Space, VersionKind
 
 
 class Adapter(Protocol):
@@ -20,16 +20,21 @@ class Adapter(Protocol):
         ...
 
     @property
+    def space(self) -> Space:
+        """How the vectors that it makes are compared: those of cosine are normalised."""
+        ...
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors that it makes."""
         ...
 
     def documents(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32, normalised."""
+        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32."""
         ...
 
     def queries(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Map base vectors of queries, (n, base) float32, to (n, dimension) float32, normalised."""
+        """Map base vectors of queries, (n, base) float32, to (n, dimension) float32."""
         ...
 
     def tensors(self) -> dict[str, NDArray[Any]]:

@@ -9,53 +9,76 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.models.adapter import normalise
 from ragself.models.lexicon import Lexicon, Side
 from ragself.models.residual import Residual
-from ragself.schema import VersionKind
+from ragself.schema import Space, VersionKind
 
 Matrix = NDArray[np.float32]
 _BATCH = 1000  # texts sketched at once: bounds memory to the words of so many texts
+_ENOUGH = 2000  # documents that say where the middle of all is
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """v' = [sqrt(1 - w) residual(v); sqrt(w) sketch(text)], a dense hybrid representation (Lin and Lin 2021).
+    """v' = [residual(v); sqrt(strength) sketch(text)], a dense hybrid representation (Lin and Lin 2021).
 
-    The cosine of two such vectors is (1 - w) times the dense cosine plus w times the lexical one, so search
-    stays one plain vector query.
+    The inner product of two such vectors is the dense cosine plus strength times the lexical score, so search
+    stays one plain vector query. Lengths of documents matter, which no cosine would leave: it is compared by
+    inner product.
 
     Attributes:
         residual: On the dense part.
         lexicon: What words weigh.
-        share: w, 0 to 1.
-        width: Dimensions of the sketch, a multiple of 8.
+        strength: Of the lexical score, in cosine per nat; above 0.
+        centre: (width + 1,) float32, the middle of the documents' sketches, which is taken off them: it would add
+            the same to all scores of a query.
     """
 
     residual: Residual
     lexicon: Lexicon
-    share: float
-    width: int
+    strength: float
+    centre: Matrix
     kind: VersionKind = "hybrid"
+    space: Space = "ip"
+
+    @classmethod
+    def around(cls, residual: Residual, lexicon: Lexicon, strength: float, width: int, texts: Sequence[str]) -> Hybrid:
+        """With its centre in the middle of a corpus.
+
+        Args:
+            residual, lexicon, strength: As attributes.
+            width: Dimensions of the sketch, a multiple of 8.
+            texts: The corpus; evenly chosen ones of it are enough.
+        """
+        some = texts[:: max(len(texts) // _ENOUGH, 1)][:_ENOUGH]
+        middle = np.zeros(width + 1, np.float64)
+        for start in range(0, len(some), _BATCH):
+            middle += lexicon.sketch(some[start : start + _BATCH], "document", width).sum(axis=0) / len(some)
+        return cls(residual, lexicon, strength, middle.astype(np.float32))
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the sketch."""
+        return len(self.centre) - 1
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors: dense part and sketch."""
-        return self.residual.dimension + self.width
+        """Width of the vectors: dense part, sketch, and what depends on the number of words."""
+        return self.residual.dimension + len(self.centre)
 
     def documents(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
-        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32, normalised."""
+        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32."""
         return self._widen(vectors, texts, "document")
 
     def queries(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
-        """Map base vectors of queries, (n, base) float32, to (n, dimension) float32, normalised."""
+        """Map base vectors of queries, (n, base) float32, to (n, dimension) float32."""
         return self._widen(vectors, texts, "query")
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Those of the parts, with ``share`` and ``width``."""
+        """Those of the parts, with ``strength`` and ``centre``."""
         settings: dict[str, NDArray[Any]] = {
-            "mix": np.array([self.share], np.float32),
-            "width": np.array([self.width], np.int64),
+            "strength": np.array([self.strength], np.float32),
+            "centre": self.centre,
         }
         return {**self.residual.tensors(), **self.lexicon.tensors(), **settings}
 
@@ -65,16 +88,16 @@ class Hybrid:
         return cls(
             Residual.from_tensors(tensors),
             Lexicon.from_tensors(tensors),
-            float(tensors["mix"][0]),
-            int(tensors["width"][0]),
+            float(tensors["strength"][0]),
+            tensors["centre"],
         )
 
     def _widen(self, vectors: Matrix, texts: Sequence[str], side: Side) -> Matrix:
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         dense = self.residual.dimension
-        out[:, :dense] = np.sqrt(1.0 - self.share) * self.residual.documents(vectors, texts)
+        out[:, :dense] = self.residual.documents(vectors, texts)
         for start in range(0, len(texts), _BATCH):
             rows = slice(start, start + _BATCH)
-            out[rows, dense:] = np.sqrt(self.share) * self.lexicon.sketch(texts[rows], side, self.width)
-        # A text without a word has no sketch; its dense part alone must still have length 1.
-        return normalise(out)
+            sketch = self.lexicon.sketch(texts[rows], side, self.width)
+            out[rows, dense:] = np.sqrt(self.strength) * (sketch - self.centre if side == "document" else sketch)
+        return out

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.models.adapter import normalise
-from ragself.schema import VersionKind
+from ragself.schema import Space, VersionKind
 
 Matrix = NDArray[np.float32]
 
@@ -27,6 +27,7 @@ class Residual:
     down: Matrix
     up: Matrix
     kind: VersionKind = "residual"
+    space: Space = "cosine"
 
     @property
     def dimension(self) -> int:

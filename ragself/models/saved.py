@@ -97,7 +97,10 @@ def load(path: Path, encoder: str) -> Adapter:
     try:
         adapter: Adapter = kind.from_tensors(tensors)
     except KeyError as error:
-        raise AdapterError(f"{path} lacks the tensor {error} of a {metadata['kind']} adapter. Roll back.") from error
+        raise AdapterError(
+            f"{path} lacks the tensor {error} of a {metadata['kind']} adapter: an earlier ragself made them of another "
+            "form. Roll back with `ragself rollback --to 0`, and learn anew with `ragself adapt`."
+        ) from error
     return adapter
 
 

@@ -102,14 +102,16 @@ class Index:
             )
         ]
 
-    def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[list[str]]:
-        """Ids of the `k` nearest chunks of each of (n, dimension) float32 vectors."""
+    def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[list[tuple[str, float]]]:
+        """Ids and scores of the `k` nearest chunks of each of (n, dimension) float32 vectors."""
         for start in range(0, len(vectors), 100):
             with _asking():
                 found = self._collection.query(
                     query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
                 )
-            yield from found["ids"]
+            assert found["distances"]  # asked for in `include`
+            for ids, distances in zip(found["ids"], found["distances"], strict=True):
+                yield [(id, 1.0 - distance) for id, distance in zip(ids, distances, strict=True)]
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Store:
                 index = database.open(version.collection, version.fingerprint)
             except StoreError:
                 self.journal.mark_applied(version.collection, 0)
-                index = database.create(version.collection, version.fingerprint)
+                index = database.create(version.collection, version.fingerprint, version.space)
             yield index
 
     def rebuild(self, version: Version, progress: Progress = silent) -> int:

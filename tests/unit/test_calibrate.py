@@ -30,6 +30,7 @@ def make(
         gains=gains.astype(np.float32),
         positive=positive.astype(np.int64),
         source=positive.astype(np.int64),
+        lengths=np.full(count, 10),
         overlap=np.broadcast_to(np.asarray(overlap, dtype=np.float32), (count,)).copy(),
     )
 

@@ -19,7 +19,7 @@ from ragself.models.saved import fingerprint, load, public_name, save
 
 DRAW = np.random.default_rng(0)
 RESIDUAL = Residual(DRAW.normal(size=(8, 2)).astype(np.float32), DRAW.normal(size=(2, 8)).astype(np.float32))
-HYBRID = Hybrid(RESIDUAL, Lexicon.fit(["red green", "blue"]), 0.25, 64)
+HYBRID = Hybrid.around(RESIDUAL, Lexicon.fit(["red green", "blue"]), 0.25, 64, ["red green", "blue"])
 VECTORS = normalise(DRAW.normal(size=(2, 8)).astype(np.float32))
 TEXTS = ["red", "purple"]
 
@@ -40,7 +40,7 @@ def test_what_is_read_maps_vectors_to_the_bit_as_what_was_written(adapter: Adapt
 
 
 def test_an_adapter_without_a_word_can_be_written_and_read(tmp_path: Path) -> None:
-    empty = Hybrid(RESIDUAL, Lexicon.fit([]), 0.2, 64)
+    empty = Hybrid.around(RESIDUAL, Lexicon.fit([]), 0.2, 64, [])
     assert len(load(write(empty, tmp_path), "encoder-1").tensors()["keys"]) == 0
 
 
@@ -169,7 +169,7 @@ def test_the_kind_is_part_of_what_is_hashed(tmp_path: Path) -> None:
 def test_an_adapter_without_the_tensors_of_its_kind_is_refused(tmp_path: Path) -> None:
     path = write(RESIDUAL, tmp_path)
     rewrite(path, "hybrid", RESIDUAL.tensors())
-    with pytest.raises(AdapterError):
+    with pytest.raises(AdapterError, match=r"lacks the tensor 'keys' of a hybrid adapter.*rollback --to 0"):
         load(path, "encoder-1")
 
 

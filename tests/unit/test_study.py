@@ -273,6 +273,7 @@ def told(gains: list[list[float]], kinds: str) -> Study:
         gains=np.array(gains, dtype=np.float32),
         positive=source,
         source=source,
+        lengths=np.full(len(kinds), 10),
         overlap=np.full(len(kinds), np.nan, dtype=np.float32),
     )  # fmt: skip
 

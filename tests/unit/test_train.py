@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from scipy.sparse import random as random_sparse
 
-from ragself.learn.train import Learned, Lesson, Schedule, _Student, train
+from ragself.learn.train import Learned, Lesson, Schedule, Words, _Student, train
 from ragself.models.adapter import normalise
 
 P, N, K, BASE, V = 90, 120, 12, 16, 60
@@ -34,23 +34,24 @@ def lesson(*, sketch: bool, leaks: bool = False) -> Lesson:
     candidates = np.stack([draw.permutation(N)[:K] for _ in range(P)])
     turn = draw.normal(size=(BASE, BASE)) / 2
     gains = np.take_along_axis(queries @ turn @ documents.T, candidates, axis=1)
-    asked, searched = (word_weights(P, 1), word_weights(N, 2)) if sketch else (None, None)
-    if asked is not None and searched is not None:
-        lexical = (asked.multiply(draw.uniform(0, 3, V)) @ searched.T).toarray()
+    words = None
+    if sketch:
+        levels = [draw.uniform(0, 0.1, size=count).astype(np.float32) for count in (P, N)]
+        words = Words(word_weights(P, 1), word_weights(N, 2), *levels, draw.uniform(0.5, 2, V).astype(np.float32))
+        lexical = (words.queries.multiply(draw.uniform(0, 3, V)) @ words.documents.T).toarray()
         gains = gains + np.take_along_axis(lexical, candidates, axis=1)
     if leaks:
         gains[::3, 4] = -np.inf
-    return Lesson(
-        queries, documents, candidates, gains.astype(np.float32), np.ones(len(queries), np.float32), asked, searched
-    )
+    ones = np.ones(P, np.float32)
+    return Lesson(queries, documents, candidates, gains.astype(np.float32), ones, 2.5 * ones, words)
 
 
-SHORT = Schedule(weight=2.5, steps=20, batch=32, rank=4)
+SHORT = Schedule(steps=20, batch=32, rank=4)
 
 
 def bits(learned: Learned) -> tuple:
     words = b"" if learned.log_weight is None else learned.log_weight.tobytes()
-    return learned.down.tobytes(), learned.up.tobytes(), words, learned.mix, learned.loss
+    return learned.down.tobytes(), learned.up.tobytes(), words, learned.strength, learned.loss
 
 
 @pytest.mark.parametrize("sketch", [False, True])
@@ -98,7 +99,7 @@ def test_the_first_step_begins_at_the_base_vectors() -> None:
     assert penalty.item() == pytest.approx(0.0, abs=1e-10)
     cosines = np.take_along_axis(course.queries @ course.documents.T, course.candidates, axis=1) / 0.05
     logs = cosines - np.log(np.exp(cosines).sum(axis=1, keepdims=True))
-    logits = cosines + SHORT.weight * course.gains
+    logits = cosines + course.trust[:, None] * course.gains
     target = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = (target * (np.log(target) - logs)).sum(axis=1).mean()
     assert divergence.item() == pytest.approx(expected, rel=1e-4)
@@ -122,8 +123,9 @@ def test_a_candidate_that_leaks_neither_pulls_nor_pushes(sketch: bool) -> None:
     course.gains[:, 4] = -np.inf
     first = train(course, free)
     course.documents[N - 1] = -course.documents[N - 1]
-    if course.document_words is not None:
-        course = replace(course, document_words=vstack([course.document_words[:-1], course.document_words[1]]).tocsr())
+    if course.words is not None:
+        others = vstack([course.words.documents[:-1], course.words.documents[1]]).tocsr()
+        course = replace(course, words=replace(course.words, documents=others))
     assert bits(train(course, free)) == bits(first)
     course.gains[:, 4] = 0.0
     assert bits(train(course, free)) != bits(first)
@@ -178,7 +180,7 @@ def test_gradients_are_those_of_finite_differences(sketch: bool) -> None:
     loss().backward()
     for name, parameter in student.named_parameters():
         if not parameter.numel() or parameter.grad is None:
-            assert name in ("log_weight", "logit_mix")  # where there is no sketch
+            assert name in ("log_weight", "log_strength")  # where there is no sketch
             assert not sketch
             continue
         assert float(parameter.grad.abs().max()) > 0
@@ -195,24 +197,24 @@ def test_gradients_are_those_of_finite_differences(sketch: bool) -> None:
 
 def test_without_words_nothing_is_learned_of_words() -> None:
     learned = train(lesson(sketch=False), SHORT)
-    assert (learned.log_weight, learned.mix) == (None, 0.0)
+    assert (learned.log_weight, learned.strength) == (None, 0.0)
     assert (learned.down.shape, learned.up.shape) == ((BASE, 4), (4, BASE))
     assert learned.down.dtype == learned.up.dtype == np.float32
 
 
-def test_with_words_their_weights_and_a_mix_are_learned() -> None:
+def test_with_words_their_weights_and_a_strength_are_learned() -> None:
     learned = train(lesson(sketch=True), SHORT)
     assert learned.log_weight is not None
     assert learned.log_weight.shape == (V,)
     assert learned.log_weight.dtype == np.float32
-    assert 0.0 < learned.mix < 1.0
+    assert 0.01 < learned.strength < 1.0
+    assert learned.strength != pytest.approx(0.05 * 2.5)  # where it began
 
 
 def test_words_that_no_candidate_shares_with_a_query_are_left_alone() -> None:
     course = lesson(sketch=True)
-    assert course.query_words is not None
-    assert course.document_words is not None
-    for words in (course.query_words, course.document_words):
+    assert course.words is not None
+    for words in (course.words.queries, course.words.documents):
         words.data[words.indices == 7] = 0.0
         words.eliminate_zeros()
     learned = train(course, SHORT)
@@ -224,11 +226,14 @@ def test_words_that_no_candidate_shares_with_a_query_are_left_alone() -> None:
 @pytest.mark.parametrize(("probes", "steps", "batch"), [(1, 3, 64), (5, 1, 64), (7, 10, 3)])
 def test_few_probes_and_steps_are_no_error(probes: int, steps: int, batch: int) -> None:
     course = lesson(sketch=True)
-    assert course.query_words is not None
+    assert course.words is not None
     few = replace(
-        course, queries=course.queries[:probes], candidates=course.candidates[:probes], gains=course.gains[:probes],
-        query_words=course.query_words[:probes],
-    )  # fmt: skip
+        course,
+        queries=course.queries[:probes],
+        candidates=course.candidates[:probes],
+        gains=course.gains[:probes],
+        words=replace(course.words, queries=course.words.queries[:probes]),
+    )
     learned = train(few, replace(SHORT, steps=steps, batch=batch))
     assert len(learned.loss) == steps
     assert np.isfinite(learned.loss).all()
