@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ragself.config import Config
 from ragself.errors import VerificationError
-from ragself.learn.calibrate import Calibration, calibrate
+from ragself.learn.calibrate import weigh
 from ragself.learn.filters import DOUBTFUL
 from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge, weights
@@ -132,7 +132,8 @@ def _learn(
             config.train.seed,
             progress,
         )
-        weight = _calibrate(lesson, config)
+        lexicon = _lexicon(lesson)
+        weight = weigh(lesson, lexicon, config, counted=supervision.generator is None)
     report = replace(report, dropped={**report.dropped, **lesson.judged[1]}, likelihood=supervision.report())
     asked, mute = sum(probe.scored for probe in probes.probes), sum(lesson.judged[1].values())
     if mute > DOUBTFUL * asked:
@@ -141,9 +142,12 @@ def _learn(
             "documents by heart, or the chunks are all alike"
         )
         return replace(report, reason=reason), None
+    if not weight.weight:
+        reason = f"the language model's likelihood finds nothing that the base does not ({weight.reason})"
+        return replace(report, reason=reason, weight=asdict(weight)), None
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
-        adapters = _students(store, folder, lesson, weight.weight, config, progress)
+        adapters = _students(store, folder, lesson, lexicon, weight.weight, config, progress)
     with clock("judge"):
         best, table = _select(lesson, adapters, adapter, weight.weight, config, progress)
         decision = _confirm(lesson, adapters[best], adapter, weight.weight, config)
@@ -213,19 +217,18 @@ def _questions(
     return keep_found(written, chunks, vectors, supervision.scorer, progress)
 
 
-def _calibrate(lesson: Study, config: Config) -> Calibration:
-    if config.teacher.weight is not None:
-        return Calibration(config.teacher.weight, "set in the configuration", {}, 0)
-    return calibrate(lesson, lesson.rows("select"), config.gate.confidence)
+def _lexicon(lesson: Study) -> Lexicon:
+    """Words of the corpus, and which of them are asked; what is held out is not looked at."""
+    asked = [lesson.probes[row].text for row in lesson.rows("train", ["traffic"])]
+    return Lexicon.fit(lesson.texts[: lesson.size], asked)
 
 
 def _students(
-    store: Store, folder: Path, lesson: Study, weight: float, config: Config, progress: Progress
+    store: Store, folder: Path, lesson: Study, lexicon: Lexicon, weight: float, config: Config, progress: Progress
 ) -> dict[str, Adapter]:
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
     texts = lesson.texts[: lesson.size]
-    lexicon = Lexicon.fit(texts, [lesson.probes[row].text for row in lesson.rows("train", ["traffic"])])
     adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch, texts)}
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = _trainable(lesson)
