@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from ragself.config import Config
 from ragself.errors import VerificationError
 from ragself.learn.calibrate import weigh
+from ragself.learn.choose import choose, confirm
+from ragself.learn.echoes import SEVERAL
 from ragself.learn.filters import DOUBTFUL
-from ragself.learn.gate import Decision, decide
-from ragself.learn.judge import judge, weights
+from ragself.learn.gate import Decision
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
 from ragself.learn.students import teach, untrained
@@ -46,6 +47,7 @@ from ragself.serve.store import Store
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
 UNTRAINED = "untrained hybrid"
+ECHOES = f"document that repeats {SEVERAL} queries or more, word for word"
 _FEW = 100  # changes that may be left for the moment of the switch
 
 
@@ -134,7 +136,8 @@ def _learn(
         )
         lexicon = _lexicon(lesson)
         weight = weigh(lesson, lexicon, config, counted=supervision.generator is None)
-    report = replace(report, dropped={**report.dropped, **lesson.judged[1]}, likelihood=supervision.report())
+    echoed = {ECHOES: len(lesson.echoes)} if len(lesson.echoes) else {}
+    report = replace(report, dropped={**report.dropped, **lesson.judged[1], **echoed}, likelihood=supervision.report())
     asked, mute = sum(probe.scored for probe in probes.probes), sum(lesson.judged[1].values())
     if mute > DOUBTFUL * asked:
         reason = (
@@ -149,28 +152,29 @@ def _learn(
         folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, lexicon, weight.weight, config, progress)
     with clock("judge"):
-        best, table = _select(lesson, adapters, adapter, weight.weight, config, progress)
-        decision = _confirm(lesson, adapters[best], adapter, weight.weight, config)
+        best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress)
+        decision = confirm(lesson, best.adapter, adapter, weight.weight, config.gate, store.registry.seen_off())
     report = replace(
         report,
         reason=decision.reason + ("" if len(adapters) > 1 else _untaught(lesson, config)),
-        kind=adapters[best].kind,
-        candidate=best,
+        kind=best.adapter.kind,
+        candidate=best.name,
         weight=asdict(weight),
-        candidates=table,
+        candidates=best.table,
         figures=decision.figures,
     )
-    write_json(folder / "judged.json", {"best": best})
+    store.save(best.adapter, folder / _file(best.name))
+    write_json(folder / "judged.json", {"best": best.name})
     if not decision.promote:
         return report, None
     if store.registry.pinned:
         reason = f"version {live.number} is pinned, though the candidate is better: {decision.reason}"
         return replace(report, reason=reason), None
-    again = store.registry.taken_back().get(fingerprint(store.manifest.fingerprint, adapters[best]))
+    again = store.registry.taken_back().get(fingerprint(store.manifest.fingerprint, best.adapter))
     if again is not None:
         reason = f"the candidate is version {again} again, which was rolled back; there is nothing new in it"
         return replace(report, reason=reason), None
-    return report, _Better(_version(store, folder, adapters[best], decision), live)
+    return report, _Better(_version(store, folder, best.adapter, decision), live)
 
 
 def judged_adapter(store: Store) -> Adapter | None:
@@ -252,35 +256,6 @@ def _untaught(lesson: Study, config: Config) -> str:
     if count >= config.probes.min_train:
         return ""
     return f"; nothing was trained: {count} probes to train on, {config.probes.min_train} are needed"
-
-
-def _select(
-    lesson: Study,
-    adapters: dict[str, Adapter],
-    live: Adapter | None,
-    weight: float,
-    config: Config,
-    progress: Progress,
-) -> tuple[str, list[dict[str, Any]]]:
-    """The candidate to put before the gate, chosen on the select split, and the figures of all."""
-    rows, depth = lesson.rows("select"), lesson.depth(config.gate.k)
-    before = judge(lesson, rows, live, weight, config.gate)
-    table: list[dict[str, Any]] = []
-    for done, (name, adapter) in enumerate(adapters.items()):
-        progress("judge", done, len(adapters))
-        after = judge(lesson, rows, adapter, weight, config.gate)
-        decision = decide(before, after, config.gate, depth, weights(lesson, rows, config.gate))
-        table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
-    progress("judge", len(adapters), len(adapters))
-    best = max(table, key=lambda row: (row["passes"], row["figures"].get(f"utility@{depth}", {}).get("change", 0.0)))
-    return str(best["name"]), table
-
-
-def _confirm(lesson: Study, adapter: Adapter, live: Adapter | None, weight: float, config: Config) -> Decision:
-    rows = lesson.rows("confirm")
-    before = judge(lesson, rows, live, weight, config.gate)
-    after = judge(lesson, rows, adapter, weight, config.gate)
-    return decide(before, after, config.gate, lesson.depth(config.gate.k), weights(lesson, rows, config.gate))
 
 
 def _version(store: Store, folder: Path, adapter: Adapter, decision: Decision) -> Version:

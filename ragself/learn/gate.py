@@ -11,6 +11,8 @@ import numpy as np
 from ragself.config import GateConfig
 from ragself.learn.metrics import Values, bootstrap
 
+UTILITIES = ("utility", "careful utility")
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -33,6 +35,7 @@ def compare(
     config: GateConfig,
     depth: int | None = None,
     weights: Values | None = None,
+    tries: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values.
 
@@ -41,14 +44,17 @@ def compare(
         config: Depth and confidence.
         depth: Of the utility; None is that of the others.
         weights: Of the utility's probes; None counts all alike.
+        tries: Candidates that were compared with the same live version before.
     """
     figures = {}
     for name in before:
         if not len(before[name]):
             continue
-        own = weights if name == "utility" else None
-        change = bootstrap(after[name] - before[name], config.confidence, weights=own)
-        figures[f"{name}@{depth if name == 'utility' and depth else config.k}"] = {
+        own = weights if name in UTILITIES else None
+        # Who tries often enough succeeds by chance: the doubt that is allowed is shared, the first try getting most.
+        confidence = 1.0 - (1.0 - config.confidence) / (1 + tries) ** 2 if name == "utility" else config.confidence
+        change = bootstrap(after[name] - before[name], confidence, weights=own)
+        figures[f"{name}@{depth if name in UTILITIES and depth else config.k}"] = {
             "before": float(np.average(before[name], weights=own)),
             "after": float(np.average(after[name], weights=own)),
             "change": change.mean,
@@ -65,12 +71,14 @@ def decide(
     config: GateConfig,
     depth: int | None = None,
     weights: Values | None = None,
+    tries: int = 0,
 ) -> Decision:
     """Compare a candidate with the live version on the confirm split.
 
-    Two judges must agree, for one that only repeats the teacher is fooled by a teacher weighed too heavily:
-    the LM utility of what is retrieved must rise, its whole interval above 0; and the documents that held-out
-    titles were taken from must still be found, the interval of known-item nDCG not below -tolerance.
+    Three judges must agree, for one that only repeats the teacher is fooled by a teacher weighed too heavily:
+    the LM utility of what is retrieved must rise, its whole interval above 0; it must not fall by a teacher that is
+    weighed carefully; and the documents that held-out titles were taken from must still be found. The intervals of the
+    last two must not lie below -tolerance.
 
     Args:
         before: Values of the live version, one a probe, by metric.
@@ -78,8 +86,9 @@ def decide(
         config: Depth, confidence and tolerance.
         depth: Of the utility; None is that of the others.
         weights: Of the utility's probes; None counts all alike.
+        tries: Candidates that the same live version has seen off before.
     """
-    figures = compare(before, after, config, depth, weights)
+    figures = compare(before, after, config, depth, weights, tries)
     k, need, depth = config.k, config.min_probes, depth or config.k
     utility, item = figures.get(f"utility@{depth}"), figures.get(f"ndcg@{k}")
     if utility is None or utility["probes"] < need:
@@ -87,6 +96,10 @@ def decide(
         return Decision(False, f"only {count} held-out probes, at least {need} are needed to prove a gain", figures)
     if utility["low"] <= 0:
         return Decision(False, f"LM utility@{depth} did not rise beyond doubt ({_change(utility)})", figures)
+    careful = figures.get(f"careful utility@{depth}", utility)
+    if careful["low"] < -config.tolerance:
+        reason = f"LM utility@{depth} by a careful teacher may have fallen by more than {config.tolerance:g}"
+        return Decision(False, f"{reason} ({_change(careful)})", figures)
     if item is None or item["probes"] < need:
         count = item["probes"] if item else 0
         reason = f"only {count} known items (held-out titles) to guard against harm, at least {need} are needed"

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import GateConfig
+from ragself.learn.calibrate import CAREFUL
 from ragself.learn.metrics import Values, known_item, utility
 from ragself.learn.study import Study
 from ragself.learn.teacher import law, trust
@@ -27,7 +28,8 @@ def judge(
         config: Depth, and how many probes a verdict needs.
 
     Returns:
-        ``utility`` at `Study.depth`: of the user's own queries, or of all probes where there are too few of those.
+        ``utility`` at `Study.depth`: of the user's own queries, or of all probes where there are too few of those;
+        ``careful utility``: the same by a teacher that is weighed at `CAREFUL` at most.
         ``ndcg``, ``mrr`` and ``recall`` at k of known items among all documents.
     """
     texts = [study.probes[row].text for row in rows]
@@ -43,14 +45,18 @@ def judge(
     asked = _asked(study, rows, config)
     candidates, gains = study.candidates[rows[asked]], study.gains[rows[asked]]
     seen = np.take_along_axis(scores[asked], candidates, axis=1)
-    mass = law(gains, study.base[rows[asked]], trust(weight, study.lengths[rows[asked]]))
-    found = utility(mass, np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32), study.depth(config.k))
+    seen = np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32)
+    base, lengths = study.base[rows[asked]], study.lengths[rows[asked]]
+    found = {
+        name: utility(law(gains, base, trust(each, lengths)), seen, study.depth(config.k))
+        for name, each in (("utility", weight), ("careful utility", min(weight, CAREFUL)))
+    }
 
     known = np.flatnonzero(study.positive[rows] >= 0)
     own = scores[known, study.positive[rows[known]]]
     better = scores[known, : study.size] > own[:, None]
     better[np.arange(len(known)), study.source[rows[known]]] = False  # the source, with the probe still in it
-    return {"utility": found, **known_item(1 + better.sum(axis=1), config.k)}
+    return {**found, **known_item(1 + better.sum(axis=1), config.k)}
 
 
 def weights(study: Study, rows: NDArray[np.int64], config: GateConfig) -> Values:

@@ -14,6 +14,7 @@ from ragself.config import TeacherConfig
 from ragself.corpus.words import Vocabulary, words
 from ragself.learn.candidates import Bm25, gather
 from ragself.learn.duplicates import jaccard
+from ragself.learn.echoes import echoes
 from ragself.learn.filters import judge_probes
 from ragself.models.adapter import Adapter
 from ragself.models.scorer import LikelihoodScorer
@@ -37,12 +38,13 @@ class Study:
         queries: (P, base) float32 base vectors.
         candidates: (P, K) int64 rows of `texts`.
         gains: (P, K) float32, nats per token; -inf where the candidate would leak the target, nan
-            for a probe that the language model was not asked about.
+            for a probe that the language model was not asked about. Of one that echoes what users ask, the least.
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
         lengths: (P,) int64 words of the target.
         overlap: (P,) float32 share of a known-item probe's words, by rarity, that its positive holds; nan for traffic.
+        echoes: Rows of the documents that repeat several queries, word for word, (any,) int64.
     """
 
     probes: tuple[Probe, ...]
@@ -56,6 +58,7 @@ class Study:
     source: NDArray[np.int64]
     lengths: NDArray[np.int64]
     overlap: NDArray[np.float32]
+    echoes: NDArray[np.int64]
 
     @cached_property
     def judged(self) -> tuple[NDArray[np.bool_], Mapping[str, int]]:
@@ -135,6 +138,8 @@ def study(
     gains[scored] = scorer(everything, len(texts)).gains([p for p in probes if p.scored], found[scored], progress)
     leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
     gains[leaks & scored[:, None]] = -np.inf
+    echoed = echoes(probes, everything, found)
+    _humble(gains, np.isin(found, echoed))
     lengths = np.array([len(words(p.target)) for p in probes], dtype=np.int64)
     return Study(
         tuple(probes),
@@ -148,7 +153,14 @@ def study(
         source,
         lengths,
         overlap,
+        echoed,
     )
+
+
+def _humble(gains: NDArray[np.float32], echoed: NDArray[np.bool_]) -> None:
+    """Give candidates that echo the queries the least gain of each probe, so that whoever ranks them first loses."""
+    least = np.where(np.isfinite(gains), gains, np.inf).min(axis=1, initial=np.inf)
+    gains[echoed & np.isfinite(gains)] = np.broadcast_to(least[:, None], gains.shape)[echoed & np.isfinite(gains)]
 
 
 def without(text: str, probe: Probe) -> str:

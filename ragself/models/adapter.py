@@ -37,6 +37,10 @@ class Adapter(Protocol):
         """Map base vectors of queries, (n, base) float32, to (n, dimension) float32."""
         ...
 
+    def faded(self, alpha: float) -> Adapter:
+        """The adapter between the base model, `alpha` 0, and this one, 1."""
+        ...
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything that `from_tensors` of the same kind needs to build an equal adapter."""
         ...

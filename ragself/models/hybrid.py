@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class Hybrid:
     def queries(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
         """Map base vectors of queries, (n, base) float32, to (n, dimension) float32."""
         return self._widen(vectors, texts, "query")
+
+    def faded(self, alpha: float) -> Hybrid:
+        """Between the base model, 0, and this, 1; weights of words are too."""
+        lexicon = self.lexicon.learned(((alpha - 1.0) * np.log(self.lexicon.weight)).astype(np.float32))
+        return replace(self, residual=self.residual.faded(alpha), lexicon=lexicon, strength=self.strength * alpha)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Those of the parts, with ``strength`` and ``centre``."""

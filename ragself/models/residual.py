@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,10 @@ class Residual:
     def queries(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
         """The same map as for documents."""
         return self.documents(vectors, texts)
+
+    def faded(self, alpha: float) -> Residual:
+        """Between the base model, 0, and this, 1."""
+        return replace(self, up=(self.up * alpha).astype(np.float32))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """``down`` and ``up``."""

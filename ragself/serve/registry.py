@@ -283,6 +283,16 @@ class Registry:
 
     # the history ----------------------------------------------------------------------------------
 
+    def seen_off(self) -> int:
+        """Candidates that were put before the gate since the live version was last changed, and refused."""
+        count = 0
+        for event in self.history():
+            if event["event"] in ("promote", "rollback"):
+                count = 0
+            elif event["event"] == "keep" and event.get("report", {}).get("figures"):
+                count += 1
+        return count
+
     def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
         """Append one event: create, sync, promote, keep, fail, review, rollback, pin, unpin, gc or forget."""
         self._write_history(_event(event, version, reason, details))

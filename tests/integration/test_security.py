@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from ragself import Chunk, Config, Embedder, KnowledgeBase
 from ragself.config import load
 from ragself.errors import AdapterError, EncoderError, InputError, RagselfError
+from ragself.learn.choose import Choice
 from ragself.models.encoder import Encoder
 from tests.integration.test_cli import real
 
@@ -234,7 +235,8 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
     train = settings.train.model_copy(update={"adapters": ("residual",)})
     config = settings.model_copy(update={"train": train})
     with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=config) as kb:
-        patched.setattr("ragself.cycle._select", lambda lesson, adapters, *_: ("residual", []))
+        chosen = lambda lesson, adapters, *_: Choice("residual", adapters["residual"], [])
+        patched.setattr("ragself.cycle.choose", chosen)
         report = kb.adapt(asked)
         assert (report.decision, report.kind) == ("promote", "residual"), report.reason
         files = kb.export(tmp_path / "model", merged=True)

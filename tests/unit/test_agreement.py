@@ -30,7 +30,7 @@ def study(*, topical: bool, count: int = 60) -> Study:
     return Study(
         probes, tuple(texts), len(texts), documents, normalise(middle[asked].astype(np.float32)),
         np.zeros((count, 1), np.int64), np.zeros((count, 1), np.float32), nothing, nothing, np.full(count, 5),
-        np.full(count, np.nan, np.float32),
+        np.full(count, np.nan, np.float32), np.empty(0, np.int64),
     )  # fmt: skip
 
 

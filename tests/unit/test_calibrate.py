@@ -33,6 +33,7 @@ def make(
         source=positive.astype(np.int64),
         lengths=np.full(count, 10),
         overlap=np.broadcast_to(np.asarray(overlap, dtype=np.float32), (count,)).copy(),
+        echoes=np.empty(0, np.int64),
     )
 
 

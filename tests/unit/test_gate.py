@@ -129,3 +129,37 @@ def test_what_is_asked_often_weighs_more() -> None:
     assert decision.promote
     assert decision.figures["utility@10"]["after"] == pytest.approx(np.average(better, weights=weights))
     assert decision.figures["ndcg@10"]["after"] == 0.5
+
+
+def test_a_careful_teacher_that_sees_a_fall_is_heard() -> None:
+    before, after = change(0.05, 0.0, noise=0.02)
+    for by, promoted in ((-0.02, False), (0.0, True)):
+        careful = before["utility"] + by
+        decision = decide(
+            {**before, "careful utility": before["utility"]}, {**after, "careful utility": careful}, CONFIG
+        )
+        assert decision.promote is promoted
+        assert ("careful teacher may have fallen" in decision.reason) is not promoted
+        assert decision.figures["careful utility@10"]["change"] == pytest.approx(by)
+
+
+def test_each_candidate_that_was_seen_off_makes_proof_harder_for_the_utility_alone() -> None:
+    pair = change(0.01, 0.0, noise=0.05)
+    lows = [compare(*pair, CONFIG, tries=tries)["utility@10"]["low"] for tries in (0, 1, 9)]
+    assert lows[0] > lows[1] > lows[2]
+    assert [decide(*pair, CONFIG, tries=tries).promote for tries in (0, 20)] == [True, False]
+    items = [compare(*pair, CONFIG, tries=tries)["ndcg@10"]["low"] for tries in (0, 9)]
+    assert items[0] == items[1]
+
+
+def test_chance_that_tries_every_night_is_hardly_ever_promoted() -> None:
+    draw = np.random.default_rng(0)
+    promoted = 0
+    for _ in range(20):
+        nights = []
+        for tries in range(20):
+            wobble = draw.normal(size=60) * 0.05
+            before, after = values(np.full(60, 0.5), np.full(60, 0.5)), values(0.5 + wobble, np.full(60, 0.5))
+            nights.append(decide(before, after, CONFIG, tries=tries).promote)
+        promoted += any(nights)
+    assert promoted <= 3  # without sharing the doubt, 8 of 20 are expected

@@ -275,6 +275,7 @@ def told(gains: list[list[float]], kinds: str) -> Study:
         source=source,
         lengths=np.full(len(kinds), 10),
         overlap=np.full(len(kinds), np.nan, dtype=np.float32),
+        echoes=np.empty(0, np.int64),
     )  # fmt: skip
 
 
@@ -308,7 +309,13 @@ def test_probes_that_the_teacher_has_nothing_to_say_about_do_not_judge_the_utili
 def test_known_items_are_judged_though_the_teacher_has_nothing_to_say_about_them() -> None:
     found = told([MUTE, SILENT, TELLING, TELLING], "kkkt")
     values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=1))
-    assert {name: len(value) for name, value in values.items()} == {"utility": 1, "ndcg": 3, "mrr": 3, "recall": 3}
+    assert {name: len(value) for name, value in values.items()} == {
+        "utility": 1,
+        "careful utility": 1,
+        "ndcg": 3,
+        "mrr": 3,
+        "recall": 3,
+    }
 
 
 UNASKED = [np.nan] * 5
@@ -319,7 +326,13 @@ def test_probes_that_nobody_was_asked_about_are_known_items_and_nothing_else() -
     assert found.judged[0].tolist() == [True, False, True, False]
     assert not found.judged[1]
     values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=30))
-    assert {name: len(value) for name, value in values.items()} == {"utility": 2, "ndcg": 3, "mrr": 3, "recall": 3}
+    assert {name: len(value) for name, value in values.items()} == {
+        "utility": 2,
+        "careful utility": 2,
+        "ndcg": 3,
+        "mrr": 3,
+        "recall": 3,
+    }
     assert all(np.isfinite(value).all() for value in values.values())
 
 

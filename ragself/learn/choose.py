@@ -1,0 +1,96 @@
+"""From several candidates to one, on the select split, and what the gate says of it, on the confirm split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ragself.config import GateConfig
+from ragself.learn.gate import Decision, decide
+from ragself.learn.judge import judge, weights
+from ragself.learn.study import Study
+from ragself.models.adapter import Adapter
+from ragself.progress import Progress, silent
+
+FADES = (0.75, 0.5, 0.25)  # of the way from the base model to a candidate, tried where no candidate passes as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidate to put before the gate.
+
+    Attributes:
+        name: Its name, such as ``hybrid`` or ``hybrid x 0.5``.
+        adapter: The candidate.
+        table: Name, figures and reason of each that was looked at.
+    """
+
+    name: str
+    adapter: Adapter
+    table: list[dict[str, Any]]
+
+
+def choose(
+    study: Study,
+    adapters: Mapping[str, Adapter],
+    live: Adapter | None,
+    weight: float,
+    config: GateConfig,
+    progress: Progress = silent,
+) -> Choice:
+    """The candidate that passes with the highest utility, of the select split; weaker ones where none passes.
+
+    One candidate alone goes before the gate, so that many do not give chance many chances.
+
+    Args:
+        study: The probes.
+        adapters: Candidates by name, at least one.
+        live: Adapter of the live version; None for the base model.
+        weight: The teacher's.
+        config: Of the gate.
+        progress: Told of each that is judged.
+    """
+    rows, depth = study.rows("select"), study.depth(config.k)
+    before, counts = judge(study, rows, live, weight, config), weights(study, rows, config)
+    table: list[dict[str, Any]] = []
+    seen = dict(adapters)
+
+    def look(name: str) -> None:
+        progress("judge", len(table), len(seen))
+        decision = decide(before, judge(study, rows, seen[name], weight, config), config, depth, counts)
+        table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
+
+    for name in adapters:
+        look(name)
+    best = _best(table, depth)
+    if not best["passes"]:  # between it and the base model may be one that does no harm
+        weaker = {f"{best['name']} x {alpha:g}": adapters[best["name"]].faded(alpha) for alpha in FADES}
+        seen |= weaker
+        for name in weaker:
+            look(name)
+        best = _best(table, depth)
+    progress("judge", len(seen), len(seen))
+    return Choice(best["name"], seen[best["name"]], table)
+
+
+def confirm(
+    study: Study, adapter: Adapter, live: Adapter | None, weight: float, config: GateConfig, tries: int
+) -> Decision:
+    """What the gate says of a candidate on the confirm split.
+
+    Args:
+        study: The probes.
+        adapter: The candidate.
+        live: Adapter of the live version; None for the base model.
+        weight: The teacher's.
+        config: Of the gate.
+        tries: Candidates that this live version has seen off before.
+    """
+    rows = study.rows("confirm")
+    before, after = (judge(study, rows, each, weight, config) for each in (live, adapter))
+    return decide(before, after, config, study.depth(config.k), weights(study, rows, config), tries)
+
+
+def _best(table: list[dict[str, Any]], depth: int) -> dict[str, Any]:
+    return max(table, key=lambda row: (row["passes"], row["figures"].get(f"utility@{depth}", {}).get("change", 0.0)))
