@@ -233,7 +233,9 @@ def _students(
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
     texts = lesson.texts[: lesson.size]
-    adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch, texts)}
+    adapters: dict[str, Adapter] = {
+        UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch, texts, lesson.tau)
+    }
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = _trainable(lesson)
     for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():

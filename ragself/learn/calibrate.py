@@ -111,7 +111,7 @@ def _agreed(agreement: Values, confidence: float) -> Calibration:
 def reciprocal_ranks(study: Study, rows: NDArray[np.int64], weight: float) -> Values:
     """Reciprocal rank of each probe's own passage among its candidates by the teacher, (len(rows),) float64."""
     gains = study.gains[rows]
-    scores = fused(np.nan_to_num(gains, neginf=0.0), study.base[rows], trust(weight, study.lengths[rows]))
+    scores = fused(np.nan_to_num(gains, neginf=0.0), study.base[rows], trust(weight, study.lengths[rows]), study.tau)
     scores[np.isneginf(gains)] = -np.inf
     own = scores[study.candidates[rows] == study.positive[rows][:, None]]
     ranks = 1 + (scores > own[:, None]).sum(axis=1)

@@ -48,7 +48,7 @@ def judge(
     seen = np.where(np.isneginf(gains), -np.inf, seen).astype(np.float32)
     base, lengths = study.base[rows[asked]], study.lengths[rows[asked]]
     found = {
-        name: utility(law(gains, base, trust(each, lengths)), seen, study.depth(config.k))
+        name: utility(law(gains, base, trust(each, lengths), study.tau), seen, study.depth(config.k))
         for name, each in (("utility", weight), ("careful utility", min(weight, CAREFUL)))
     }
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.teacher import TAU, trust
+from ragself.learn.teacher import trust
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
@@ -20,10 +20,18 @@ from ragself.progress import Progress, silent
 UNTRAINED = 1.5  # weight of the lexical score that gained on every collection measured
 
 
-def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str]) -> Hybrid:
-    """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned."""
+def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau: float) -> Hybrid:
+    """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned.
+
+    Args:
+        base: Width of the base vectors.
+        lexicon: Of the corpus.
+        width: Of the sketch.
+        texts: The corpus.
+        tau: Temperature of the base cosines.
+    """
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, UNTRAINED * TAU, width, texts)
+    return Hybrid.around(nothing, lexicon, UNTRAINED * tau, width, texts)
 
 
 def teach(
@@ -56,6 +64,7 @@ def teach(
         study.gains[rows],
         study.weights[rows],
         trust(weight, study.lengths[rows]),
+        study.tau,
     )
     schedule = Schedule(config.steps, strength=weight, width=config.sketch, seed=config.seed)
     if kind == "residual":

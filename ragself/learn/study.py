@@ -16,6 +16,7 @@ from ragself.learn.candidates import Bm25, gather
 from ragself.learn.duplicates import jaccard
 from ragself.learn.echoes import echoes
 from ragself.learn.filters import judge_probes
+from ragself.learn.teacher import temperature
 from ragself.models.adapter import Adapter
 from ragself.models.scorer import LikelihoodScorer
 from ragself.models.vectors import BaseVectors
@@ -82,9 +83,16 @@ class Study:
         """(P,) float32, how much each probe counts."""
         return np.array([probe.weight for probe in self.probes], dtype=np.float32)
 
-    @property
+    @cached_property
+    def tau(self) -> float:
+        """Temperature of the base cosines."""
+        return temperature(self.base)
+
+    @cached_property
     def base(self) -> NDArray[np.float32]:
         """(P, K) float32, cosine of base vectors of each probe and candidate."""
+        if not len(self.queries):
+            return np.empty((0, 0), np.float32)
         return np.stack([self.documents[row] @ query for query, row in zip(self.queries, self.candidates, strict=True)])
 
 

@@ -33,6 +33,7 @@ class Lesson:
         gains: (P, K) likelihood gain, nats per token; -inf where a candidate must not be learned from.
         weights: (P,) float32, how much each probe counts.
         trust: (P,) float32, weight of the gain against the base similarity in the teacher's law.
+        tau: Temperature of the base cosines.
         words: What the texts are made of; None to train no sketch.
     """
 
@@ -42,6 +43,7 @@ class Lesson:
     gains: FloatArray
     weights: FloatArray
     trust: FloatArray
+    tau: float = TAU
     words: Words | None = None
 
 
@@ -164,7 +166,7 @@ class _Student(nn.Module):
         base = lesson.queries.shape[1]
         self.down = nn.Parameter(torch.randn(base, schedule.rank, generator=self.random) / math.sqrt(base))
         self.up = nn.Parameter(torch.zeros(schedule.rank, base))  # so that training begins at the base vectors
-        self.log_tau = nn.Parameter(torch.tensor(math.log(TAU)))
+        self.log_tau = nn.Parameter(torch.tensor(math.log(lesson.tau)))
         self.log_weight = nn.Parameter(torch.zeros(len(lesson.words.balance) if lesson.words else 0))
         self.log_strength = nn.Parameter(torch.tensor(math.log(schedule.strength)))
 
@@ -184,7 +186,7 @@ class _Student(nn.Module):
         new_queries, new_documents = self._residual(queries), self._residual(documents)
 
         base = (queries @ documents.T).gather(1, at).numpy()
-        target = torch.from_numpy(law(lesson.gains[rows], base, lesson.trust[rows]))
+        target = torch.from_numpy(law(lesson.gains[rows], base, lesson.trust[rows], lesson.tau))
         scores = (new_queries @ new_documents.T) / self.log_tau.exp()
         penalty = schedule.anchor * (_distance(new_queries, queries) + _distance(new_documents, documents))
         if lesson.words is not None:

@@ -21,7 +21,7 @@ def make(
     """A study whose candidates are the first K documents, each a direction of its own."""
     count = len(gains)
     probes = tuple(Probe(f"{row}", "x", "x", "title", "s", "select") for row in range(count))
-    return Study(
+    study = Study(
         probes=probes,
         texts=("x",) * K,
         size=K,
@@ -35,6 +35,8 @@ def make(
         overlap=np.broadcast_to(np.asarray(overlap, dtype=np.float32), (count,)).copy(),
         echoes=np.empty(0, np.int64),
     )
+    vars(study)["tau"] = TAU  # whatever the spread
+    return study
 
 
 def known_items(telling: float, count: int = ENOUGH, seed: int = 0, overlap: float = 0.2) -> Study:

@@ -294,7 +294,7 @@ def of(found: Study, rows: list[int], min_probes: int) -> NDArray[np.float64]:
     """The utility of probes of the base model, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
     values = judge(found, np.arange(len(found.probes)), None, 1.0, config)["utility"]
-    mass = law(found.gains[rows], found.base[rows], 1.0)
+    mass = law(found.gains[rows], found.base[rows], 1.0, found.tau)
     assert found.depth(2) == 1
     np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
     return values

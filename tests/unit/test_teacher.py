@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ragself.learn.teacher import TAU, fused, law
+from ragself.learn.teacher import SPREAD, TAU, fused, law, temperature, trust
 
 DRAW = np.random.default_rng(0)
 GAINS = DRAW.normal(size=(5, 8)).astype(np.float32)
@@ -53,3 +53,28 @@ def test_a_probe_whose_candidates_all_leak_has_no_mass_and_is_no_nan() -> None:
     with np.errstate(invalid="ignore"):
         found = law(np.full((1, 3), -np.inf, np.float32), np.zeros((1, 3), np.float32), 1.0)
     assert np.isfinite(found).all()
+
+
+def test_a_target_counts_by_the_root_of_its_words() -> None:
+    found = trust(3.0, np.array([0, 10, 40]))
+    np.testing.assert_allclose(found, [0.0, 3.0, 6.0])
+    rows = np.concatenate([law(GAINS[row : row + 1], BASE[row : row + 1], weight) for row, weight in enumerate((1, 4))])
+    np.testing.assert_allclose(law(GAINS[:2], BASE[:2], np.array([1, 4], np.float32)), rows, rtol=1e-5)
+
+
+def test_the_temperature_is_the_usual_one_unless_cosines_are_spread_otherwise() -> None:
+    base = np.random.default_rng(0).normal(size=(200, 80)).astype(np.float32) * SPREAD
+    assert [temperature(base * by) for by in (0.7, 1.0, 1.4)] == [TAU] * 3
+    assert temperature(base * 0.2) == pytest.approx(0.2 * TAU, rel=0.02)
+    assert temperature(base * 3) == pytest.approx(3 * TAU, rel=0.02)
+    assert temperature(np.empty((0, 0), np.float32)) == TAU
+    assert temperature(np.ones((3, 4), np.float32)) > 0
+
+
+def test_cosines_that_are_pressed_together_make_the_same_law() -> None:
+    base = np.random.default_rng(0).normal(size=(200, 80)).astype(np.float32) * SPREAD
+    gains = np.random.default_rng(1).normal(size=(200, 80)).astype(np.float32)
+    pressed = (0.85 + 0.2 * base).astype(np.float32)
+    np.testing.assert_allclose(
+        law(gains, pressed, 2.0, temperature(pressed)), law(gains, base, 2.0, temperature(base)), atol=2e-2
+    )

@@ -43,7 +43,7 @@ def lesson(*, sketch: bool, leaks: bool = False) -> Lesson:
     if leaks:
         gains[::3, 4] = -np.inf
     ones = np.ones(P, np.float32)
-    return Lesson(queries, documents, candidates, gains.astype(np.float32), ones, 2.5 * ones, words)
+    return Lesson(queries, documents, candidates, gains.astype(np.float32), ones, 2.5 * ones, words=words)
 
 
 SHORT = Schedule(steps=20, batch=32, rank=4)
