@@ -183,7 +183,7 @@ class TrainConfig(_Table):
 
     adapters: tuple[Literal["hybrid", "residual"], ...] = ("hybrid", "residual")
     sketch: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
-        2048, description="Dimensions of the lexical sketch of `hybrid`."
+        2560, description="Dimensions of the lexical sketch of `hybrid`."
     )
     steps: Positive = Field(100, description="Optimiser steps; a step sees 64 probes.")
     seed: int = 0

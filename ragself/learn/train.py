@@ -91,7 +91,7 @@ class Schedule:
     rate_words: float = 3e-2
     rate_scale: float = 3e-2
     strength: float = 2.5
-    width: int = 2048
+    width: int = 2560
     seed: int = 0
 
 
