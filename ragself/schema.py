@@ -10,7 +10,7 @@ Scalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
-VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
+VersionKind: TypeAlias = Literal["base", "residual", "hybrid", "lora"]
 
 
 @dataclass(frozen=True, slots=True)
