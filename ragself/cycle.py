@@ -29,11 +29,12 @@ from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge, weights
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
-from ragself.learn.students import teach, untrained
+from ragself.learn.students import Bench, teach, untrained
 from ragself.learn.study import Study, study
 from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
 from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
+from ragself.models.lora import bound
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
@@ -175,7 +176,7 @@ def judged_adapter(store: Store) -> Adapter | None:
     if not (folder / "judged.json").exists():
         return None
     best = read_json(folder / "judged.json")["best"]
-    return load(folder / _file(best), store.manifest.fingerprint)
+    return bound(load(folder / _file(best), store.manifest.fingerprint), store.base)
 
 
 # the steps ----------------------------------------------------------------------------------------
@@ -228,11 +229,14 @@ def _students(
     adapters: dict[str, Adapter] = {UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch)}
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = _trainable(lesson)
-    for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
+    kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
+    for kind in kinds if len(rows) >= config.probes.min_train else ():
         path = folder / _file(kind)
         if not path.exists():
-            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress), path)
-        adapters[kind] = load(path, mark)
+            bench = Bench(store.base, adapters.get("hybrid"), folder / "lora-state.safetensors")
+            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench), path)
+            bench.state.unlink(missing_ok=True)
+        adapters[kind] = bound(load(path, mark), store.base, progress)
     return adapters
 
 

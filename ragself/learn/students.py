@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
+from ragself.learn.teacher import law
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
+from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from ragself.learn.frame import Probed
 
 UNTRAINED_MIX = 0.2  # gained on every collection measured
 
@@ -24,6 +31,21 @@ def untrained(base: int, lexicon: Lexicon, width: int, mix: float = UNTRAINED_MI
     return Hybrid(nothing, lexicon, mix, width)
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What training the encoder itself needs.
+
+    Attributes:
+        base: The encoder, and where its vectors are.
+        inner: The adapter that is put around it, trained before; None for none.
+        state: A file to go on from where training was killed.
+    """
+
+    base: BaseVectors
+    inner: Adapter | None
+    state: Path
+
+
 def teach(
     kind: str,
     study: Study,
@@ -32,18 +54,26 @@ def teach(
     weight: float,
     config: TrainConfig,
     progress: Progress = silent,
+    bench: Bench | None = None,
 ) -> Adapter:
     """Train an adapter of a kind.
 
     Args:
-        kind: ``residual`` or ``hybrid``.
+        kind: ``residual``, ``hybrid`` or ``lora``.
         study: The probes and what the teacher knows of them.
         rows: Which of them to train on.
         lexicon: Word weights of the corpus, where training begins.
         weight: The teacher's.
         config: Steps, width and seed.
         progress: Told of steps.
+        bench: What ``lora`` needs besides; others do without.
+
+    Raises:
+        EncoderError: The encoder has no module for LoRA.
     """
+    if kind == "lora":
+        assert bench is not None
+        return _tuned(study, rows, weight, config, bench, progress)
     from ragself.learn.train import Lesson, Schedule, train  # loads torch, which only training needs
 
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
@@ -66,3 +96,39 @@ def teach(
     learned = train(lesson, schedule, progress, "train hybrid")
     assert learned.log_weight is not None  # there are words in the lesson
     return Hybrid(Residual(learned.down, learned.up), lexicon.learned(learned.log_weight), learned.mix, config.sketch)
+
+
+def _tuned(
+    study: Study, rows: NDArray[np.int64], weight: float, config: TrainConfig, bench: Bench, progress: Progress
+) -> Adapter:
+    from ragself.learn.distil import Lesson, Schedule
+    from ragself.learn.tune import tune
+
+    kinds = sorted(
+        {study.probes[row].kind for row in rows}
+    )  # of others it would learn nothing, and seem to stand still
+    held = study.rows("select", kinds)
+    held = held[study.judged[0][held]]
+    used, inverse = np.unique(study.candidates[np.concatenate([rows, held])], return_inverse=True)
+    places = inverse.reshape(-1, study.candidates.shape[1]).astype(np.int64)
+    lesson = Lesson(
+        _probed(study, rows, places[: len(rows)], weight),
+        _probed(study, held, places[len(rows) :], weight),
+        [study.texts[row] for row in used],
+        study.documents[used],
+    )
+    batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as twenty without
+    schedule = Schedule(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
+    learned = tune(lesson, bench.base.encoder, bench.inner, schedule, bench.state, progress)
+    return learned.lora.bound(bench.base, progress)
+
+
+def _probed(study: Study, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float) -> Probed:
+    """Probes with the teacher's law: the one place where it is decided what LoRA learns towards."""
+    from ragself.learn.frame import Probed
+
+    gains, queries = study.gains[rows], study.queries[rows]
+    near = [study.documents[row] @ query for query, row in zip(queries, study.candidates[rows], strict=True)]
+    base = np.array(near, dtype=np.float32).reshape(gains.shape)
+    texts = [study.probes[row].text for row in rows]
+    return Probed(texts, queries, places, law(gains, base, weight), np.isneginf(gains), study.weights[rows])
