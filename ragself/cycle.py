@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections import Counter
@@ -38,12 +39,15 @@ from ragself.models.lora import bound
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
+from ragself.serve.anew import anew
 from ragself.serve.files import read_json, write_json
 from ragself.serve.index import Index
 from ragself.serve.memory import uncollected
 from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
+
+logger = logging.getLogger(__name__)
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
 UNTRAINED = "untrained hybrid"
@@ -142,6 +146,10 @@ def _learn(
             "documents by heart, or the chunks are all alike"
         )
         return replace(report, reason=reason), None
+    cost = anew(store.base, lesson.texts, config.train)
+    if cost is not None:
+        report = replace(report, anew=asdict(cost))
+        logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, weight.weight, config, progress)
