@@ -25,6 +25,7 @@ from ragself.models.lora import Sides
 
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64]
+_TAUS = tuple(TAU * 2.0 ** (step / 4) for step in range(-12, 21))  # temperatures to begin with
 _WATCHED = 32  # held-out probes whose candidates are read where documents are, too
 
 
@@ -86,13 +87,28 @@ class Student:
     def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
         self.lesson, self.schedule = lesson, schedule
         self.reader = Reader(encoder, schedule.rank, schedule.alpha, schedule.seed)
-        self.log_tau = nn.Parameter(torch.tensor(math.log(TAU)))
-        self.weights = {**self.reader.weights, "log_tau": self.log_tau}
         self.frame = Frame(inner, lesson.documents, lesson.texts)
         self.around = {id(split): self.frame.around(split) for split in (lesson.train, lesson.held)}
         self.asked = {id(split): self.reader.tokens(split.texts, "query") for split in (lesson.train, lesson.held)}
         reads = schedule.sides == "both"
         self.searched = self.reader.tokens(lesson.texts, "document") if reads else None
+        self.log_tau = nn.Parameter(torch.tensor(math.log(self._temperature())))
+        self.weights = {**self.reader.weights, "log_tau": self.log_tau}
+
+    def _temperature(self) -> float:
+        """The one that lies closest to the teacher before anything is learned, so that LoRA need not make up for it."""
+        split = self.lesson.train
+        scale, extra = self.around[id(split)]
+        queries = self.frame.dense(torch.from_numpy(split.queries)).numpy() * scale[:, None]
+        pairs = zip(queries, split.candidates, strict=True)
+        scores = torch.from_numpy(np.stack([self.frame.documents[row] @ query for query, row in pairs]) + extra)
+        weighted = torch.from_numpy(split.target * split.weights[:, None])
+
+        def cross_entropy(tau: float) -> float:
+            logits = (scores / tau).masked_fill(torch.from_numpy(split.leaks), -1e4)
+            return -(weighted * log_softmax(logits, dim=-1)).sum().item()
+
+        return float(min(_TAUS, key=cross_entropy))
 
     def groups(self, split: Probed, rows: Rows, columns: Rows) -> Iterator[Rows]:
         """Positions in `rows` whose gradient fits into memory at once: like lengths together."""

@@ -47,6 +47,11 @@ class Embedder:
         reads = isinstance(self.adapter, Lora) and self.adapter.encodes("query")
         return self.adapter.queries(_nothing(texts) if reads else self.encoder.queries(texts), texts)
 
+    def warm(self) -> None:
+        """Merge the weights of a tuned encoder, which is done for the first text."""
+        if isinstance(self.adapter, Lora) and self.adapter.tuned is not None:
+            _ = self.adapter.tuned.encoder
+
     @classmethod
     def load(cls, directory: str | Path, model: str | None = None) -> Embedder:
         """Read what `ragself export` wrote.

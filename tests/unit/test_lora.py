@@ -167,8 +167,12 @@ def test_pruning_keeps_the_vectors_of_the_spaces_that_are_named(encoder: Encoder
 
 
 def test_an_embedder_encodes_no_query_twice(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedder = Embedder(encoder, bound(lora(encoder), encoder))
+    adapter = lora(encoder).bound(encoder)
+    embedder = Embedder(encoder, adapter)
     read = counted(encoder, monkeypatch)
+    embedder.warm()
+    assert adapter.tuned is not None
+    assert adapter.tuned._encoder is not None  # merged before the first query
     embedder.queries(ASKED)
     assert read == ASKED
     embedder.documents(TEXTS)
