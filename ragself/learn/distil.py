@@ -87,9 +87,10 @@ class Student:
     def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
         self.lesson, self.schedule = lesson, schedule
         self.reader = Reader(encoder, schedule.rank, schedule.alpha, schedule.seed)
-        self.frame = Frame(inner, lesson.documents, lesson.texts)
-        self.around = {id(split): self.frame.around(split) for split in (lesson.train, lesson.held)}
-        self.asked = {id(split): self.reader.tokens(split.texts, "query") for split in (lesson.train, lesson.held)}
+        splits = (lesson.train, lesson.held)
+        self.frame = Frame(inner, lesson.documents, lesson.texts, splits)
+        self.around = {id(split): around for split, around in zip(splits, self.frame.around, strict=True)}
+        self.asked = {id(split): self.reader.tokens(split.texts, "query") for split in splits}
         reads = schedule.sides == "both"
         self.searched = self.reader.tokens(lesson.texts, "document") if reads else None
         self.log_tau = nn.Parameter(torch.tensor(math.log(self._temperature())))

@@ -51,25 +51,40 @@ class Frame:
     Attributes:
         documents: (N, base) float32 dense part of documents that stay as they are, their scale included.
         scale: (N,) float32 length of that part.
+        around: Of each split, the scale of each probe's dense part, (P,), and what the rest of the vectors adds to each
+            score, (P, K).
     """
 
-    def __init__(self, inner: Adapter | None, documents: FloatArray, texts: Sequence[str]) -> None:
-        """Apply `inner` to base vectors (N, base) of documents; None, Residual or Hybrid.
+    def __init__(
+        self, inner: Adapter | None, documents: FloatArray, texts: Sequence[str], splits: Sequence[Probed]
+    ) -> None:
+        """Apply `inner` to base vectors.
 
         Args:
-            inner: Around the dense vectors.
+            inner: Around the dense vectors; None, a Residual or a Hybrid.
             documents: (N, base) float32.
             texts: N.
+            splits: Probes whose candidates are among the documents.
         """
         assert inner is None or isinstance(inner, Residual | Hybrid)
         residual = inner.residual if isinstance(inner, Hybrid) else inner
         self._maps = None if residual is None else (torch.from_numpy(residual.down), torch.from_numpy(residual.up))
-        self._inner, self._base, self._texts = inner, documents, texts
-        self._dense = documents.shape[1]
-        self.documents = documents if inner is None else np.empty_like(documents)
-        for start in range(0, 0 if inner is None else len(texts), _BLOCK):
-            self.documents[start : start + _BLOCK] = self._made(start)[:, : self._dense]
+        extras = [np.zeros(split.candidates.shape, dtype=np.float32) for split in splits]
+        if inner is None:
+            self.documents, asked = documents, [split.queries for split in splits]
+        else:
+            dense = documents.shape[1]
+            vectors = [inner.queries(split.queries, list(split.texts)) for split in splits]
+            asked, rests = [each[:, :dense] for each in vectors], [each[:, dense:] for each in vectors]
+            self.documents = np.empty_like(documents)
+            for start in range(0, len(texts), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                made = inner.documents(documents[rows], list(texts[rows]))
+                self.documents[rows] = made[:, :dense]
+                for split, rest, extra in zip(splits, rests, extras, strict=True):
+                    _add(extra, rest, made[:, dense:], split.candidates - start)
         self.scale = _lengths(self.documents, inner)
+        self.around = [(_lengths(each, inner), extra) for each, extra in zip(asked, extras, strict=True)]
 
     def dense(self, vectors: Tensor) -> Tensor:
         """The residual of vectors that the encoder makes, (n, base), normalised."""
@@ -78,26 +93,13 @@ class Frame:
         down, up = self._maps
         return normalize(vectors + vectors @ down @ up, dim=-1)
 
-    def around(self, probed: Probed) -> tuple[FloatArray, FloatArray]:
-        """Scale of each probe's dense part, (P,), and what the rest of the vectors adds to each score, (P, K)."""
-        extra = np.zeros(probed.candidates.shape, dtype=np.float32)
-        if self._inner is None or not len(probed.texts):
-            return np.ones(len(probed.texts), dtype=np.float32), extra
-        asked = self._inner.queries(probed.queries, list(probed.texts))
-        rest = asked[:, self._dense :]
-        for start in range(0, len(self._texts) if rest.shape[1] else 0, _BLOCK):
-            made = self._made(start)[:, self._dense :]
-            at = np.nonzero((probed.candidates >= start) & (probed.candidates < start + _BLOCK))
-            for part in range(0, len(at[0]), _PAIRS):
-                probe, column = (axis[part : part + _PAIRS] for axis in at)
-                found = made[probed.candidates[probe, column] - start]
-                extra[probe, column] = np.einsum("ij,ij->i", rest[probe], found)
-        return _lengths(asked[:, : self._dense], self._inner), extra
 
-    def _made(self, start: int) -> FloatArray:
-        assert self._inner is not None
-        rows = slice(start, start + _BLOCK)
-        return self._inner.documents(self._base[rows], list(self._texts[rows]))
+def _add(extra: FloatArray, queries: FloatArray, documents: FloatArray, candidates: NDArray[np.int64]) -> None:
+    """Add the products of probes with those candidates (P, K) that are rows of `documents`; there may be none."""
+    at = np.nonzero((candidates >= 0) & (candidates < len(documents)))
+    for start in range(0, len(at[0]) if documents.shape[1] else 0, _PAIRS):
+        probe, column = (axis[start : start + _PAIRS] for axis in at)
+        extra[probe, column] += np.einsum("ij,ij->i", queries[probe], documents[candidates[probe, column]])
 
 
 def _lengths(vectors: FloatArray, inner: Adapter | None) -> FloatArray:

@@ -143,10 +143,12 @@ def test_an_encoder_without_a_known_module_is_refused() -> None:
 
 
 @pytest.mark.parametrize("inner", INNER)
-def test_scores_are_those_of_the_inner_adapter(inner: str, lesson: Lesson) -> None:
+def test_scores_are_those_of_the_inner_adapter(inner: str, lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, probed = INNER[inner](), lesson.train
-    frame = Frame(adapter, lesson.documents, lesson.texts)
-    scale, extra = frame.around(probed)
+    monkeypatch.setattr("ragself.learn.frame._BLOCK", 7)  # more than one, and the last is shorter
+    monkeypatch.setattr("ragself.learn.frame._PAIRS", 50)
+    frame = Frame(adapter, lesson.documents, lesson.texts, [_none(lesson), probed])
+    scale, extra = frame.around[1]
     dense = frame.dense(torch.from_numpy(probed.queries)).numpy() * scale[:, None]
     found = np.take_along_axis(dense @ frame.documents.T, probed.candidates, axis=1) + extra
     queries, documents = probed.queries, lesson.documents
