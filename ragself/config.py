@@ -181,12 +181,22 @@ class TeacherConfig(_Table):
 class TrainConfig(_Table):
     """The training step."""
 
-    adapters: tuple[Literal["hybrid", "residual"], ...] = ("hybrid", "residual")
+    adapters: tuple[Literal["hybrid", "residual", "lora"], ...] = Field(
+        ("hybrid", "residual"),
+        description="Which to train. `lora` changes the encoder's own weights, under the hybrid where that is trained, "
+        "too; it takes minutes instead of seconds.",
+    )
     sketch: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
         2560, description="Dimensions of the lexical sketch of `hybrid`."
     )
     steps: Positive = Field(100, description="Optimiser steps; a step sees 64 probes.")
     seed: int = 0
+    lora_sides: Literal["query", "both"] = Field(
+        "query",
+        description="What `lora` encodes: queries alone, or documents, too, all of which are then embedded anew.",
+    )
+    lora_rank: Positive = Field(16, description="Of the change that `lora` makes to each matrix of weights.")
+    lora_steps: Positive = Field(160, description="Optimiser steps of `lora` at most; a step reads 32 probes.")
 
 
 class GateConfig(_Table):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections import Counter
@@ -30,20 +31,24 @@ from ragself.learn.filters import DOUBTFUL
 from ragself.learn.gate import Decision
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
-from ragself.learn.students import teach, untrained
+from ragself.learn.students import Bench, teach, untrained
 from ragself.learn.study import Study, study
 from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
 from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
+from ragself.models.lora import bound
 from ragself.models.saved import fingerprint, load
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
+from ragself.serve.anew import anew
 from ragself.serve.files import read_json, write_json
 from ragself.serve.index import Index
 from ragself.serve.memory import uncollected
 from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
+
+logger = logging.getLogger(__name__)
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
 UNTRAINED = "untrained hybrid"
@@ -148,6 +153,10 @@ def _learn(
     if not weight.weight:
         reason = f"the language model's likelihood finds nothing that the base does not ({weight.reason})"
         return replace(report, reason=reason, weight=asdict(weight)), None
+    cost = anew(store.base, lesson.texts, config.train)
+    if cost is not None:
+        report = replace(report, anew=asdict(cost))
+        logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, lexicon, weight.weight, config, progress)
@@ -183,7 +192,7 @@ def judged_adapter(store: Store) -> Adapter | None:
     if not (folder / "judged.json").exists():
         return None
     best = read_json(folder / "judged.json")["best"]
-    return load(folder / _file(best), store.manifest.fingerprint)
+    return bound(load(folder / _file(best), store.manifest.fingerprint), store.base)
 
 
 # the steps ----------------------------------------------------------------------------------------
@@ -238,11 +247,14 @@ def _students(
     }
     store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
     rows = _trainable(lesson)
-    for kind in config.train.adapters if len(rows) >= config.probes.min_train else ():
+    kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
+    for kind in kinds if len(rows) >= config.probes.min_train else ():
         path = folder / _file(kind)
         if not path.exists():
-            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress), path)
-        adapters[kind] = load(path, mark)
+            bench = Bench(store.base, adapters.get("hybrid"), folder / "lora-state.safetensors")
+            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench), path)
+            bench.state.unlink(missing_ok=True)
+        adapters[kind] = bound(load(path, mark), store.base, progress)
     return adapters
 
 

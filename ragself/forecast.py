@@ -21,6 +21,7 @@ from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
 from ragself.models.prompt import QUESTION_TOKENS, TARGET_TOKENS, prompt
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Forecast, Probe
+from ragself.serve.anew import anew
 from ragself.serve.status import read_status
 from ragself.serve.store import Store
 
@@ -79,6 +80,9 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         if encode:
             rates["encode"] = _encoding_rate(store, texts, asked_texts, progress)
             seconds["encode"] = encode / rates["encode"]
+        again = anew(store.base, _documents(chunks, probes.probes), config.train)
+        if again is not None:
+            seconds["encode anew"] = again.seconds
         last: dict[str, Any] = next(
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )
@@ -97,6 +101,7 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             seconds={stage: round(value, 1) for stage, value in seconds.items()},
             bytes=space,
             lack=missing,
+            anew=again,
         )
 
 
@@ -139,10 +144,14 @@ def _any(chunk: Chunk) -> Probe:
 
 def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> tuple[list[str], list[str]]:
     """Texts without a vector: documents, also as they are shown to their own probes, and probes."""
-    by_id = {chunk.id: chunk.text for chunk in chunks}
-    shown = [without(by_id[probe.source], probe) for probe in probes if probe.source is not None]
     asked = store.base.missing([probe.text for probe in probes], "query")
-    return store.base.missing([*by_id.values(), *shown], "document"), asked
+    return store.base.missing(_documents(chunks, probes), "document"), asked
+
+
+def _documents(chunks: Sequence[Chunk], probes: Sequence[Probe]) -> list[str]:
+    """Texts that are searched: the chunks, and those that are shown to their own probes."""
+    by_id = {chunk.id: chunk.text for chunk in chunks}
+    return [*by_id.values(), *(without(by_id[probe.source], probe) for probe in probes if probe.source is not None)]
 
 
 def _encoding_rate(store: Store, documents: Sequence[str], queries: Sequence[str], progress: Progress) -> float:

@@ -10,7 +10,7 @@ Scalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
-VersionKind: TypeAlias = Literal["base", "residual", "hybrid"]
+VersionKind: TypeAlias = Literal["base", "residual", "hybrid", "lora"]
 Space: TypeAlias = Literal["cosine", "ip"]  # how vectors are compared, in Chroma's words
 
 
@@ -226,6 +226,8 @@ class Report:
         figures: Figures on the confirm split: before, after and the paired difference of each metric.
         seconds: Wall time of each stage.
         cpu: Seconds of processor time that the process took meanwhile.
+        anew: What `lora` was going to encode again, ``documents`` and about how many ``seconds``, as told before it
+            did; empty where the encoder is not tuned.
     """
 
     decision: Literal["promote", "keep"]
@@ -242,6 +244,20 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     candidate: str | None = None
     cpu: float = 0.0
+    anew: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """What a tuned encoder reads again.
+
+    Attributes:
+        documents: How many; 0 where queries alone are encoded by it.
+        seconds: About how long that takes on this machine.
+    """
+
+    documents: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +277,7 @@ class Forecast:
         seconds: Time of each stage.
         bytes: Disk space of scores and of the new index.
         lack: Why nothing would be learned; None where something would.
+        anew: What `lora` would encode again, besides `encode`; None where the encoder is not tuned.
     """
 
     scorer: str
@@ -275,6 +292,7 @@ class Forecast:
     seconds: Mapping[str, float]
     bytes: Mapping[str, int]
     lack: str | None
+    anew: Anew | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,9 @@ def report(result: Report) -> None:
         table("candidates on the select split, change with interval", "candidate", *names, rows=rows)
     if result.figures:
         _figures(f"{result.candidate} against the live version, on the confirm split", result.figures)
+    if result.anew.get("documents"):
+        count, took = int(result.anew["documents"]), duration(result.anew["seconds"])
+        out.print(f"lora encoded all documents anew: {count:,} texts, about {took} of the judging.")
     _seconds(result.seconds)
 
 
@@ -86,6 +89,8 @@ def forecast(cost: Forecast) -> None:
         return
     _probes(cost.probes)
     rows = [("texts to encode first", f"{cost.encode:,}", _rate(cost.rates.get("encode"), "a second"))]
+    if cost.anew is not None:
+        rows += [("documents that lora encodes anew", f"{cost.anew.documents:,}", "judged and served by it")]
     if cost.prompts:
         rows += [
             ("questions to write", f"{cost.questions:,}", ""),
@@ -229,7 +234,7 @@ def _rate(rate: float | None, unit: str) -> str:
 
 
 def _told(stage: str) -> str:
-    return "about" if stage in ("score", "encode") else "in the last pass"
+    return "about" if stage in ("score", "encode", "encode anew") else "in the last pass"
 
 
 def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:

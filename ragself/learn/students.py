@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.teacher import trust
+from ragself.learn.teacher import law, trust
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
+from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from ragself.learn.frame import Probed
 
 UNTRAINED = 1.5  # weight of the lexical score that gained on every collection measured
 
@@ -34,6 +40,21 @@ def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau
     return Hybrid.around(nothing, lexicon, UNTRAINED * tau, width, texts)
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What training the encoder itself needs.
+
+    Attributes:
+        base: The encoder, and where its vectors are.
+        inner: The adapter that is put around it, trained before; None for none.
+        state: A file to go on from where training was killed.
+    """
+
+    base: BaseVectors
+    inner: Adapter | None
+    state: Path
+
+
 def teach(
     kind: str,
     study: Study,
@@ -42,18 +63,26 @@ def teach(
     weight: float,
     config: TrainConfig,
     progress: Progress = silent,
+    bench: Bench | None = None,
 ) -> Adapter:
     """Train an adapter of a kind.
 
     Args:
-        kind: ``residual`` or ``hybrid``.
+        kind: ``residual``, ``hybrid`` or ``lora``.
         study: The probes and what the teacher knows of them.
         rows: Which of them to train on.
         lexicon: Word weights of the corpus, where training begins.
         weight: The teacher's.
         config: Steps, width and seed.
         progress: Told of steps.
+        bench: What ``lora`` needs besides; others do without.
+
+    Raises:
+        EncoderError: The encoder has no module for LoRA.
     """
+    if kind == "lora":
+        assert bench is not None
+        return _tuned(study, rows, weight, config, bench, progress)
     from ragself.learn.train import Lesson, Schedule, Words, train  # loads torch, which only training needs
 
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
@@ -84,3 +113,35 @@ def teach(
     return Hybrid.around(
         residual, lexicon.learned(learned.log_weight), learned.strength, config.sketch, study.texts[: study.size]
     )
+
+
+def _tuned(
+    study: Study, rows: NDArray[np.int64], weight: float, config: TrainConfig, bench: Bench, progress: Progress
+) -> Adapter:
+    from ragself.learn.distil import Lesson, Schedule
+    from ragself.learn.tune import tune
+
+    kinds = sorted({study.probes[row].kind for row in rows})  # of others it learns nothing, and would seem to stand
+    held = study.rows("select", kinds)
+    held = held[study.judged[0][held]]
+    used, inverse = np.unique(study.candidates[np.concatenate([rows, held])], return_inverse=True)
+    places = inverse.reshape(-1, study.candidates.shape[1]).astype(np.int64)
+    lesson = Lesson(
+        _probed(study, rows, places[: len(rows)], weight),
+        _probed(study, held, places[len(rows) :], weight),
+        [study.texts[row] for row in used],
+        study.documents[used],
+    )
+    batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as twenty without
+    schedule = Schedule(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
+    learned = tune(lesson, bench.base.encoder, bench.inner, schedule, bench.state, progress)
+    return learned.lora.bound(bench.base, progress)
+
+
+def _probed(study: Study, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float) -> Probed:
+    """Probes with the teacher's law: the one place where it is decided what LoRA learns towards."""
+    from ragself.learn.frame import Probed
+
+    gains, texts = study.gains[rows], [study.probes[row].text for row in rows]
+    mass = law(gains, study.base[rows], trust(weight, study.lengths[rows]), study.tau)
+    return Probed(texts, study.queries[rows], places, mass, np.isneginf(gains), study.weights[rows])

@@ -14,6 +14,7 @@ from ragself.config import EncoderConfig
 from ragself.errors import AdapterError, EncoderError
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
+from ragself.models.lora import Lora, bound
 from ragself.models.saved import load
 
 CANARIES = ("ragself", "The quick brown fox jumps over the lazy dog.", "def f(x): return x + 1")
@@ -34,13 +35,22 @@ class Embedder:
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts that are searched, (len(texts), dimension) float32, normalised."""
-        vectors = self.encoder.documents(texts)
-        return vectors if self.adapter is None else self.adapter.documents(vectors, texts)
+        if self.adapter is None:
+            return self.encoder.documents(texts)
+        reads = isinstance(self.adapter, Lora) and self.adapter.encodes("document")
+        return self.adapter.documents(_nothing(texts) if reads else self.encoder.documents(texts), texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts that are asked, (len(texts), dimension) float32, normalised."""
-        vectors = self.encoder.queries(texts)
-        return vectors if self.adapter is None else self.adapter.queries(vectors, texts)
+        if self.adapter is None:
+            return self.encoder.queries(texts)
+        reads = isinstance(self.adapter, Lora) and self.adapter.encodes("query")
+        return self.adapter.queries(_nothing(texts) if reads else self.encoder.queries(texts), texts)
+
+    def warm(self) -> None:
+        """Merge the weights of a tuned encoder, which is done for the first text."""
+        if isinstance(self.adapter, Lora) and self.adapter.tuned is not None:
+            _ = self.adapter.tuned.encoder
 
     @classmethod
     def load(cls, directory: str | Path, model: str | None = None) -> Embedder:
@@ -66,9 +76,14 @@ class Embedder:
             ) from error
         encoder = Encoder(EncoderConfig(model=name, prompts=prompts))
         adapter = None if kind == "base" else load(folder / "adapter.safetensors", encoder.fingerprint)
-        embedder = cls(encoder, adapter)
+        embedder = cls(encoder, bound(adapter, encoder))
         check_canary(embedder.documents(CANARIES), canary, name)
         return embedder
+
+
+def _nothing(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Base vectors for an adapter that reads the texts itself: to encode them twice would be for nothing."""
+    return np.empty((len(texts), 0), dtype=np.float32)
 
 
 def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from ragself.config import DEFAULT_ENCODER, EncoderConfig
-from ragself.errors import EncoderError
+from ragself.errors import AdapterError, EncoderError
 from ragself.models.hub import cached_snapshot, newest_revision
 
 if TYPE_CHECKING:
@@ -98,6 +99,49 @@ class Encoder:
         model = SentenceTransformer(modules=[*self._model, *modules], device=str(self._model.device))
         model.prompts = self._model.prompts
         return model
+
+    def copied(self) -> SentenceTransformer:
+        """The model once more, frozen, in the memory of the same weights: put others in, never write to these."""
+        from torch.nn import Parameter
+
+        with self._turn():  # its tokenizer is copied, too
+            shared = {
+                id(weight): Parameter(weight.detach(), requires_grad=False) for weight in self._model.parameters()
+            }
+            model = copy.deepcopy(self._model, shared)
+        return model.eval()
+
+    def tuned(self, changes: Mapping[str, NDArray[np.float32]]) -> Encoder:
+        """An encoder of its own, with something added to the weights of some modules; it shares all other weights.
+
+        Args:
+            changes: By name of a linear module, (out, in) float32.
+
+        Raises:
+            AdapterError: The model has no such module, or its weights are of another shape.
+        """
+        import torch
+
+        model = self.copied()
+        linear = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        for name, change in changes.items():
+            if name not in linear:
+                raise AdapterError(
+                    f"The adapter changes the module {name!r}, which {self.name} does not have; expected one of "
+                    f"{', '.join(list(linear)[:3])} ... Train it again with the installed sentence-transformers."
+                )
+            weight = linear[name].weight
+            if tuple(weight.shape) != change.shape:
+                raise AdapterError(
+                    f"The adapter's change of {name!r} has shape {change.shape}, expected {tuple(weight.shape)} as in "
+                    f"{self.name}. Open it with the encoder it was trained for."
+                )
+            added = torch.from_numpy(change).to(weight.device, weight.dtype)
+            linear[name].weight = torch.nn.Parameter(weight + added, requires_grad=False)
+        other = copy.copy(self)
+        other._model, other._busy, other._next = model, threading.Lock(), threading.Lock()
+        other.fingerprint = _fingerprint(model)
+        return other
 
     def _encode(self, encode: Any, texts: Sequence[str]) -> NDArray[np.float32]:
         out = np.empty((len(texts), self.dimension), dtype=np.float32)

@@ -17,11 +17,12 @@ from safetensors.numpy import save_file
 from ragself.errors import AdapterError, StoreError
 from ragself.models.adapter import Adapter
 from ragself.models.hybrid import Hybrid
+from ragself.models.lora import Lora
 from ragself.models.residual import Residual
 
 FORMAT = "1"
 KEY = "ragself"
-_KINDS: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid}
+_KINDS: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid, "lora": Lora}
 
 
 def fingerprint(encoder: str, adapter: Adapter | None) -> str:

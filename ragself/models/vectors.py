@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ragself.corpus.cache import VectorCache
 from ragself.models.encoder import Encoder
+from ragself.models.tuned import Copies, Tuned
 from ragself.progress import Progress, silent
 
 
@@ -22,6 +23,7 @@ class BaseVectors:
         self._load = load
         self._fingerprint = fingerprint
         self._cache = cache
+        self._copies = Copies()
         self.dimension = dimension
 
     @cached_property
@@ -39,10 +41,30 @@ class BaseVectors:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
 
-    def prune(self, documents: Iterable[str], queries: Iterable[str]) -> int:
-        """Forget what neither these texts nor the last two passes need. Returns how many vectors went."""
-        sides = {"document": documents, "query": queries}
-        return self._cache.prune({f"{self._fingerprint}/{side}": texts for side, texts in sides.items()})
+    def tuned(
+        self, changes: Callable[[], Mapping[str, NDArray[np.float32]]], mark: str, progress: Progress = silent
+    ) -> Tuned:
+        """The encoder with changed weights, whose vectors of documents are in the same cache.
+
+        Args:
+            changes: As of `Encoder.tuned`.
+            mark: Hash of the changes.
+            progress: Told of documents encoded.
+        """
+        key = f"{self._fingerprint}/lora/{mark}"
+        load: Callable[[], Encoder] = lambda: self.encoder
+        return Tuned(load, changes, key, copies=self._copies, cache=self._cache, progress=progress)
+
+    def prune(self, documents: Sequence[str], queries: Iterable[str], spaces: Iterable[str] = ()) -> int:
+        """Forget what neither these texts nor the last two passes need. Returns how many vectors went.
+
+        Args:
+            documents: Texts that are searched.
+            queries: Texts that are asked.
+            spaces: Of tuned encoders whose vectors of the documents are needed, too.
+        """
+        needed = {f"{self._fingerprint}/document": documents, f"{self._fingerprint}/query": queries}
+        return self._cache.prune(needed | dict.fromkeys(spaces, documents))
 
     def forget(self, queries: Sequence[str]) -> None:
         """Forget the vectors of queries."""

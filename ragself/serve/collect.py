@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ragself.config import Config
 from ragself.corpus.scores import ScoreCache
+from ragself.models.lora import Lora
 from ragself.progress import Progress, silent
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
@@ -47,7 +48,8 @@ def collect(
             count = store.rebuild(version, progress)
             done.append(f"built the index of version {version.number} again from {count} chunks")
     if not learning:
-        vectors = store.base.prune((chunk.text for chunk in store.journal.chunks()), asked)
+        texts = [chunk.text for chunk in store.journal.chunks()]
+        vectors = store.base.prune(texts, asked, _spaces(store, kept))
         if vectors:
             done.append(f"removed {vectors} vectors of texts that nothing needs any more")
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
@@ -61,6 +63,12 @@ def _kept(store: Store, versions: list[Version], count: int) -> list[Version]:
     newest = [version.number for version in versions if version.number not in (0, live)][-count:]
     spared = {0, live, store.registry.before(), *newest}
     return [version for version in versions if version.number in spared]
+
+
+def _spaces(store: Store, versions: list[Version]) -> list[str]:
+    """Where the cache has vectors of documents that these versions encode themselves."""
+    adapters = [store.adapter(version) for version in versions if version.kind == "lora"]
+    return [adapter.tuned.space for adapter in adapters if isinstance(adapter, Lora) and adapter.tuned is not None]
 
 
 def _unfinished(store: Store, kept: list[Version]) -> list[str]:

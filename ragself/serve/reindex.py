@@ -11,6 +11,7 @@ from ragself.corpus.journal import Journal
 from ragself.errors import VerificationError
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
+from ragself.models.lora import afresh
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.serve.index import Index
@@ -119,7 +120,8 @@ def verify(
 
     canaries = [chunk.text for chunk in sample[:8]]
     fresh = encoder.documents(canaries)
-    fresh = fresh if adapter is None else adapter.documents(fresh, canaries)
+    anew = afresh(adapter)
+    fresh = fresh if anew is None else anew.documents(fresh, canaries)
     _compare(stored[: len(canaries)], fresh, "stored vectors", "canaries encoded afresh")
 
     texts = [chunk.text for chunk in sample]

@@ -44,7 +44,8 @@ class Snapshot:
         return Embedding(self._middle(query).tolist(), self.version.fingerprint)
 
     def warm(self) -> None:
-        """Have Chroma read the index from disk, which it does for the first query."""
+        """Have Chroma read the index from disk, and weights be merged, as is done for the first query."""
+        self.embedder.warm()
         self.index.query(np.ones(self.version.dimension, dtype=np.float32), 1, None, self.version.number)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from ragself.corpus.journal import REBUILT, Journal
 from ragself.errors import StoreError
 from ragself.models.adapter import Adapter
 from ragself.models.embedder import Embedder
+from ragself.models.lora import bound
 from ragself.models.saved import fingerprint
 from ragself.models.saved import load as load_adapter
 from ragself.models.saved import save as save_adapter
@@ -56,7 +57,7 @@ class Store:
     server: str | None
 
     def adapter(self, version: Version) -> Adapter | None:
-        """Read a version's adapter, None for the plain base model.
+        """Read a version's adapter, None for the plain base model. No encoder is loaded.
 
         Raises:
             AdapterError: It is corrupted or foreign.
@@ -71,7 +72,7 @@ class Store:
                 f"Version {version.number} was built with fingerprint {version.fingerprint}, but its encoder and "
                 f"adapter now make {found}. Roll back to another version: ragself rollback --to NUMBER"
             )
-        return adapter
+        return bound(adapter, self.base)
 
     def snapshot(self, number: int, view: int | None = None) -> Snapshot:
         """Open a version for searching; who asked for it closes it.

@@ -58,7 +58,7 @@ def test_the_environment_alone_is_read_without_a_folder(monkeypatch: pytest.Monk
         ("[train]\nsteps = 1.5", r"train.steps = 1.5"),
         ("[train]\nsteps = 0", r"train.steps = 0.*greater than or equal to 1"),
         ("[train]\nsketch = 100", r"train.sketch = 100.*multiple of 8"),
-        ("[train]\nadapters = ['lora']", r"train.adapters.0 = 'lora'"),
+        ("[train]\nadapters = ['dora']", r"train.adapters.0 = 'dora'"),
         ("train = 5", r"train = 5"),
         ("[gate]\nconfidence = 1.0", r"gate.confidence = 1.0"),
         ("[gate]\ntolerance = nan", r"gate.tolerance"),

@@ -15,6 +15,7 @@ from ragself.learn.questions import plan
 from ragself.models.encoder import Encoder
 from ragself.models.likelihood import NOISE_PAIRS
 from ragself.models.prompt import QUESTION_TOKENS
+from ragself.models.tuned import Tuned
 from ragself.schema import Forecast
 from tests.conftest import documents, queries
 from tests.unit.fake_generator import FakeGenerator
@@ -221,3 +222,35 @@ def test_a_pass_encodes_no_more_texts_than_was_forecast(
     until: dict[str, int] = {}
     opened.adapt(progress=lambda stage, *_: until.setdefault(stage, encoded))
     assert until["candidates"] <= found.encode
+
+
+# encoding anew ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_documents_that_a_tuned_encoder_reads_again_are_told_before(
+    sides: str, _filled: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = {"adapters": ["lora"], "lora_sides": sides, "lora_steps": 1, "lora_rank": 2}
+    tuning = load(None, encoder={"model": str(tiny_model)}, train=train, probes={"min_train": 5})
+    read: list[str] = []
+    with KnowledgeBase(shutil.copytree(_filled, tmp_path / "kb"), config=tuning) as opened:
+        found = opened.forecast(ASKED)
+        assert found.anew is not None
+        real = Tuned.documents
+
+        def count(self: Tuned, texts: Sequence[str], width: int) -> NDArray[np.float32]:
+            read.extend(texts)
+            return real(self, texts, width)
+
+        monkeypatch.setattr(Tuned, "documents", count)
+        report = opened.adapt(ASKED)
+    assert report.anew["documents"] == len(set(read))
+    assert found.anew.documents >= report.anew["documents"]
+    assert (found.anew.seconds > 0) == (report.anew["seconds"] > 0) == (sides == "both")
+    assert found.seconds["encode anew"] == pytest.approx(found.anew.seconds, abs=0.1)
+    assert (found.anew.documents >= SIZE) == (sides == "both")
+
+
+def test_a_pass_that_tunes_nothing_has_nothing_to_tell_of_it(kb: Callable[..., KnowledgeBase]) -> None:
+    assert kb(None).forecast(ASKED).anew is None

@@ -1,0 +1,102 @@
+"""A pass that tunes the encoder: from training to search, and after a kill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ragself import Chunk, Config, Embedder, KnowledgeBase, cycle
+from ragself.config import load
+from ragself.models.encoder import Encoder
+from tests.integration.helpers import another, assert_right, exact
+
+QUERY = "papaba mesori pameri notulu"
+
+
+def tuning(tiny_model: Path, **train: Any) -> Config:
+    return load(None, encoder={"model": str(tiny_model)}, train={"seed": 0, **train})
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts lora before the gate, whichever is best; names of the candidates that there were."""
+    names: list[str] = []
+    choose = cycle.choose
+
+    def lora(lesson: Any, adapters: Any, *given: Any) -> Any:
+        found = choose(lesson, adapters, *given)
+        names.extend(str(row["name"]) for row in found.table if " x " not in row["name"])
+        return replace(found, name="lora", adapter=adapters["lora"])
+
+    monkeypatch.setattr(cycle, "choose", lora)
+    return names
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_a_tuned_encoder_is_promoted_under_the_hybrid_and_serves(
+    sides: str,
+    filled: Path,
+    tiny_model: Path,
+    chunks: list[Chunk],
+    asked: list[str],
+    chosen: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = tuning(tiny_model, adapters=("lora", "hybrid"), lora_sides=sides, lora_steps=6, lora_rank=4)
+    read: list[str] = []
+    encode = Encoder.documents
+    monkeypatch.setattr(Encoder, "documents", lambda self, texts: (read.extend(texts), encode(self, texts))[1])
+    with KnowledgeBase(filled, config=settings) as kb:
+        report = kb.adapt(asked)
+        assert chosen == ["untrained hybrid", "hybrid", "lora"]
+        assert (report.decision, report.version, report.kind) == ("promote", 1, "lora"), report.reason
+        texts = [chunk.text for chunk in chunks]
+        # Documents have base vectors; with both sides each is read once more, for judging and the new index together,
+        # a few to tell how long that takes, and a few to check the index by.
+        assert sum(read.count(text) for text in texts) <= (16 if sides == "query" else len(texts) + 16 + 33)
+        new = another(chunks, 5)
+        kb.add([Chunk("new", new)])
+        assert kb.search(new, 1)[0].id == "new"
+        assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+        hits = [hit.id for hit in kb.search(QUERY, 10)]
+        kb.export(tmp_path / "out")
+        assert kb.gc() == []
+        assert kb.rollback().number == 0
+        assert kb.rollback(1).kind == "lora"
+    with KnowledgeBase(filled, config=settings) as kb:
+        assert [hit.id for hit in kb.search(QUERY, 10)] == hits
+        vectors = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
+    embedder = Embedder.load(tmp_path / "out", model=str(tiny_model))
+    np.testing.assert_allclose(embedder.documents(texts), vectors, atol=1e-5)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_pass_that_was_killed_goes_on_with_its_training(
+    filled: Path, tiny_model: Path, asked: list[str], chosen: list[str]
+) -> None:
+    def kill(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("train lora", 22):
+            raise Killed
+
+    seen: list[int] = []
+
+    def note(stage: str, done: int, total: int) -> None:
+        if stage == "train lora":
+            seen.append(done)
+
+    with KnowledgeBase(filled, config=tuning(tiny_model, adapters=("lora",), lora_steps=24, lora_rank=4)) as kb:
+        with pytest.raises(Killed):
+            kb.adapt(asked, progress=kill)
+        assert (filled / "pass" / "lora-state.safetensors").exists()
+        kb.adapt(asked, progress=note)
+    assert seen[0] == 21
+    assert chosen == ["untrained hybrid", "lora"]
+    assert not (filled / "pass" / "lora-state.safetensors").exists()

@@ -1,0 +1,370 @@
+"""Training LoRA: what moves and what does not, that it learns, and that a killed run goes on with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ragself.config import EncoderConfig
+from ragself.errors import EncoderError, StoreError
+from ragself.learn import kept
+from ragself.learn.distil import Lesson, Schedule, Student
+from ragself.learn.frame import Frame, Probed
+from ragself.learn.reader import BUDGET, Reader, _targets, batches
+from ragself.learn.teacher import law
+from ragself.learn.tune import Learned, _batch, tune
+from ragself.models.adapter import Adapter
+from ragself.models.encoder import Encoder
+from ragself.models.hybrid import Hybrid
+from ragself.models.lexicon import Lexicon
+from ragself.models.residual import Residual
+from tests.conftest import documents, queries
+
+TEXTS = [text for _, _, text in documents()[::8]]
+ASKED = [*queries()[::8], documents()[0][2]]  # one that is much longer than the others
+WIDTH, K = 32, 12
+SHORT = Schedule(steps=8, rank=4, batch=16, candidates=4, rate=1e-2, anchor=0.1, every=4)
+
+
+@pytest.fixture(autouse=True)
+def _thread_count_stays() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> Encoder:
+    return Encoder(EncoderConfig(model=str(tiny_model)))
+
+
+@pytest.fixture(scope="module")
+def lesson(encoder: Encoder) -> Lesson:
+    """A teacher that wants documents of the query's own topic first: 16 documents, and 20 queries, of each topic."""
+    vectors, asked = encoder.documents(TEXTS), encoder.queries(ASKED)
+    draw = np.random.default_rng(0)
+    candidates = np.stack([draw.permutation(len(TEXTS))[:K] for _ in ASKED])
+    topics = np.array([row // 2 for row in range(len(TEXTS))])
+    own = np.array([min(row * 8 // 20, 23) for row in range(len(ASKED))])
+    candidates[:, 0] = own * 2  # there is always one
+    gains = np.where(topics[candidates] == own[:, None], 3.0, 0.0).astype(np.float32)
+    gains[::5, 3] = -np.inf
+    base = np.take_along_axis(asked @ vectors.T, candidates, axis=1)
+    target = law(gains, base.astype(np.float32), 2.5)
+    probed = Probed(ASKED, asked, candidates, target, np.isneginf(gains), np.linspace(1, 2, len(ASKED), dtype="f"))
+    return Lesson(probed, probed, TEXTS, vectors)
+
+
+def residual() -> Residual:
+    draw = np.random.default_rng(1)
+    down, up = (0.2 * draw.normal(size=shape).astype(np.float32) for shape in ((WIDTH, 3), (3, WIDTH)))
+    return Residual(down, up)
+
+
+class Inner(Hybrid):
+    """Vectors in inner-product space: of any length, and with a constant at the end."""
+
+    def documents(self, vectors: Any, texts: Any) -> Any:
+        dense, sketch = np.split(super().documents(vectors, texts), [WIDTH], axis=1)
+        return np.hstack([1.7 * dense, 3.0 * sketch, np.ones((len(texts), 1), np.float32)])
+
+    queries = documents
+
+
+HYBRID: Callable[[type[Hybrid]], Hybrid] = lambda kind: kind.around(residual(), Lexicon.fit(TEXTS), 0.3, 64, TEXTS)
+INNER = {"none": lambda: None, "residual": residual, "hybrid": lambda: HYBRID(Hybrid), "inner": lambda: HYBRID(Inner)}
+
+
+def bits(learned: Learned) -> tuple[Any, ...]:
+    layers = sorted((name, down.tobytes(), up.tobytes()) for name, (down, up) in learned.lora.layers.items())
+    return layers, learned.loss, learned.held
+
+
+# reading ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_batches_hold_every_text_once_within_the_budget_and_with_little_padding(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    array = draw.integers(1, 301, size=seed)
+    made = list(batches(array, budget=1000))
+    assert sorted(np.concatenate([*made, np.empty(0, int)]).tolist()) == list(range(len(array)))
+    assert len(made) < len(array) or seed < 5
+    for batch in made:
+        padded = int(array[batch].max()) * len(batch)
+        assert len(batch) == 1 or (padded <= 1000 and padded <= 1.1 * array[batch].sum())
+
+
+def test_before_training_it_reads_as_the_encoder_does_in_any_order(encoder: Encoder) -> None:
+    reader = Reader(encoder, 4, 8.0, 0)
+    rows = np.random.default_rng(0).permutation(len(ASKED))
+    with torch.no_grad():
+        found = reader.read(reader.tokens(ASKED, "query"), rows).numpy()
+    np.testing.assert_allclose(found, encoder.queries(ASKED)[rows], atol=1e-6)
+
+
+def test_prompts_of_the_side_are_read(tiny_model: Path) -> None:
+    asking = Encoder(EncoderConfig(model=str(tiny_model), prompts={"query": "ba do: "}))
+    reader = Reader(asking, 4, 8.0, 0)
+    with torch.no_grad():
+        for side, expected in (("query", asking.queries), ("document", asking.documents)):
+            found = reader.read(reader.tokens(ASKED[:3], side), np.arange(3)).numpy()  # type: ignore[arg-type]
+            np.testing.assert_allclose(found, expected(ASKED[:3]), atol=1e-6)
+    assert np.abs(asking.queries(ASKED[:3]) - asking.documents(ASKED[:3])).max() > 0.01
+
+
+def test_what_is_trained_is_what_the_adapter_makes(encoder: Encoder) -> None:
+    reader = Reader(encoder, 4, 8.0, 0)
+    with torch.no_grad():
+        for weight in reader.weights.values():
+            weight += 0.1
+        found = reader.read(reader.tokens(ASKED, "query"), np.arange(len(ASKED))).numpy()
+    made = reader.lora("query").bound(encoder).queries(np.empty((len(ASKED), 0)), ASKED)
+    np.testing.assert_allclose(made, found, atol=1e-5)
+    assert np.abs(made - encoder.queries(ASKED)).max() > 0.01
+
+
+def test_an_encoder_without_a_known_module_is_refused() -> None:
+    with pytest.raises(EncoderError, match=r"m has no module that LoRA could change.* called 0, expected one of Wi,"):
+        _targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), "m")
+    pooled = torch.nn.ModuleDict({"pooler": torch.nn.ModuleDict({"dense": torch.nn.Linear(2, 2)})})
+    with pytest.raises(EncoderError, match="called dense"):
+        _targets(pooled, "m")
+
+
+# the loss -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_scores_are_those_of_the_inner_adapter(inner: str, lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, probed = INNER[inner](), lesson.train
+    monkeypatch.setattr("ragself.learn.frame._BLOCK", 7)  # more than one, and the last is shorter
+    monkeypatch.setattr("ragself.learn.frame._PAIRS", 50)
+    frame = Frame(adapter, lesson.documents, lesson.texts, [_none(lesson), probed])
+    scale, extra = frame.around[1]
+    dense = frame.dense(torch.from_numpy(probed.queries)).numpy() * scale[:, None]
+    found = np.take_along_axis(dense @ frame.documents.T, probed.candidates, axis=1) + extra
+    queries, documents = probed.queries, lesson.documents
+    if adapter is not None:
+        queries, documents = adapter.queries(queries, probed.texts), adapter.documents(documents, lesson.texts)
+    expected = np.take_along_axis(queries @ documents.T, probed.candidates, axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    again = frame.dense(torch.from_numpy(lesson.documents)).numpy() * frame.scale[:, None]
+    np.testing.assert_allclose(again, frame.documents, atol=1e-5)  # as documents that are read are scaled
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_the_gradient_reaches_lora_and_the_temperature_and_nothing_else(
+    sides: Any, lesson: Lesson, encoder: Encoder
+) -> None:
+    student = Student(lesson, encoder, residual(), replace(SHORT, sides=sides))
+    with torch.no_grad():
+        for weight in student.reader.weights.values():
+            weight += 0.1
+    rows = np.arange(8)
+    columns = student.columns(lesson.train, rows, np.random.default_rng(0))
+    divergence, moved = student.loss(lesson.train, rows, columns)
+    (divergence.sum() + moved).backward()
+    trained = {id(weight) for weight in student.weights.values()}
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.weights.values())
+    others = [weight for weight in student.reader._model.parameters() if id(weight) not in trained]
+    assert len(others) > len(trained)
+    assert all(weight.grad is None and not weight.requires_grad for weight in others)
+    assert all(weight.grad is None for weight in encoder._model.parameters())
+
+
+@pytest.mark.parametrize("inner", ["none", "inner"])
+def test_the_temperature_begins_where_it_is_closest_to_the_teacher(
+    inner: str, lesson: Lesson, encoder: Encoder
+) -> None:
+    student = Student(lesson, encoder, INNER[inner](), SHORT)
+    found = []
+    for shift in (0.0, -0.35, 0.35):  # by about two steps of what is tried
+        with torch.no_grad():
+            student.log_tau += shift
+            found.append(student.divergence())
+            student.log_tau -= shift
+    assert found[0] < found[1]
+    assert found[0] < found[2]
+
+
+def test_what_leaks_has_no_influence(lesson: Lesson, encoder: Encoder) -> None:
+    wild = lesson.train.queries.copy()
+    student = Student(lesson, encoder, None, SHORT)
+    rows, columns = np.arange(len(ASKED)), np.tile(np.arange(K), (len(ASKED), 1))
+    with torch.no_grad():
+        before, _ = student.loss(lesson.train, rows, columns)
+        student.around[id(lesson.train)][1][lesson.train.leaks] += 0.5
+        after, _ = student.loss(lesson.train, rows, columns)
+        student.around[id(lesson.train)][1][:, 0] += 0.5
+        other, _ = student.loss(lesson.train, rows, columns)
+    torch.testing.assert_close(before, after)
+    assert not torch.allclose(before, other)
+    np.testing.assert_array_equal(wild, lesson.train.queries)
+
+
+def test_with_both_sides_the_teachers_best_and_no_leak_are_read(lesson: Lesson, encoder: Encoder) -> None:
+    student = Student(lesson, encoder, None, replace(SHORT, sides="both"))
+    rows, split = np.arange(len(ASKED)), lesson.train
+    drawn = [student.columns(split, rows, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    assert drawn[0].shape == (len(rows), 4)
+    assert not np.take_along_axis(split.leaks, drawn[0], axis=1).any()
+    best = np.argsort(-split.target, axis=1, kind="stable")[:, :2]
+    assert all(set(best[row]) <= set(drawn[0][row]) for row in rows)
+    for_nothing = Student(lesson, encoder, None, SHORT)
+    assert for_nothing.columns(split, rows, np.random.default_rng(0))[0].tolist() == list(range(K))
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_groups_hold_every_probe_once_within_the_budget(sides: Any, lesson: Lesson, encoder: Encoder) -> None:
+    student, rows = Student(lesson, encoder, None, replace(SHORT, sides=sides)), np.arange(len(ASKED))
+    columns = student.columns(lesson.train, rows, np.random.default_rng(0))
+    groups = list(student.groups(lesson.train, rows, columns))
+    assert sorted(np.concatenate(groups).tolist()) == rows.tolist()
+    assert len(groups) == 1 if sides == "query" else len(groups) > 1
+    for group in groups if sides == "both" else ():
+        assert student.searched is not None
+        read = lesson.train.candidates[group[:, None], columns[group]]
+        assert student.searched.lengths[read].sum() <= BUDGET
+
+
+def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
+    schedule = replace(SHORT, batch=4)
+    seen = [_batch(10, schedule, step).tolist() for step in range(6)]
+    assert [len(each) for each in seen] == [4, 4, 2] * 2
+    assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == list(range(10))
+    assert seen[:3] != seen[3:]
+
+
+# learning -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+@pytest.mark.parametrize("inner", ["none", "hybrid"])
+def test_training_comes_closer_to_the_teacher(inner: str, sides: Any, lesson: Lesson, encoder: Encoder) -> None:
+    adapter: Adapter | None = INNER[inner]()
+    learned = tune(lesson, encoder, adapter, replace(SHORT, steps=16, sides=sides, rate=3e-2, rate_tau=0.0))
+    assert min(learned.held) < 0.95 * learned.held[0]
+    assert learned.lora.inner is adapter
+    assert learned.lora.sides == sides
+    student = Student(lesson, encoder, adapter, replace(SHORT, sides=sides))
+    assert student.divergence() == pytest.approx(learned.held[0])  # the encoder itself has not moved
+
+
+def test_the_best_look_is_kept_and_training_stops_when_it_gets_no_better(
+    lesson: Lesson, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, seen = iter([3.0, 2.0, 1.0, 1.5, 1.0, 0.0]), []
+
+    def divergence(self: Student) -> float:
+        seen.append(self.reader.lora("query").layers)
+        return next(looks)
+
+    monkeypatch.setattr(Student, "divergence", divergence)
+    learned = tune(lesson, encoder, None, replace(SHORT, steps=40, every=1, patience=2))
+    assert learned.held == (3.0, 2.0, 1.0, 1.5, 1.0)
+    assert len(learned.loss) == 4
+    for name, (down, up) in learned.lora.layers.items():
+        np.testing.assert_array_equal(down, seen[2][name][0])
+        np.testing.assert_array_equal(up, seen[2][name][1])
+        assert (up != seen[3][name][1]).any()
+
+
+def _none(lesson: Lesson) -> Probed:
+    held, keep = lesson.held, slice(0, 0)
+    arrays = (held.queries, held.candidates, held.target, held.leaks, held.weights)
+    return Probed([], *(array[keep] for array in arrays))  # type: ignore[arg-type]
+
+
+def test_without_held_out_probes_it_trains_to_the_end(lesson: Lesson, encoder: Encoder) -> None:
+    learned = tune(replace(lesson, held=_none(lesson)), encoder, None, replace(SHORT, steps=6))
+    assert len(learned.loss) == 6
+    assert all(np.abs(up).max() > 0 for _, up in learned.lora.layers.values())
+
+
+def test_training_is_the_same_to_the_bit_every_time_and_on_any_number_of_threads(
+    lesson: Lesson, encoder: Encoder
+) -> None:
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.rand(threads)  # nor does it depend on the global generator
+        found.append(bits(tune(lesson, encoder, None, SHORT)))
+        assert torch.get_num_threads() == threads
+    assert found[0] == found[1]
+    assert bits(tune(lesson, encoder, None, replace(SHORT, seed=1))) != found[0]
+
+
+# going on -----------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(step: int) -> Callable[[str, int, int], None]:
+    def progress(stage: str, done: int, total: int) -> None:
+        assert (stage, total) == ("train lora", 12)
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_a_killed_run_goes_on_with_the_same_bits(sides: Any, lesson: Lesson, encoder: Encoder, tmp_path: Path) -> None:
+    schedule, state = replace(SHORT, steps=12, sides=sides), tmp_path / "state.safetensors"
+    whole = bits(tune(lesson, encoder, None, schedule))
+    for kill in (3, 6, 12):  # the first before anything is written
+        with pytest.raises(Killed):
+            tune(lesson, encoder, None, schedule, state, killed_at(kill))
+        assert state.exists() == (kill > 3)
+    seen: list[int] = []
+    assert bits(tune(lesson, encoder, None, schedule, state, lambda *told: seen.append(told[1]))) == whole
+    assert seen == [12]  # all of it was done
+    assert [path.name for path in tmp_path.iterdir()] == [state.name]
+
+
+def test_what_is_done_is_not_done_again(lesson: Lesson, encoder: Encoder, tmp_path: Path) -> None:
+    schedule, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        tune(lesson, encoder, None, schedule, state, killed_at(6))
+    seen: list[int] = []
+    tune(lesson, encoder, None, schedule, state, lambda *told: seen.append(told[1]))
+    assert seen[0] == 5
+
+
+@pytest.mark.parametrize("spoil", ["damaged", "seed", "inner", "target"])
+def test_a_state_of_another_run_or_a_damaged_one_begins_anew(
+    spoil: str, lesson: Lesson, encoder: Encoder, tmp_path: Path
+) -> None:
+    schedule, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        tune(lesson, encoder, None, schedule, state, killed_at(4))
+    inner: Adapter | None = None
+    if spoil == "damaged":
+        state.write_bytes(state.read_bytes()[:-100])
+    if spoil == "seed":
+        schedule = replace(schedule, seed=1)
+    if spoil == "inner":
+        inner = residual()
+    if spoil == "target":
+        lesson = replace(lesson, train=replace(lesson.train, target=np.roll(lesson.train.target, 1, axis=1)))
+    seen: list[int] = []
+    found = tune(lesson, encoder, inner, schedule, state, lambda *told: seen.append(told[1]))
+    assert seen[0] == 1
+    assert bits(found) == bits(tune(lesson, encoder, inner, schedule))
+
+
+def test_a_state_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Cannot write"):
+        kept.write(tmp_path / "nowhere" / "s", "key", {"a": torch.zeros(1)})
