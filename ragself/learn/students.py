@@ -10,20 +10,18 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.teacher import TAU, trust
+from ragself.learn.teacher import trust
 from ragself.models.adapter import Adapter
-from ragself.models.hybrid import Hybrid
+from ragself.models.hybrid import UNTRAINED, Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
 from ragself.progress import Progress, silent
-
-UNTRAINED = 1.5  # weight of the lexical score that gained on every collection measured
 
 
 def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str]) -> Hybrid:
     """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned."""
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, UNTRAINED * TAU, width, texts)
+    return Hybrid.around(nothing, lexicon, UNTRAINED, width, texts)
 
 
 def teach(
