@@ -11,6 +11,7 @@ Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
 VersionKind: TypeAlias = Literal["base", "residual", "hybrid", "lora"]
+Mode: TypeAlias = Literal["vector", "fused"]  # what search ranks by
 Space: TypeAlias = Literal["cosine", "ip"]  # how vectors are compared, in Chroma's words
 
 
@@ -59,7 +60,9 @@ class Hit:
         id: The chunk's id.
         text: The chunk's text, or what it shows in its place.
         metadata: The chunk's metadata.
-        score: Cosine similarity of query and chunk in the vector space of ``version``, -1 to 1.
+        score: Larger is nearer; to be compared within one search only. Cosine of query and chunk, -1 to 1, where
+            ``version`` is the base model or a residual. A hybrid, and any version in mode ``fused``, adds the lexical
+            score in units of cosine, which may lead beyond 1 and below -1.
         version: Number of the index version that answered.
     """
 

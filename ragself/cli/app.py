@@ -112,6 +112,10 @@ def search(
     kb: Kb = HERE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
     where: Annotated[str | None, typer.Option(help="Chroma's metadata filter as JSON.")] = None,
+    mode: Annotated[
+        Literal["vector", "fused"],
+        typer.Option(help="fused: the nearest are ranked again by their words, for some milliseconds more."),
+    ] = "vector",
     json: Json = False,
 ) -> None:
     """Search the live version.
@@ -120,7 +124,7 @@ def search(
     """
     filter = _json_object(where)
     with open_kb(kb) as base:
-        hits = base.search(query, k, filter)
+        hits = base.search(query, k, filter, mode=mode)
     console.emit(hits) if json else show.hits(query, hits)
 
 

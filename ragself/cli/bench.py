@@ -23,12 +23,17 @@ from ragself.knowledge import KnowledgeBase
 from ragself.learn.candidates import Bm25
 from ragself.learn.metrics import bootstrap, ndcg, recall, relevance_of
 from ragself.learn.teacher import fused, trust
+from ragself.models.fusion import count, fuse
+from ragself.models.hybrid import UNTRAINED, Hybrid
+from ragself.models.lexicon import Lexicon
+from ragself.models.lora import lexical
 from ragself.models.ngram import NgramScorer
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 
 DEPTH = 100
 RRF_DEPTH = 1000  # of each list; a document without a word of the query is in no BM25 list
+RANKERS = ("bm25", "base", "rrf", "teacher", "adapted", "fused")
 RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 
 
@@ -78,7 +83,7 @@ def run(
         "documents": len(collection.chunks),
         "queries": len(qrels),
         "traffic": len(asked),
-        **{name: results.get(name, empty) for name in ("bm25", "base", "rrf", "fused", "adapted")},
+        **{name: results.get(name, empty) for name in RANKERS},
         "decision": report.decision,
         "reason": report.reason,
         "report": report,
@@ -128,23 +133,46 @@ def _rank(
     documents, queries = store.base.documents(texts, progress), store.base.queries(asked, progress)
     dense = queries @ documents.T
     rows, scores = Bm25(texts).top(asked, len(texts))
-    lexical = np.zeros_like(dense)
-    np.put_along_axis(lexical, rows, scores, axis=1)
+    counted = np.zeros_like(dense)
+    np.put_along_axis(counted, rows, scores, axis=1)
     gains = NgramScorer(texts).matrix(asked)
     ranked = {
-        "bm25": lexical,
+        "bm25": counted,
         "base": dense,
-        "rrf": _reciprocal_ranks(lexical, lexical > 0)
+        "rrf": _reciprocal_ranks(counted, counted > 0)
         + _reciprocal_ranks(dense, np.isfinite(dense))
         + 1e-9 * dense,  # reciprocal ranks tie often; the nearer one first
     }
     if report.weight:
         lengths = np.array([len(words(query)) for query in asked], dtype=np.int64)
-        ranked["fused"] = fused(gains, dense, trust(float(report.weight["weight"]), lengths))
+        ranked["teacher"] = fused(gains, dense, trust(float(report.weight["weight"]), lengths))
     adapter = judged_adapter(store) if report.kind else None
     if adapter is not None:
-        ranked["adapted"] = adapter.queries(queries, asked) @ adapter.documents(documents, texts).T
+        vectors = adapter.queries(queries, asked), adapter.documents(documents, texts)
+        near = vectors[0] @ vectors[1].T
+        ranked.update(adapted=near, fused=_again(near, lexical(adapter), vectors, asked, texts))
     return {name: _top(matrix, ids) for name, matrix in ranked.items()}
+
+
+def _again(
+    near: NDArray[np.float32],
+    adapter: Hybrid | None,
+    vectors: tuple[NDArray[np.float32], NDArray[np.float32]],
+    asked: Sequence[str],
+    texts: Sequence[str],
+) -> NDArray[np.float32]:
+    """What search in mode fused ranks by: scores of the `DEPTH` nearest of each query, -inf for all others."""
+    dense, lexicon, strength = near, None, UNTRAINED
+    if adapter is not None:
+        width = adapter.residual.dimension
+        dense = vectors[0][:, :width] @ vectors[1][:, :width].T
+        lexicon, strength = adapter.lexicon, adapter.strength
+    lexicon, counted = lexicon or Lexicon.count(texts), [count(text) for text in texts]
+    out = np.full_like(near, -np.inf)
+    for row, best in enumerate(np.argsort(-near, axis=1, kind="stable")[:, :DEPTH]):
+        held = [counted[column] for column in best]
+        out[row, best] = fuse(lexicon, [asked[row]], held, dense[row, best], strength)
+    return out
 
 
 def _top(scores: NDArray[np.float32], ids: NDArray[np.str_]) -> list[list[str]]:

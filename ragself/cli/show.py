@@ -199,7 +199,7 @@ def bench(result: Mapping[str, Any]) -> None:
     """All rankers on a labelled collection."""
     rows = [
         (name, *(_measured(result[name], metric) for metric in ("ndcg@10", "recall@100")))
-        for name in ("bm25", "base", "rrf", "fused", "adapted")
+        for name in ("bm25", "base", "rrf", "teacher", "adapted", "fused")
     ]
     title = (
         f"{result['dataset']} {result['split']}: {result['documents']} documents, {result['queries']} queries, "

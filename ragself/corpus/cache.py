@@ -81,6 +81,18 @@ class VectorCache:
                 out[row] = fresh[key]
         return out
 
+    def kept(self, space: str, texts: Sequence[str], dimension: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors of `texts` as far as they are here, (len(texts), dimension) float32, and which are; the others are 0.
+
+        Nothing is written: for searches, which need not be remembered.
+        """
+        keys = [_key(space, text) for text in texts]
+        found = self._lookup(keys)
+        out, known = np.zeros((len(texts), dimension), np.float32), np.array([key in found for key in keys], np.bool_)
+        for row in np.flatnonzero(known):
+            out[row] = np.frombuffer(found[keys[row]], dtype=np.float32)
+        return out, known
+
     def keep(self, space: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
         rows = [(_key(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]

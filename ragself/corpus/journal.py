@@ -122,6 +122,10 @@ class Journal:
         """Those ids of which there is a chunk."""
         return {row[0] for row in self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")}
 
+    def embedded(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts, by id, of those chunks among `ids` that show something else."""
+        return dict(self._among(ids, "SELECT id, text FROM chunks WHERE document IS NOT NULL AND id IN"))
+
     def adopted(self, ids: Sequence[str] | None = None) -> set[str]:
         """Ids of the chunks that come from the collection that is followed; None: of all, else of those among `ids`."""
         if ids is not None:

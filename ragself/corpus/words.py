@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+")  # with marks: a vowel sign is part of its word
+_ASCII = re.compile(r"[A-Za-z0-9]+")  # the same of most English texts, in half the time
 _HUMP = regex.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -23,7 +25,15 @@ def words(text: str) -> list[str]:
     >>> words("Rate-limit of getHTTPResponse: 5 req/s")
     ['rate', 'limit', 'of', 'get', 'http', 'response', '5', 'req', 's']
     """
-    return [word.lower() for word in _WORD.findall(_HUMP.sub(" ", unicodedata.normalize("NFKC", text)))]
+    found: list[str] = []
+    text = unicodedata.normalize("NFKC", text)
+    for run in (_ASCII if text.isascii() else _WORD).findall(text):
+        lower = run.lower()
+        if lower[1:] == run[1:]:  # as most are: no hump
+            found.append(lower)
+        else:
+            found += [word.lower() for word in _HUMP.sub(" ", run).split(" ")]
+    return found
 
 
 @dataclass(frozen=True)

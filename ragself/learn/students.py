@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.teacher import law, trust
+from ragself.learn.teacher import TAU, law, trust
 from ragself.models.adapter import Adapter
-from ragself.models.hybrid import Hybrid
+from ragself.models.hybrid import UNTRAINED, Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
 from ragself.models.vectors import BaseVectors
@@ -22,8 +22,6 @@ from ragself.progress import Progress, silent
 
 if TYPE_CHECKING:
     from ragself.learn.frame import Probed
-
-UNTRAINED = 1.5  # weight of the lexical score that gained on every collection measured
 
 
 def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau: float) -> Hybrid:
@@ -37,7 +35,7 @@ def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau
         tau: Temperature of the base cosines.
     """
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, UNTRAINED * tau, width, texts)
+    return Hybrid.around(nothing, lexicon, UNTRAINED * tau / TAU, width, texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,14 @@ class Embedder:
         return self.encoder.dimension if self.adapter is None else self.adapter.dimension
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts that are searched, (len(texts), dimension) float32, normalised."""
+        """Vectors of texts that are searched, (len(texts), dimension) float32, those of a hybrid not normalised."""
         if self.adapter is None:
             return self.encoder.documents(texts)
         reads = isinstance(self.adapter, Lora) and self.adapter.encodes("document")
         return self.adapter.documents(_nothing(texts) if reads else self.encoder.documents(texts), texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts that are asked, (len(texts), dimension) float32, normalised."""
+        """Vectors of texts that are asked, (len(texts), dimension) float32, those of a hybrid not normalised."""
         if self.adapter is None:
             return self.encoder.queries(texts)
         reads = isinstance(self.adapter, Lora) and self.adapter.encodes("query")
@@ -89,10 +89,14 @@ def _nothing(texts: Sequence[str]) -> NDArray[np.float32]:
 def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name: str) -> None:
     """Compare the vectors of the canary texts with those of old.
 
+    By their distance, which says as much as the cosine where they are normalised, and where they are longer is not
+    more lenient with the part that the encoder made.
+
     Raises:
         EncoderError: They differ: a library may have changed how the model is run.
     """
-    agreement = float((found * expected).sum(axis=1).min()) if found.shape == expected.shape else -1.0
+    same = found.shape == expected.shape
+    agreement = 1 - float(((found - expected) ** 2).sum(axis=1).max()) / 2 if same else -1.0
     if not agreement >= AGREEMENT:  # nan is no agreement
         raise EncoderError(
             f"{name!r} encodes the canary texts differently than before (cosine {agreement:.4f}, "

@@ -8,7 +8,7 @@ training document held has one too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -55,6 +55,12 @@ class Lexicon:
     unseen: NDArray[np.float32]
 
     @classmethod
+    def count(cls, texts: Iterable[str]) -> Lexicon:
+        """Count a corpus, reading it once, for exact scores alone: sketches want the balance, which `fit` works out."""
+        vocabulary = Vocabulary.build(map(words, texts), LIMIT)
+        return cls._made(vocabulary, np.ones(len(vocabulary)), 1.0)
+
+    @classmethod
     def fit(cls, texts: Sequence[str], queries: Sequence[str] = ()) -> Lexicon:
         """Count a corpus, and which words are asked in it.
 
@@ -65,10 +71,7 @@ class Lexicon:
         tokenised = [words(text) for text in texts]
         vocabulary = Vocabulary.build(tokenised, LIMIT)
         total = max(int(vocabulary.occurrences.sum()), 1)
-        keys, _ = _hash(vocabulary.terms, 8)
-        order = np.argsort(keys)
         share = vocabulary.occurrences / total
-
         strength = _strength(vocabulary.counts(tokenised), share)
         count = max(len(texts), 1)
         once = np.log1p(total / MU) ** 2 / count  # the mean square of a word that was written once
@@ -81,9 +84,18 @@ class Lexicon:
         known = _ASKED if squares.any() else 0.0
         asked_share = known * squares / max(squares.sum(), 1e-12) + (1 - known) * share
         balance = (np.maximum(spread, 1e-3 * once) / np.maximum(asked_share, 1e-12)) ** 0.25
-        unseen = np.array([1.0 / total, (once * total) ** 0.25], dtype=np.float32)
+        return cls._made(vocabulary, balance, (once * total) ** 0.25)
+
+    @classmethod
+    def _made(cls, vocabulary: Vocabulary, balance: NDArray[np.float64], unseen: float) -> Lexicon:
+        """Of counted words, the balance of each, and that of a word that is not among them."""
+        keys, _ = _hash(vocabulary.terms, 8)
+        order = np.argsort(keys)
+        total = max(int(vocabulary.occurrences.sum()), 1)
+        share = (vocabulary.occurrences / total)[order].astype(np.float32)
         ones = np.ones(len(keys), np.float32)
-        return cls(keys[order], share[order].astype(np.float32), ones, balance[order].astype(np.float32), unseen)
+        outside = np.array([1.0 / total, unseen], dtype=np.float32)
+        return cls(keys[order], share, ones, balance[order].astype(np.float32), outside)
 
     def learned(self, log_weight: NDArray[np.float32]) -> Lexicon:
         """The same lexicon with each weight multiplied by exp(`log_weight`), (V,) float32, half of it on each side."""
@@ -103,6 +115,14 @@ class Lexicon:
         matrix.eliminate_zeros()
         matrix.sort_indices()
         return matrix
+
+    def known(self, terms: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Share and weight of words, each (len(terms),) float64; of those that are not among the keys as well."""
+        rows, known = self._lookup(_hash(terms, 8)[0])
+        if not len(self.keys):
+            return np.full(len(terms), self.unseen[0], np.float64), np.ones(len(terms))
+        share, weight = np.where(known, self.share[rows], self.unseen[0]), np.where(known, self.weight[rows], 1.0)
+        return share.astype(np.float64), weight.astype(np.float64)
 
     def levels(self, texts: Sequence[str], side: Side) -> NDArray[np.float32]:
         """The factor of the score's last term that is of one side, (len(texts),) float32."""

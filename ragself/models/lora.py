@@ -184,6 +184,12 @@ def bound(adapter: Adapter | None, base: BaseVectors | Encoder, progress: Progre
     return adapter.bound(base, progress) if isinstance(adapter, Lora) else adapter
 
 
+def lexical(adapter: Adapter | None) -> Hybrid | None:
+    """The hybrid that an adapter is, or is over; None where no words are looked at."""
+    inner = adapter.inner if isinstance(adapter, Lora) else adapter
+    return inner if isinstance(inner, Hybrid) else None
+
+
 def afresh(adapter: Adapter | None) -> Adapter | None:
     """An adapter that encodes whatever it reads, and takes nothing from a cache; others than LoRA as they are."""
     if isinstance(adapter, Lora) and adapter.tuned is not None:

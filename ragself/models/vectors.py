@@ -37,6 +37,10 @@ class BaseVectors:
         encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
+    def kept(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Base vectors of those documents that were encoded, and which were; those of the others are 0."""
+        return self._cache.kept(f"{self._fingerprint}/document", texts, self.dimension)
+
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)

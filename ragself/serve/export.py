@@ -31,6 +31,8 @@ model = SentenceTransformer("this-folder")
 documents = model.encode_document(["a text that is searched"])
 queries = model.encode_query(["what is asked"])"""
 
+_PRODUCT = """compared by inner product: their
+lengths differ and matter, so do not normalise them, and set a database to inner product, not cosine"""
 _WORDS = """ Words are kept as hashes with a weight: someone who
 guesses a word can tell whether it occurred in the corpus, and how often. Do not publish it where that matters."""
 
@@ -104,6 +106,7 @@ def _card(version: Version, store: Store, base: str, *, merged: bool) -> str:
         title, made = f"{base}, as it is", "The plain base model, as ragself serves it before anything is learned."
         gate = "Nothing was learned, so nothing is claimed.\n"
     words = version.dimension > store.manifest.dimension  # by a sketch of words
+    compared = _PRODUCT if version.space == "ip" else "compared by cosine"
     library, relation, load = ("sentence-transformers", "finetune", _MERGED) if merged else ("ragself", "adapter", _OWN)
     return f"""---
 base_model: {base}
@@ -115,7 +118,7 @@ tags: [ragself, retrieval, self-training]
 
 # {title}
 
-{made} Vectors have {version.dimension} dimensions and are compared by cosine.
+{made} Vectors have {version.dimension} dimensions and are {compared}.
 
 ## How good it is
 

@@ -33,11 +33,13 @@ class Snapshot:
         given: Embedding | None = None,
     ) -> list[Hit]:
         """The `k` chunks nearest to the middle of the queries, nearest first; to `given` if it is of this version."""
+        return self.index.query(self.vector(query, given), k, where, self.version.number)
+
+    def vector(self, query: str | Sequence[str], given: Embedding | None = None) -> NDArray[np.float32]:
+        """What to search with, (dimension,) float32: `given` if it is of this version, else the queries' middle."""
         if given is not None and self._owns(given):
-            vector = np.array(given.vector, dtype=np.float32)
-        else:
-            vector = self._middle(query)
-        return self.index.query(vector, k, where, self.version.number)
+            return np.array(given.vector, dtype=np.float32)
+        return self._middle(query)
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
         """The middle of the queries in the space of this version."""

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 TRAFFIC = {"scifact": "train", "nfcorpus": "train", "cosqa": "dev", "cranfield": None, "med": None, "xquad": None}
-RANKERS = ("bm25", "base", "rrf", "fused", "adapted")
+RANKERS = ("bm25", "base", "rrf", "teacher", "adapted", "fused")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -58,8 +58,8 @@ def _table(rows: list[dict[str, object]], date: str, command: str) -> str:
     lines = [
         f"nDCG@10 on the test split, mean over seeds (± standard deviation where a seed matters); {date}, `{command}`.",
         "",
-        "| collection | documents | traffic | BM25 | base | RRF | fused | adapted | gate |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| collection | documents | traffic | BM25 | base | RRF | teacher | adapted | fused | gate |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in TRAFFIC:
         runs = [row for row in rows if row["dataset"] == name]

@@ -138,6 +138,8 @@ def test_an_export_makes_the_live_vectors_and_tells_nothing(
     assert "hybrid adapter" in card
     assert f"{len(chunks)} chunks" in card
     assert "Words are kept as hashes" in card
+    assert "compared by inner product" in card
+    assert "compared by cosine" not in card
     embedder = Embedder.load(tmp_path / "out", str(tiny_model))
     made = embedder.documents([chunk.text for chunk in chunks])
     np.testing.assert_allclose(made, vectors, atol=1e-5)
@@ -159,6 +161,7 @@ def test_the_base_model_can_be_exported_too(
         vectors = kb.store().snapshot(0).index.vectors([chunks[0].id])
     card = (tmp_path / "out" / "README.md").read_text()
     assert [claim for claim in ("Fitted", "adapter for", "passed ragself's gate", "hashes") if claim in card] == []
+    assert "compared by cosine" in card
     made = Embedder.load(tmp_path / "out", str(tiny_model)).documents([chunks[0].text])
     np.testing.assert_allclose(made, vectors, atol=1e-5)
 

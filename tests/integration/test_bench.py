@@ -12,7 +12,7 @@ from tests.integration.test_cli import Ragself, ragself
 
 __all__ = ["ragself"]
 
-RANKERS = ("bm25", "base", "rrf", "fused", "adapted")
+RANKERS = ("bm25", "base", "rrf", "teacher", "adapted", "fused")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,9 @@ def test_every_ranker_is_measured(ragself: Ragself, beir: Path, tmp_path: Path) 
         assert 0 < result[ranker]["recall@100"] <= 1, ranker
     assert result["decision"] == "promote"
     assert result["adapted"]["ndcg@10"] > result["base"]["ndcg@10"] + 0.2
+    assert result["fused"] != result["adapted"]
+    assert result["fused"]["ndcg@10"] > result["adapted"]["ndcg@10"] - 0.05
+    assert result["fused"]["recall@100"] == result["adapted"]["recall@100"]  # the same hundred, in another order
     assert result["bm25"]["ndcg@10"] > 0.8  # the labels are about words
 
 

@@ -135,6 +135,10 @@ def test_add_search_and_again(ragself: Ragself, docs: Path, chunks: list[Chunk],
     source = str(docs / f"{chunks[1].id}.md")
     only = ragself("search", "x", "--kb", kb, "--where", json.dumps({"source": source}), "--json").json
     assert only and {hit["metadata"]["source"] for hit in only} == {source}
+    ranked = ragself("search", chunks[0].text, "--kb", kb, "-k", 2, "--json", "--mode", "fused").json
+    assert len(ranked) == 2
+    assert ranked[0]["id"] == hits[0]["id"]  # its own text
+    assert ranked[0]["score"] != hits[0]["score"]
     shown = ragself("search", chunks[0].text, "--kb", kb)
     assert shown.code == 0
     assert str(chunks[0].title) in shown.out
@@ -210,6 +214,7 @@ def test_where_there_is_no_knowledge_base(ragself: Ragself, arguments: list[str]
         (["search", " "], 1, "The query is empty"),
         (["search", "x", "-k", "0"], 2, "-k"),
         (["search"], 2, "query"),
+        (["search", "x", "--mode", "both"], 2, "fused"),
         (["search", "x", "--colour"], 2, "--colour"),
         (["adapt", "--queries", "nowhere.txt"], 1, "Cannot read the queries in nowhere.txt"),
         (["add", "nowhere.md"], 1, "nowhere.md does not exist"),

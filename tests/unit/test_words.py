@@ -19,7 +19,11 @@ TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=8), max_size=8)
         ("snake_case kebab-case", ["snake", "case", "kebab", "case"]),
         ("camelCase PascalCase", ["camel", "case", "pascal", "case"]),
         ("parseHTTPResponse2Json", ["parse", "http", "response2", "json"]),
-        ("HTTP", ["http"]),
+        ("HTTP aB Ab a1B", ["http", "a", "b", "ab", "a1", "b"]),
+        (
+            "İstanbul İSTANBULa ΣΑΣ",
+            ["i̇stanbul", "i̇stanbu", "la", "σας"],
+        ),  # lower case may be longer, or depend on place
         ("v1.2.3", ["v1", "2", "3"]),
         ("Straße Ærø Здравствуй κόσμος", ["straße", "ærø", "здравствуй", "κόσμος"]),
         ("\ufb01ne \uff12\uff10", ["fine", "20"]),  # compatibility forms are the letters they stand for

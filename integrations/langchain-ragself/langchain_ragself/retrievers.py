@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -27,7 +27,7 @@ from ragself.corpus.check import check_arguments
 class RagselfRetriever(SelfAdapting, BaseRetriever):
     """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
 
-    `k`, `filter` and `score_threshold` may also be given to `invoke`.
+    `k`, `filter`, `score_threshold` and `mode` may also be given to `invoke`.
 
     Example:
         ```python
@@ -47,7 +47,11 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     """Chroma's metadata filter; None searches everything."""
 
     score_threshold: float | None = None
-    """Least cosine similarity in the space of the live version, -1 to 1. It means something else after each switch."""
+    """Least score: the cosine in the space of the live version, and for versions that know words, or in mode ``fused``,
+    the lexical score with it, so that it may exceed 1. It means something else after each switch."""
+
+    mode: Literal["vector", "fused"] = "vector"
+    """``fused`` ranks the nearest again by their words, for some milliseconds more."""
 
     _background: BackgroundAdaptation | None = PrivateAttr(default=None)
 
@@ -157,8 +161,9 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         k: int | None = None,
         filter: Mapping[str, Any] | None = None,
         score_threshold: float | None = None,
+        mode: Literal["vector", "fused"] | None = None,
     ) -> list[Document]:
-        return self._search(query, k, filter, score_threshold)
+        return self._search(query, k, filter, score_threshold, mode)
 
     async def _aget_relevant_documents(
         self,
@@ -168,16 +173,27 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         k: int | None = None,
         filter: Mapping[str, Any] | None = None,
         score_threshold: float | None = None,
+        mode: Literal["vector", "fused"] | None = None,
     ) -> list[Document]:
-        return await asyncio.to_thread(self._search, query, k, filter, score_threshold)
+        return await asyncio.to_thread(self._search, query, k, filter, score_threshold, mode)
 
     def _search(
-        self, query: str, k: int | None, filter: Mapping[str, Any] | None, score_threshold: float | None
+        self,
+        query: str,
+        k: int | None,
+        filter: Mapping[str, Any] | None,
+        score_threshold: float | None,
+        mode: Literal["vector", "fused"] | None,
     ) -> list[Document]:
         least = self.score_threshold if score_threshold is None else score_threshold
         if least is not None and not isinstance(least, int | float):
-            raise ValueError(f"score_threshold is {least!r}, expected a number from -1 to 1.")
-        hits = self.knowledge_base.search(query, self.k if k is None else k, self.filter if filter is None else filter)
+            raise ValueError(f"score_threshold is {least!r}, expected a number.")
+        hits = self.knowledge_base.search(
+            query,
+            self.k if k is None else k,
+            self.filter if filter is None else filter,
+            mode=self.mode if mode is None else mode,
+        )
         return [_as_document(hit) for hit in hits if least is None or hit.score >= least]
 
     # documents ------------------------------------------------------------------------------------

@@ -59,6 +59,23 @@ def test_a_threshold_cuts_off_what_is_less_alike(retriever: RagselfRetriever, as
     assert strict.invoke(asked[0]) == []
 
 
+async def test_in_mode_fused(learned: KnowledgeBase, filled: KnowledgeBase, asked: list[str]) -> None:
+    for kb in (learned, filled):
+        plain, fused = RagselfRetriever(knowledge_base=kb), RagselfRetriever(knowledge_base=kb, mode="fused")
+        differ = 0
+        for query in asked[::40]:
+            near, expected = ([hit.id for hit in kb.search(query, 4, mode=mode)] for mode in ("vector", "fused"))
+            assert ids(fused.invoke(query)) == ids(await fused.ainvoke(query)) == expected
+            assert ids(plain.invoke(query, mode="fused")) == ids(await plain.ainvoke(query, mode="fused")) == expected
+            assert ids(fused.invoke(query, mode="vector")) == ids(plain.invoke(query)) == near
+            differ += near != expected
+        assert differ
+    with pytest.raises(ValidationError, match="'vector' or 'fused'"):
+        RagselfRetriever(knowledge_base=filled, mode="both")
+    with pytest.raises(ValueError, match="The mode is 'both', expected 'vector' or 'fused'"):
+        plain.invoke("x", mode="both")
+
+
 def test_what_cannot_be_asked_is_refused(retriever: RagselfRetriever) -> None:
     for k in (0, -1):
         with pytest.raises(ValidationError, match="greater than or equal to 1"):

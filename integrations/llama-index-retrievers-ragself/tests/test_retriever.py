@@ -59,6 +59,23 @@ def test_scores_fall_and_k_is_kept(retriever: RagselfRetriever, nodes: list[Text
     assert len(retriever.retrieve(asked[0])) == len(nodes)
 
 
+async def test_in_mode_fused(learned: KnowledgeBase, filled: KnowledgeBase, asked: list[str]) -> None:
+    for kb in (learned, filled):
+        fused, differ = RagselfRetriever(kb, mode="fused"), 0
+        for query in asked[::40]:
+            near, expected = ([hit.id for hit in kb.search(query, 2, mode=mode)] for mode in ("vector", "fused"))
+            assert ids(fused.retrieve(query)) == ids(await fused.aretrieve(query)) == expected
+            assert ids(RagselfRetriever(kb).retrieve(query)) == near
+            differ += near != expected
+        assert differ
+
+
+def test_mode_fused_takes_the_words_that_were_embedded(filled: KnowledgeBase, asked: list[str]) -> None:
+    bundle = QueryBundle("?", custom_embedding_strs=[asked[0], asked[1]])
+    expected = [hit.id for hit in filled.search([asked[0], asked[1]], 2, mode="fused")]
+    assert ids(RagselfRetriever(filled, mode="fused").retrieve(bundle)) == expected
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_below_one_is_refused(filled: KnowledgeBase, k: int) -> None:
     with pytest.raises(ValueError, match=f"similarity_top_k is {k}, expected a whole number, 1 or more"):
@@ -247,6 +264,12 @@ def test_in_a_chat(retriever: RagselfRetriever, asked: list[str]) -> None:
     assert ids(chat.chat(asked[0]).source_nodes) == ids(retriever.retrieve(asked[0]))
 
 
+def test_every_way_to_make_one_takes_the_mode(nodes: list[TextNode], settings: Any, tmp_path: Any) -> None:
+    with RagselfRetriever.from_nodes(nodes, tmp_path / "kb", settings.encoder.model, mode="fused") as retriever:
+        assert retriever.mode == "fused"
+        assert ids(retriever.retrieve("x")) == [hit.id for hit in retriever.knowledge_base.search("x", 2, mode="fused")]
+
+
 def test_what_is_no_argument_is_refused_before_anything_is_made(
     nodes: list[TextNode], filled: KnowledgeBase, settings: Any, tmp_path: Any
 ) -> None:
@@ -257,6 +280,7 @@ def test_what_is_no_argument_is_refused_before_anything_is_made(
         "similarity_top_k is '5', expected": lambda: RagselfRetriever.from_nodes(
             nodes, kb, model, similarity_top_k="5"
         ),
+        "The mode is 'both', expected": lambda: RagselfRetriever.from_nodes(nodes, kb, model, mode="both"),
         "The filters are a dict, expected": lambda: RagselfRetriever.from_nodes(nodes, kb, model, filters={"a": 1}),
         "The index is a RetrieverQueryEngine": lambda: RagselfRetriever.from_index(engine, kb),
         "The knowledge base is a RetrieverQueryEngine": lambda: RagselfRetriever(engine),
