@@ -82,7 +82,9 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
             for teacher in TEACHERS:
                 taught = misled(lesson, teacher, seed)
                 weight = HEAVY if teacher == "heavy" else weigh(taught, lexicon, settings, counted=True).weight
-                for kind in ADAPTERS:
+                if not weight:  # the pass ends here: nothing is trained, and nothing goes before the gate
+                    yield run_of(directory.name, teacher, "none", seed, weight)
+                for kind in ADAPTERS if weight else ():
                     began = time.perf_counter()
                     rows = taught.rows("train")
                     rows = rows[taught.judged[0][rows]]
@@ -91,27 +93,34 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
                         if seed:  # nothing in it is drawn, but the judges are
                             continue
                         adapter = untrained(base.dimension, lexicon, config.train.sketch, texts, lesson.tau)
-                    elif len(rows) < config.probes.min_train or not weight:
+                    elif len(rows) < config.probes.min_train:
                         continue
                     else:
                         adapter = teach(kind, taught, rows, lexicon, weight, settings.train)
                     best = choose(taught, {kind: adapter}, None, weight, config.gate)
                     decision = confirm(taught, best.adapter, None, weight, config.gate, 0)
                     change = bootstrap(truth.of(best.adapter) - truth.of(None), 0.95)
-                    yield {
-                        "collection": directory.name,
-                        "teacher": teacher,
-                        "adapter": kind,
-                        "seed": seed,
-                        "weight": weight,
-                        "candidate": best.name,
-                        "promoted": decision.promote and bool(weight),
-                        "reason": decision.reason,
-                        "change": round(change.mean, 4),
-                        "low": round(change.low, 4),
-                        "high": round(change.high, 4),
-                        "seconds": round(time.perf_counter() - began, 1),
-                    }
+                    yield run_of(
+                        directory.name,
+                        teacher,
+                        kind,
+                        seed,
+                        weight,
+                        candidate=best.name,
+                        promoted=decision.promote,
+                        reason=decision.reason,
+                        change=round(change.mean, 4),
+                        low=round(change.low, 4),
+                        high=round(change.high, 4),
+                        seconds=round(time.perf_counter() - began, 1),
+                    )
+
+
+def run_of(collection: str, teacher: str, adapter: str, seed: int, weight: float, **found: Any) -> dict[str, Any]:
+    """A row; one without a candidate changes nothing."""
+    nothing = {"candidate": None, "promoted": False, "reason": "the likelihood helps nothing", "change": 0.0}
+    row = {"collection": collection, "teacher": teacher, "adapter": adapter, "seed": seed, "weight": weight}
+    return {**row, **nothing, "low": 0.0, "high": 0.0, "seconds": 0.0, **found}
 
 
 class Truth:
