@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ragself.config import Config
 from ragself.errors import VerificationError
-from ragself.learn.calibrate import weigh
+from ragself.learn.calibrate import WEIGHT, weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.echoes import SEVERAL
 from ragself.learn.filters import DOUBTFUL
@@ -242,10 +242,10 @@ def _students(
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
     texts = lesson.texts[: lesson.size]
-    adapters: dict[str, Adapter] = {
-        UNTRAINED: untrained(store.base.dimension, lexicon, config.train.sketch, texts, lesson.tau)
-    }
-    store.save(adapters[UNTRAINED], folder / _file(UNTRAINED))
+    strength = min(weight, WEIGHT) * lesson.tau
+    plain = untrained(store.base.dimension, lexicon, config.train.sketch, texts, strength)
+    adapters: dict[str, Adapter] = {UNTRAINED: plain}
+    store.save(plain, folder / _file(UNTRAINED))
     rows = _trainable(lesson)
     kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
     for kind in kinds if len(rows) >= config.probes.min_train else ():

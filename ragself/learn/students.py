@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
 from ragself.learn.study import Study
-from ragself.learn.teacher import TAU, law, trust
+from ragself.learn.teacher import law, trust
 from ragself.models.adapter import Adapter
-from ragself.models.hybrid import UNTRAINED, Hybrid
+from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
 from ragself.models.vectors import BaseVectors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ragself.learn.frame import Probed
 
 
-def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau: float) -> Hybrid:
+def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], strength: float) -> Hybrid:
     """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned.
 
     Args:
@@ -32,10 +32,10 @@ def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], tau
         lexicon: Of the corpus.
         width: Of the sketch.
         texts: The corpus.
-        tau: Temperature of the base cosines.
+        strength: Of the lexical score, in cosine per nat.
     """
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, UNTRAINED * tau / TAU, width, texts)
+    return Hybrid.around(nothing, lexicon, strength, width, texts)
 
 
 @dataclass(frozen=True, slots=True)

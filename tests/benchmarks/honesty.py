@@ -26,7 +26,7 @@ import numpy as np
 
 from ragself import KnowledgeBase
 from ragself.cli.bench import Collection, _traffic, read
-from ragself.learn.calibrate import weigh
+from ragself.learn.calibrate import WEIGHT, weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.metrics import Values, bootstrap, ndcg, relevance_of
 from ragself.learn.probes import make
@@ -92,7 +92,9 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
                     if kind == "untrained":
                         if seed:  # nothing in it is drawn, but the judges are
                             continue
-                        adapter = untrained(base.dimension, lexicon, config.train.sketch, texts, lesson.tau)
+                        adapter = untrained(
+                            base.dimension, lexicon, config.train.sketch, texts, min(weight, WEIGHT) * lesson.tau
+                        )
                     elif len(rows) < config.probes.min_train:
                         continue
                     else:
