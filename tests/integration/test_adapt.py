@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from ragself import Chunk, Config, Embedder, KnowledgeBase, Report
 from ragself.config import load
 from ragself.errors import InputError, StoreError
+from ragself.learn.calibrate import Calibration
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, contents, exact, mrr, segments
 
@@ -288,3 +289,31 @@ def test_what_was_judged_and_why_nothing_was_trained_is_told(filled: Path, setti
     assert report.candidate in {row["name"] for row in report.candidates}
     assert len(report.candidates) > 1
     assert "nothing was trained" not in report.reason
+
+
+def test_a_likelihood_that_helps_nothing_teaches_nothing(
+    filled: Path, settings: Config, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragself.cycle.weigh", lambda *_, **__: Calibration(0.0, "hard known items say so"))
+    with KnowledgeBase(filled, config=settings) as kb:
+        report = kb.adapt(asked)
+        assert (report.decision, report.kind, len(report.candidates)) == ("keep", None, 0)
+        assert report.reason.endswith("(hard known items say so)")
+        assert (report.weight["weight"], report.weight["reason"]) == (0.0, "hard known items say so")
+        assert kb.status().live.number == 0
+
+
+def test_documents_that_echo_the_queries_are_told_of_and_gain_nothing(
+    filled: Path, settings: Config, chunks: list[Chunk], asked: list[str]
+) -> None:
+    draw = np.random.default_rng(0)
+    several = [" Buy now. ".join(asked[row] for row in draw.permutation(len(asked))[:10]) for _ in range(80)]
+    with KnowledgeBase(filled, config=settings) as kb:
+        kb.add([Chunk(f"echo-{row}", text) for row, text in enumerate(several)])
+        report = kb.adapt(asked)
+        found = [name for name in report.dropped if name.startswith("document that repeats")]
+        assert [report.dropped[name] > 40 for name in found] == [True]
+        seen = [hit.id.startswith("echo") for query in asked[::20] for hit in kb.search(query, 3)]
+        kb.rollback(0)
+        before = [hit.id.startswith("echo") for query in asked[::20] for hit in kb.search(query, 3)]
+    assert np.mean(seen) <= np.mean(before)

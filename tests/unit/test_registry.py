@@ -352,3 +352,16 @@ def test_what_was_rolled_back_is_known_until_it_is_wanted_after_all(registry: Re
     assert registry.taken_back() == {"print-1": 1, "print-2": 2}
     registry.point(2, "rollback", "the best there is")
     assert registry.taken_back() == {"print-1": 1}
+
+
+def test_candidates_that_were_seen_off_are_counted_until_the_pointer_moves(registry: Registry) -> None:
+    judged = {"report": {"figures": {"utility@10": {}}}}
+    assert registry.seen_off() == 0
+    registry.record("keep", 0, "too few documents", report={"figures": {}})  # nothing was put before the gate
+    registry.record("keep", 0, "did not rise", **judged)
+    registry.record("keep", 0, "did not rise", **judged)
+    assert registry.seen_off() == 2
+    registry.record("promote", 1, "rose", **judged)
+    assert registry.seen_off() == 0
+    registry.record("keep", 1, "did not rise", **judged)
+    assert registry.seen_off() == 1
