@@ -137,7 +137,7 @@ class Runner:
             **_measure(_top(scores, subject.ids), list(subject.collection.qrels.values())), **figures,
         }  # fmt: skip
 
-    def _adapter(self, subject: Subject, job: Job) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def _adapter(self, subject: Subject, job: Job) -> tuple[NDArray[Any], dict[str, Any]]:
         items = known_items(subject.collection.chunks, KNOWN_ITEMS, 0)  # the same for every seed, shown in its order
         pairs = [items[row] for row in np.random.default_rng(job.seed).permutation(len(items))]
         asked = subject.base([pair.query for pair in pairs], "queries")
@@ -147,7 +147,7 @@ class Runner:
         queries, documents = subject.base(subject.asked, "queries"), subject.base(subject.texts, "documents")
         return queries @ weight @ documents.T, _figures(done, len(pairs), subject.seconds)
 
-    def _encoder(self, subject: Subject, job: Job) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def _encoder(self, subject: Subject, job: Job) -> tuple[NDArray[Any], dict[str, Any]]:
         encoder = Encoder(EncoderConfig())  # whose weights are changed
         pairs, count, writing = self._pairs(subject, job)
         train = trainers.denoise if job.method == "tsdae" else trainers.contrast

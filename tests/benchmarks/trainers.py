@@ -189,11 +189,13 @@ def _fit(
     """Let sentence-transformers' trainer run at a constant rate until the budget is spent."""
     import torch
     from datasets import Dataset, disable_progress_bars
+    from datasets.utils import logging as datasets_logging
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from transformers import PrinterCallback
 
     torch.set_num_threads(1)
     disable_progress_bars()
+    datasets_logging.set_verbosity_error()
 
     def drawn(batch: dict[str, list[str]]) -> dict[str, list[str]]:
         """The next pairs, in whatever order the trainer asks for rows."""
@@ -238,7 +240,13 @@ def _watch(budget: float, progress: Progress) -> Any:
 
 
 def endless(pairs: Sequence[tuple[str, str]], seed: int) -> Iterator[tuple[str, str]]:
-    """The same pairs again and again, each time in another random order."""
+    """The same pairs again and again, each time in another random order.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not pairs:
+        raise ValueError("There is no pair to train on: the language model wrote no question worth keeping.")
     random = np.random.default_rng(seed)
     return itertools.chain.from_iterable(
         (pairs[row] for row in random.permutation(len(pairs)).tolist()) for _ in itertools.count()
