@@ -82,8 +82,9 @@ def _mean(values: Sequence[float], digits: int) -> str:
 
 
 def _cost(runs: Sequence[Row]) -> str:
+    """Means over the seeds; a seed that found all vectors made before says nothing about what encoding takes."""
     steps, train, encode = (
-        [run[key] for run in runs if run[key] is not None] for key in ("steps", "train_seconds", "encode_seconds")
+        [run[key] for run in runs if run[key]] for key in ("steps", "train_seconds", "encode_seconds")
     )
     parts = (f"{statistics.mean(values):.0f}" if values else "-" for values in (steps, train, encode))
     return " / ".join(parts)
