@@ -1,0 +1,148 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragself.corpus.words import words
+from ragself.schema import Chunk
+from tests.benchmarks.languages import nonenglish
+from tests.benchmarks.pairs import cloze, crops, damaged, holds, known_items, sentences, stream
+from tests.benchmarks.rows import Rows
+from tests.benchmarks.subject import linear
+
+REST = "What follows it says eight different words at the least, or more."
+TEXT = st.lists(st.sampled_from(["Alpha beta.", "Gamma delta epsilon!", "Zeta\n", "eta theta", ". ", "Iota?"])).map(
+    " ".join
+)
+
+
+def titled(number: int) -> Chunk:
+    title = f"Title number{number} of all"
+    return Chunk(f"t{number}", f"{title} Here sentence{number} begins the text. {title}. {REST}", {"title": title})
+
+
+def untitled(number: int) -> Chunk:
+    return Chunk(f"u{number}", f"The first sentence is sentence{number} here. {REST}")
+
+
+@pytest.mark.parametrize("make", [titled, untitled])
+def test_no_positive_holds_its_query(make) -> None:
+    chunks = [make(number) for number in range(100)]
+    pairs = known_items(chunks, 1000, seed=0)
+    assert len({pair.source for pair in pairs}) == len(pairs) == 100
+    assert not any(holds(pair.positive, pair.query) for pair in pairs)
+    assert all("eight different words" in pair.positive for pair in pairs)
+
+
+def test_a_query_that_cannot_be_taken_out_makes_no_pair() -> None:
+    again = "The first sentence is written twice here."
+    chunks = [Chunk(f"{number}", f"{again} {REST} {again}") for number in range(100)]
+    assert known_items(chunks, 1000, seed=0) == []
+
+
+def test_known_items_are_thinned_out_in_an_order_of_the_seed() -> None:
+    chunks = [titled(number) for number in range(100)]
+    assert len(known_items(chunks, 10, seed=0)) == 10
+    assert known_items(chunks, 10, seed=0) == known_items(chunks, 10, seed=0) != known_items(chunks, 10, seed=1)
+
+
+def test_holds_compares_whole_words() -> None:
+    assert holds("Rates, of change", "rates of")
+    assert not holds("crates of", "rates of")
+
+
+@given(st.text(alphabet="ab c", max_size=200), st.integers(0, 100))
+def test_crops_are_runs_of_the_document(text: str, seed: int) -> None:
+    pair = crops(text, np.random.default_rng(seed))
+    parts = text.split()
+    assert (pair is None) == (len(parts) < 8)
+    for crop in pair or ():
+        assert f" {crop} " in f" {' '.join(parts)} "
+        assert 1 <= len(crop.split()) <= len(parts) // 2
+
+
+@given(TEXT, st.integers(0, 100))
+def test_the_rest_of_a_document_does_not_hold_the_sentence(text: str, seed: int) -> None:
+    pair = cloze(text, np.random.default_rng(seed))
+    if pair is not None:
+        asked, rest = pair
+        assert asked in sentences(text)
+        assert words(rest)
+        assert not holds(rest, asked)
+
+
+@given(st.text(alphabet="ab c\n", max_size=100), st.integers(0, 100))
+def test_noise_leaves_some_words_in_their_order(text: str, seed: int) -> None:
+    pair = damaged(text, np.random.default_rng(seed))
+    if not text.split():
+        assert pair is None
+        return
+    assert pair is not None
+    noisy, whole = pair
+    left = iter(whole.split())
+    assert whole == text
+    assert noisy
+    assert all(word in left for word in noisy.split())  # a subsequence
+
+
+def test_noise_deletes_three_fifths() -> None:
+    noisy, _ = damaged("word " * 10_000, np.random.default_rng(0)) or ("", "")
+    assert len(noisy.split()) == pytest.approx(4000, rel=0.05)
+
+
+def test_a_stream_shows_every_text_once_before_any_again() -> None:
+    texts = [f"document{number} " * 10 for number in range(20)]
+    first = [one.split()[0] for one, _ in islice(stream(texts, crops, 0), 40)]
+    assert sorted(first[:20]) == sorted(first[20:]) == sorted(text.split()[0] for text in texts)
+    assert first[:20] != first[20:]
+
+
+def test_a_stream_of_nothing_says_so() -> None:
+    with pytest.raises(ValueError, match="None of 1 texts is long enough"):
+        next(stream(["short"], crops, 0))
+
+
+def test_xquad_in_another_language(tmp_path) -> None:
+    xquad = tmp_path / "xquad"
+    (xquad / "lang" / "de").mkdir(parents=True)
+    (xquad / "qrels").mkdir()
+    (xquad / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp\t1\n")
+    for name in ("corpus", "queries"):
+        (xquad / "lang" / "de" / f"{name}.jsonl").write_text(f"{name} in German\n")
+    folder = nonenglish(xquad, "de", tmp_path / "made")
+    assert (folder / "corpus.jsonl").read_text() == "corpus in German\n"
+    assert (folder / "qrels" / "test.tsv").read_text().endswith("q\tp\t1\n")
+    with pytest.raises(FileNotFoundError, match="Languages here: de"):
+        nonenglish(xquad, "tlh", tmp_path / "made")
+
+
+def test_linear_fusion_scales_each_list_and_leaves_out_what_is_not_listed() -> None:
+    lexical = np.array([[4.0, 2.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    dense = np.array([[0.1, 0.9, 0.5, 0.1], [0.2, 0.2, 0.2, 0.2]], dtype=np.float32)
+    expected = [[0.5, 0.5, 0.25, 0.25], [0.5, 0.5, 0.5, 0.5]]  # all alike: all are the best of their list
+    assert linear(lexical, dense) == pytest.approx(np.array(expected))
+
+
+def test_rows_are_kept_and_not_measured_twice(tmp_path) -> None:
+    path = tmp_path / "results" / "baselines.json"
+    rows = Rows(path, ["A note."])
+    for seed, value in enumerate([0.5, 0.7]):
+        rows.add(row("crop", seed, 60.0, value))
+    rows.add(row("bm25", 0, None, 0.25))
+    again = Rows(path, ["A note."])
+    assert again.has("med", "crop", 1, 60.0)
+    assert again.has("med", "bm25", 0, None)
+    assert not again.has("med", "crop", 1, 600.0)
+    assert not again.has("med", "crop", 2, 60.0)
+    assert "| crop, 60 s | 0.6000 ± 0.1000 (2) |" in path.with_suffix(".md").read_text()
+    assert "| bm25 | - / - / - |" in again.table()
+
+
+def row(method: str, seed: int, budget: float | None, value: float) -> dict[str, object]:
+    costs = dict.fromkeys(("steps", "train_seconds", "encode_seconds"), None if budget is None else 3)
+    return {
+        "collection": "med", "method": method, "seed": seed, "budget": budget, "ndcg@10": value, "recall@100": value,
+        "date": "2026-11-28", "command": "python", **costs,
+    }  # fmt: skip
