@@ -172,7 +172,8 @@ def _learn(
         candidates=best.table,
         figures=decision.figures,
     )
-    store.save(best.adapter, folder / _file(best.name))
+    if best.name not in adapters:  # a weaker one
+        store.save(best.adapter, folder / _file(best.name))
     write_json(folder / "judged.json", {"best": best.name})
     if not decision.promote:
         return report, None

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 from ragself import Chunk, Config, Embedder, KnowledgeBase
 from ragself.config import load
 from ragself.errors import AdapterError, EncoderError, InputError, RagselfError
-from ragself.learn.choose import Choice
+from ragself.learn.choose import Choice, confirm
 from ragself.models.encoder import Encoder
 from tests.integration.test_cli import real
 
@@ -237,6 +238,8 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
     with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=config) as kb:
         chosen = lambda lesson, adapters, *_: Choice("residual", adapters["residual"], [])
         patched.setattr("ragself.cycle.choose", chosen)
+        judged = lambda *given: replace(confirm(*given), promote=True)
+        patched.setattr("ragself.cycle.confirm", judged)
         report = kb.adapt(asked)
         assert (report.decision, report.kind) == ("promote", "residual"), report.reason
         files = kb.export(tmp_path / "model", merged=True)
