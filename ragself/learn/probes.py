@@ -147,15 +147,22 @@ def _titles(chunks: Sequence[Chunk], dropped: Counter[str], *, held_out: bool) -
 
 
 def _spans(chunks: Sequence[Chunk], *, held_out: bool) -> list[Probe]:
-    """First sentence of a chunk, and what follows as the target."""
+    """First sentence of a chunk, after its title, to be found in what follows it."""
     probes = []
     for chunk in chunks:
-        body = chunk.text.removeprefix(chunk.title or "").strip()
-        parts = _SENTENCE.split(body, maxsplit=1)
+        parts = _SENTENCE.split(_body(chunk), maxsplit=1)
         if len(parts) == 2 and len(words(parts[0])) >= 4 and len(words(parts[1])) >= 8:
             split = _split(chunk.source, held_out=held_out)
             probes.append(_probe("span", parts[0].strip(), parts[0].strip(), chunk.id, split))
     return probes
+
+
+def _body(chunk: Chunk) -> str:
+    """The text after its title, which may be there twice: from the document and from whoever loaded it."""
+    body, title = chunk.text.strip(), (chunk.title or "").lstrip("# ")
+    while title and (rest := body.lstrip("# \n")).startswith(title):
+        body = rest.removeprefix(title).lstrip("# \n").strip()
+    return body
 
 
 def _probe(kind: ProbeKind, text: str, target: str, source: str | None, split: Split) -> Probe:

@@ -174,11 +174,11 @@ def _humble(gains: NDArray[np.float32], echoed: NDArray[np.bool_]) -> None:
 def without(text: str, probe: Probe) -> str:
     """The source's text with the probe taken out: what can be asked of it without copying.
 
-    A title goes wherever it occurs, with the marks of a heading; of a span goes the beginning that is
-    asked. The text is returned as it is where the probe does not occur in it, or is all of it.
+    It goes wherever it occurs, a title with the marks of a heading: what is still there need not be found. The text
+    is returned as it is where the probe does not occur in it, or is all of it.
     """
     pattern = re.compile(rf"^[#\s]*{re.escape(probe.text)}[#\s]*$\n?|{re.escape(probe.text)}", re.MULTILINE)
-    rest = pattern.sub("", text, count=1 if probe.kind == "span" else 0).strip()
+    rest = pattern.sub("", text).strip()
     return rest if words(rest) else text
 
 

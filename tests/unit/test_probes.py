@@ -11,6 +11,7 @@ from ragself.config import ProbesConfig
 from ragself.corpus.words import words
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Question
+from ragself.learn.study import without
 from ragself.schema import Chunk, Probe
 
 CONFIG = ProbesConfig(traffic=4000, titles=2000, known_items=800, min_train=50)
@@ -124,6 +125,33 @@ def test_known_items_are_capped_and_none_are_trained_on_with_enough_queries(coun
         assert len(known) == 90
         assert {probe.split for probe in known} == {"select", "confirm"}
     assert not any(probe.kind == "span" and probe.split == "train" for probe in probes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{body}",
+        "{title}{body}",
+        "{title} {title}\n{body}",
+        "# {title}\n\n{body}",
+        "## {title} ##\n{body}",
+        "{title}\n\n# {title}\n\n{body}",
+        "\n\n # {title}\n\n{body}",
+    ],
+)
+@pytest.mark.parametrize("title", ["Title of four words", "a title that is said twice .", "# Title of four words"])
+def test_a_span_is_a_sentence_of_the_text_and_not_its_title(text: str, title: str) -> None:
+    made = Chunk("c", text.format(title=title, body=SENTENCE + REST), {"title": title})
+    (span,) = [probe for probe in make([made], [], CONFIG, 0).probes if probe.kind == "span"]
+    assert span.text == span.target == SENTENCE.strip()
+    assert words(without(made.text, span))[-len(words(REST)) :] == words(REST)
+
+
+@pytest.mark.parametrize("title", ["Title of four words", "#", None])
+def test_nothing_but_a_title_makes_no_span(title: str | None) -> None:
+    text = f"{title} {title}" if title else "One sentence of five words."
+    made = Chunk("c", text, {"title": title} if title else {})
+    assert not [probe for probe in make([made], [], CONFIG, 0).probes if probe.kind == "span"]
 
 
 def test_with_too_little_to_train_on_everything_judges() -> None:
