@@ -11,7 +11,7 @@ from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge, weights
 from ragself.learn.study import Study
 from ragself.models.adapter import Adapter
-from ragself.models.lora import Lora
+from ragself.models.lora import reads
 from ragself.progress import Progress, silent
 
 FADES = (0.75, 0.5, 0.25)  # of the way from the base model to a candidate, tried where no candidate passes as it is
@@ -65,9 +65,8 @@ def choose(
     for name in adapters:
         look(name)
     best = _best(table, depth)
-    if not best["passes"] and not _reads_documents(
-        seen[best["name"]]
-    ):  # between it and the base model may be one that does no harm
+    # Where none passes, one between the base model and the best may do no harm; but none that reads all documents.
+    if not best["passes"] and not reads(seen[best["name"]], "document"):
         weaker = {f"{best['name']} x {alpha:g}": adapters[best["name"]].faded(alpha) for alpha in FADES}
         seen |= weaker
         for name in weaker:
@@ -93,11 +92,6 @@ def confirm(
     rows = study.rows("confirm")
     before, after = (judge(study, rows, each, weight, config) for each in (live, adapter))
     return decide(before, after, config, study.depth(config.k), weights(study, rows, config), tries)
-
-
-def _reads_documents(adapter: Adapter) -> bool:
-    """Whether each weaker one would have to encode the whole corpus again."""
-    return isinstance(adapter, Lora) and adapter.encodes("document")
 
 
 def _best(table: list[dict[str, Any]], depth: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ragself.config import EncoderConfig
 from ragself.errors import AdapterError, EncoderError
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
-from ragself.models.lora import Lora, bound
+from ragself.models.lora import Lora, bound, reads
 from ragself.models.saved import load
 
 CANARIES = ("ragself", "The quick brown fox jumps over the lazy dog.", "def f(x): return x + 1")
@@ -37,15 +37,15 @@ class Embedder:
         """Vectors of texts that are searched, (len(texts), dimension) float32, those of a hybrid not normalised."""
         if self.adapter is None:
             return self.encoder.documents(texts)
-        reads = isinstance(self.adapter, Lora) and self.adapter.encodes("document")
-        return self.adapter.documents(_nothing(texts) if reads else self.encoder.documents(texts), texts)
+        own = reads(self.adapter, "document")
+        return self.adapter.documents(_nothing(texts) if own else self.encoder.documents(texts), texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts that are asked, (len(texts), dimension) float32, those of a hybrid not normalised."""
         if self.adapter is None:
             return self.encoder.queries(texts)
-        reads = isinstance(self.adapter, Lora) and self.adapter.encodes("query")
-        return self.adapter.queries(_nothing(texts) if reads else self.encoder.queries(texts), texts)
+        own = reads(self.adapter, "query")
+        return self.adapter.queries(_nothing(texts) if own else self.encoder.queries(texts), texts)
 
     def warm(self) -> None:
         """Merge the weights of a tuned encoder, which is done for the first text."""
@@ -86,20 +86,27 @@ def _nothing(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.empty((len(texts), 0), dtype=np.float32)
 
 
+def agreement(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Least cosine of vectors and what they should be, (n, dimension) each, n at least 1; -1 for other shapes.
+
+    Told by their distance, which says as much where they are normalised, and where they are longer sees a difference in
+    length and is not more lenient with the part that the encoder made.
+    """
+    if found.shape != expected.shape:
+        return -1.0
+    return 1 - float(((found - expected) ** 2).sum(axis=1).max()) / 2
+
+
 def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name: str) -> None:
     """Compare the vectors of the canary texts with those of old.
-
-    By their distance, which says as much as the cosine where they are normalised, and where they are longer is not
-    more lenient with the part that the encoder made.
 
     Raises:
         EncoderError: They differ: a library may have changed how the model is run.
     """
-    same = found.shape == expected.shape
-    agreement = 1 - float(((found - expected) ** 2).sum(axis=1).max()) / 2 if same else -1.0
-    if not agreement >= AGREEMENT:  # nan is no agreement
+    alike = agreement(found, expected)
+    if not alike >= AGREEMENT:  # nan is no agreement
         raise EncoderError(
-            f"{name!r} encodes the canary texts differently than before (cosine {agreement:.4f}, "
+            f"{name!r} encodes the canary texts differently than before (cosine {alike:.4f}, "
             f"expected {AGREEMENT}): a library may have changed its pooling, or an adapter was lost. "
             "Reinstall the versions that were used then."
         )

@@ -190,6 +190,11 @@ def lexical(adapter: Adapter | None) -> Hybrid | None:
     return inner if isinstance(inner, Hybrid) else None
 
 
+def reads(adapter: Adapter | None, side: Literal["document", "query"]) -> bool:
+    """Whether an adapter encodes the texts of a side itself, and has no use for their base vectors."""
+    return isinstance(adapter, Lora) and adapter.encodes(side)
+
+
 def afresh(adapter: Adapter | None) -> Adapter | None:
     """An adapter that encodes whatever it reads, and takes nothing from a cache; others than LoRA as they are."""
     if isinstance(adapter, Lora) and adapter.tuned is not None:

@@ -17,7 +17,7 @@ from ragself.corpus.journal import Journal
 from ragself.models.fusion import Counted, count, fuse
 from ragself.models.hybrid import UNTRAINED, Hybrid
 from ragself.models.lexicon import Lexicon
-from ragself.models.lora import Lora, lexical
+from ragself.models.lora import lexical, reads
 from ragself.models.vectors import BaseVectors
 from ragself.schema import Embedding, Hit
 from ragself.serve.index import Index
@@ -61,7 +61,7 @@ class Fused:
         embedded = self._journal.embedded(ids)
         texts = [embedded.get(hit.id, hit.text) for hit in hits]
         adapter = snapshot.embedder.adapter
-        hybrid, read = lexical(adapter), isinstance(adapter, Lora) and adapter.encodes("document")
+        hybrid, read = lexical(adapter), reads(adapter, "document")
         if hybrid is not None:
             dense = self._dense(hybrid, snapshot.index, vector, ids, texts, stored=read)
             lexicon, strength = hybrid.lexicon, hybrid.strength

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ragself.corpus.journal import Journal
 from ragself.errors import VerificationError
 from ragself.models.adapter import Adapter
+from ragself.models.embedder import agreement
 from ragself.models.encoder import Encoder
 from ragself.models.lora import afresh
 from ragself.models.vectors import BaseVectors
@@ -136,10 +137,7 @@ def verify(
 
 
 def _compare(stored: NDArray[np.float32], should: NDArray[np.float32], what: str, other: str) -> None:
-    worst = -1.0
-    if stored.shape == should.shape:
-        lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(should, axis=1)
-        worst = float(((stored * should).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+    worst = agreement(stored, should)
     if not worst >= 1.0 - _TOLERANCE:  # nan is no agreement
         raise VerificationError(
             f"The new index's {what} {stored.shape} and {other} {should.shape} agree only to a cosine of {worst:.4f}, "
