@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from ragself.config import Config
 from ragself.errors import VerificationError
-from ragself.learn.calibrate import WEIGHT, weigh
+from ragself.learn.calibrate import weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.echoes import SEVERAL
 from ragself.learn.filters import DOUBTFUL
 from ragself.learn.gate import Decision
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
-from ragself.learn.students import Bench, teach, untrained
+from ragself.learn.students import Bench, lexicon_of, teach, untrained
 from ragself.learn.study import Study, study
 from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
 from ragself.models.adapter import Adapter
@@ -139,7 +139,7 @@ def _learn(
             config.train.seed,
             progress,
         )
-        lexicon = _lexicon(lesson)
+        lexicon = lexicon_of(lesson)
         weight = weigh(lesson, lexicon, config, counted=supervision.generator is None)
     echoed = {ECHOES: len(lesson.echoes)} if len(lesson.echoes) else {}
     report = replace(report, dropped={**report.dropped, **lesson.judged[1], **echoed}, likelihood=supervision.report())
@@ -231,20 +231,12 @@ def _questions(
     return keep_found(written, chunks, vectors, supervision.scorer, progress)
 
 
-def _lexicon(lesson: Study) -> Lexicon:
-    """Words of the corpus, and which of them are asked; what is held out is not looked at."""
-    asked = [lesson.probes[row].text for row in lesson.rows("train", ["traffic"])]
-    return Lexicon.fit(lesson.texts[: lesson.size], asked)
-
-
 def _students(
     store: Store, folder: Path, lesson: Study, lexicon: Lexicon, weight: float, config: Config, progress: Progress
 ) -> dict[str, Adapter]:
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
-    texts = lesson.texts[: lesson.size]
-    strength = min(weight, WEIGHT) * lesson.tau
-    plain = untrained(store.base.dimension, lexicon, config.train.sketch, texts, strength)
+    plain = untrained(lesson, lexicon, weight, config.train.sketch)
     adapters: dict[str, Adapter] = {UNTRAINED: plain}
     store.save(plain, folder / _file(UNTRAINED))
     rows = _trainable(lesson)

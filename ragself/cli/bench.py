@@ -24,7 +24,7 @@ from ragself.learn.candidates import Bm25
 from ragself.learn.metrics import bootstrap, ndcg, recall, relevance_of
 from ragself.learn.teacher import fused, trust
 from ragself.models.fusion import count, fuse
-from ragself.models.hybrid import UNTRAINED, Hybrid
+from ragself.models.hybrid import STRENGTH, Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.lora import lexical
 from ragself.models.ngram import NgramScorer
@@ -162,7 +162,7 @@ def _again(
     texts: Sequence[str],
 ) -> NDArray[np.float32]:
     """What search in mode fused ranks by: scores of the `DEPTH` nearest of each query, -inf for all others."""
-    dense, lexicon, strength = near, None, UNTRAINED
+    dense, lexicon, strength = near, None, STRENGTH
     if adapter is not None:
         width = adapter.residual.dimension
         dense = vectors[0][:, :width] @ vectors[1][:, :width].T

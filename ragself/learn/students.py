@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
+from ragself.learn.calibrate import WEIGHT
 from ragself.learn.study import Study
 from ragself.learn.teacher import law, trust
 from ragself.models.adapter import Adapter
@@ -24,18 +24,24 @@ if TYPE_CHECKING:
     from ragself.learn.frame import Probed
 
 
-def untrained(base: int, lexicon: Lexicon, width: int, texts: Sequence[str], strength: float) -> Hybrid:
-    """The base vectors unchanged, widened by a sketch of word weights that were counted in `texts`, not learned.
+def lexicon_of(study: Study) -> Lexicon:
+    """Words of the corpus, and which of them are asked in training; what is held out is not looked at."""
+    asked = [study.probes[row].text for row in study.rows("train", ["traffic"])]
+    return Lexicon.fit(study.texts[: study.size], asked)
+
+
+def untrained(study: Study, lexicon: Lexicon, weight: float, width: int) -> Hybrid:
+    """The base vectors unchanged, widened by a sketch of word weights that were counted in the corpus, not learned.
 
     Args:
-        base: Width of the base vectors.
+        study: What the corpus is, and the temperature of its cosines.
         lexicon: Of the corpus.
+        weight: The teacher's; more than the usual one says nothing about words that nothing was learned for.
         width: Of the sketch.
-        texts: The corpus.
-        strength: Of the lexical score, in cosine per nat.
     """
+    base = study.documents.shape[1]
     nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, strength, width, texts)
+    return Hybrid.around(nothing, lexicon, min(weight, WEIGHT) * study.tau, width, study.texts[: study.size])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from ragself.models.residual import Residual
 from ragself.schema import Space, VersionKind
 
 Matrix = NDArray[np.float32]
-UNTRAINED = 0.075  # strength of a lexical score that nothing was learned for: gained on every collection measured
+STRENGTH = 0.075  # strength of a lexical score that nothing was learned for: gained on every collection measured
 _BATCH = 1000  # texts sketched at once: bounds memory to the words of so many texts
 _ENOUGH = 2000  # documents that say where the middle of all is
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ragself.corpus.check import check_queries
 from ragself.corpus.journal import Journal
 from ragself.models.fusion import Counted, count, fuse
-from ragself.models.hybrid import UNTRAINED, Hybrid
+from ragself.models.hybrid import STRENGTH, Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.models.lora import lexical, reads
 from ragself.models.vectors import BaseVectors
@@ -67,7 +67,7 @@ class Fused:
             lexicon, strength = hybrid.lexicon, hybrid.strength
         else:
             dense = np.array([hit.score for hit in hits], dtype=np.float32)
-            lexicon, strength = self._counted(), UNTRAINED
+            lexicon, strength = self._counted(), STRENGTH
         scores = fuse(lexicon, queries, self._texts.of(texts), dense, strength)
         best = np.argsort(-scores, kind="stable")[:k]
         return [replace(hits[row], score=float(scores[row])) for row in best]

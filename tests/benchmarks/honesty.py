@@ -24,19 +24,21 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from ragself import KnowledgeBase
 from ragself.cli.bench import Collection, _traffic, read
-from ragself.learn.calibrate import WEIGHT, weigh
+from ragself.learn.calibrate import weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.metrics import Values, bootstrap, ndcg, relevance_of
 from ragself.learn.probes import make
-from ragself.learn.students import teach, untrained
+from ragself.learn.students import lexicon_of, teach, untrained
 from ragself.learn.study import Study, study
 from ragself.models.adapter import Adapter
-from ragself.models.lexicon import Lexicon
 from ragself.models.ngram import NgramScorer
+from tests.benchmarks.subject import TRAFFIC
 
-TRAFFIC = {"scifact": "train", "nfcorpus": "train", "cosqa": "dev", "cranfield": None, "med": None, "xquad": None}
+COLLECTIONS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
 TEACHERS = ("counted", "heavy", "noisy", "shuffled", "against")
 ADAPTERS = ("untrained", "hybrid", "residual")
 HEAVY, NOISE = 10.0, 1.5
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--collections", nargs="*", default=list(TRAFFIC))
+    parser.add_argument("--collections", nargs="*", default=list(COLLECTIONS))
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="ragself-honesty-"))
     rows: list[dict[str, Any]] = []
@@ -77,8 +79,7 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
             probes = make(collection.chunks, asked, config.probes, seed, need=config.gate.min_probes).probes
             lesson = study(probes, collection.chunks, base, None, NgramScorer, config.teacher, seed)
             settings = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-            texts = lesson.texts[: lesson.size]
-            lexicon = Lexicon.fit(texts, [lesson.probes[row].text for row in lesson.rows("train", ["traffic"])])
+            lexicon = lexicon_of(lesson)
             for teacher in TEACHERS:
                 taught = misled(lesson, teacher, seed)
                 weight = HEAVY if teacher == "heavy" else weigh(taught, lexicon, settings, counted=True).weight
@@ -92,9 +93,7 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
                     if kind == "untrained":
                         if seed:  # nothing in it is drawn, but the judges are
                             continue
-                        adapter = untrained(
-                            base.dimension, lexicon, config.train.sketch, texts, min(weight, WEIGHT) * lesson.tau
-                        )
+                        adapter = untrained(lesson, lexicon, weight, config.train.sketch)
                     elif len(rows) < config.probes.min_train:
                         continue
                     else:

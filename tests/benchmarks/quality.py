@@ -1,84 +1,146 @@
-"""Retrieval quality on labelled collections, the same defaults for all: writes results/quality.json and .md.
+"""Retrieval quality of ragself and of what else one could do: the whole table, results/quality.json and .md.
 
-    python tests/benchmarks/quality.py DATA [--seeds 3] [--work FOLDER]
+    pip install -e ".[benchmarks]"
+    python tests/benchmarks/quality.py DATA [--collections scifact ...] [--methods ragself cold crop ...] [--seeds 3]
+        [--budget 60] [--generator URL-or-path] [--work FOLDER] [--out FILE] [--again]
 
-DATA holds BEIR folders. Labels are used for reporting only. FOLDER keeps the encoded vectors between runs.
+DATA holds BEIR folders. Labels are used for reporting only, the defaults are the same for all. Methods are `ragself`,
+a pass with unlabelled queries, `cold`, a pass without any, both in passes.py, and those in rivals.py. A row is kept as
+soon as it is measured; what is in FILE is not measured again, unless --again is given. FOLDER keeps vectors of the base
+model between runs. Everything at three seeds takes some eight hours of a processor, most of it to embed collections
+anew with what rivals have trained; without crop, ict and tsdae an hour and a half.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
+import logging
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-TRAFFIC = {"scifact": "train", "nfcorpus": "train", "cosqa": "dev", "cranfield": None, "med": None, "xquad": None}
-RANKERS = ("bm25", "base", "rrf", "teacher", "adapted", "fused")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from ragself.cli.console import duration, progress
+from ragself.corpus.cache import VectorCache
+from ragself.progress import Progress
+from tests.benchmarks import passes, rivals
+from tests.benchmarks.rows import Rows
+from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
+
+METHODS = (*passes.PASSES, *rivals.RIVALS)
+TRAINED = ("adapter", "adapter-long", "crop", "ict", "tsdae", "questions")  # within the budget
+PASS = 150.0  # seconds that one takes, roughly
 RESULTS = Path(__file__).parent / "results"
 
 
+@dataclass(frozen=True)
+class Job:
+    """What makes rows: one method on one collection with one seed."""
+
+    collection: str
+    method: str
+    seed: int
+
+
+class Runner:
+    """Measures jobs one after the other."""
+
+    def __init__(self, arguments: argparse.Namespace, work: Path, say: Progress) -> None:
+        self._data, self._work, self._say = arguments.data, work, say
+        self._rivals = rivals.Rivals(arguments.budget, arguments.generator, work, say)
+        self._subjects: dict[str, Subject] = {}
+
+    def subject(self, name: str) -> Subject:
+        """A collection, read once. Its base vectors are where passes keep theirs."""
+        if name not in self._subjects:
+            (self._work / name).mkdir(parents=True, exist_ok=True)
+            cache = VectorCache(self._work / name / "cache.db")
+            self._subjects[name] = Subject(folder_of(self._data, name, self._work), cache, self._say)
+        return self._subjects[name]
+
+    def forecast(self, job: Job) -> float:
+        """Seconds that a job may take."""
+        return PASS if job.method in passes.PASSES else self._rivals.forecast(self.subject(job.collection), job.method)
+
+    def measure(self, job: Job) -> list[dict[str, Any]]:
+        """Rows of a job."""
+        subject = self.subject(job.collection)
+        if job.method in passes.PASSES:
+            traffic = TRAFFIC.get(job.collection) if job.method == "ragself" else None
+            folder = folder_of(self._data, job.collection, self._work)
+            rows = passes.measure(folder, traffic, job.seed, self._work / job.collection, job.method)
+        else:
+            rows = [{"method": job.method, **self._rivals.measure(subject, job.method, job.seed)}]
+        shared = {"collection": job.collection, "seed": job.seed}
+        return [{**shared, "documents": len(subject.texts), "queries": len(subject.asked), **row} for row in rows]
+
+
 def main() -> None:
+    """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--collections", nargs="+", default=list(TRAFFIC))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of training, each rival and seed")
+    parser.add_argument("--generator", help="URL of a vLLM server, or name or path of a causal language model")
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
+    parser.add_argument("--again", action="store_true", help="measure these methods again, also where FILE has them")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="ragself-quality-"))
-    rows = []
-    for name, traffic in TRAFFIC.items():
-        for seed in range(arguments.seeds):
-            rows.append(_bench(arguments.data / name, traffic, seed, work / name))
-            print(json.dumps({key: rows[-1][key] for key in ("dataset", "seed", "decision", "seconds")}), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    command = f"python tests/benchmarks/quality.py DATA --seeds {arguments.seeds}"
-    (RESULTS / "quality.json").write_text(json.dumps({"date": date, "command": command, "runs": rows}, indent=1) + "\n")
-    (RESULTS / "quality.md").write_text(_table(rows, date, command))
+    work.mkdir(parents=True, exist_ok=True)
+    logging.disable(logging.INFO)  # libraries log every model they open
+    command = f"python tests/benchmarks/quality.py DATA --seeds {arguments.seeds} --budget {arguments.budget:g}"
+    rows = Rows(arguments.out, command, (*passes.NOTES, *rivals.NOTES))
+    with progress() as say:
+        _run(Runner(arguments, work, say), _jobs(arguments, rows), rows, arguments.budget)
 
 
-def _bench(directory: Path, traffic: str | None, seed: int, kb: Path) -> dict[str, object]:
-    for path in kb.glob("*"):  # everything but the vectors is made anew
-        if not path.name.startswith("cache.db"):
-            subprocess.run(["rm", "-rf", str(path)], check=True)
-    command = [sys.executable, "-m", "ragself", "bench", str(directory), "--kb", str(kb), "--json", "--quiet"]
-    command += ["--traffic", traffic] if traffic else []
-    environment = {**os.environ, "RAGSELF_TRAIN__SEED": str(seed)}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    result = json.loads(done.stdout)
-    report = result.pop("report")
-    return {**result, "seed": seed, "kind": report["kind"], "weight": report["weight"], "stages": report["seconds"]}
-
-
-def _table(rows: list[dict[str, object]], date: str, command: str) -> str:
-    lines = [
-        f"nDCG@10 on the test split, mean over seeds (± standard deviation where a seed matters); {date}, `{command}`.",
-        "",
-        "| collection | documents | traffic | BM25 | base | RRF | teacher | adapted | fused | gate |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+def _jobs(arguments: argparse.Namespace, rows: Rows) -> list[Job]:
+    """What was not measured yet: the first seed of everything first."""
+    jobs = [
+        Job(collection, method, seed)
+        for seed in range(arguments.seeds)
+        for collection in arguments.collections
+        for method in METHODS
+        if method in arguments.methods
+        and (method != "questions" or arguments.generator)
+        and (method != "ragself" or TRAFFIC.get(collection))
+        and (method not in rivals.FREE or not seed)
     ]
-    for name in TRAFFIC:
-        runs = [row for row in rows if row["dataset"] == name]
-        cells = [_cell([run[ranker]["ndcg@10"] for run in runs]) for ranker in RANKERS]  # type: ignore[index]
-        promoted = sum(run["decision"] == "promote" for run in runs)
-        lines.append(
-            f"| {name} | {runs[0]['documents']} | {runs[0]['traffic']} | " + " | ".join(cells)
-            + f" | promoted {promoted} of {len(runs)} |"
-        )  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return [
+        job
+        for job in jobs
+        if arguments.again or not rows.has(job.collection, job.method, job.seed, _budget(job.method, arguments.budget))
+    ]
 
 
-def _cell(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = statistics.pstdev(known)
-    mean = f"{statistics.mean(known):.4f}"
-    return f"{mean} ± {spread:.4f}" if spread > 0 else mean
+def _budget(method: str, seconds: float) -> float | None:
+    return seconds if method in TRAINED else None
+
+
+def _run(runner: Runner, jobs: Sequence[Job], rows: Rows, budget: float) -> None:
+    for at, job in enumerate(jobs):
+        left = sum(runner.forecast(other) for other in jobs[at:])
+        _say(f"[{at + 1}/{len(jobs)}] {job.collection} {job.method} seed {job.seed}; about {duration(left)} left")
+        date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        for row in runner.measure(job):
+            rows.add({**row, "budget": _budget(row["method"], budget), "date": date})
+            _say(f"{job.collection} {row['method']} seed {job.seed}: nDCG@10 {row['ndcg@10']:.4f}, "
+                 f"learning {row['train_seconds']} s, encoding {row['encode_seconds']} s")  # fmt: skip
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Results of the baselines: one row a collection, method and seed, kept as they come; and the table made of them."""
+"""Results of quality.py: one row a collection, method and seed, kept as they come; and the table made of them."""
 
 from __future__ import annotations
 
@@ -8,54 +8,62 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.subject import TRAFFIC
+
 Row = dict[str, Any]
+PASSES = ("ragself", "cold")
+METHODS = (
+    "bm25", "dense", "rrf", "linear", "sketch", "adapter", "adapter-long", "crop", "ict", "tsdae", "questions",
+    "cold teacher", "cold", "cold fused", "ragself teacher", "ragself", "ragself fused",
+)  # fmt: skip
 
 
 class Rows:
     """The rows in a file, so that an interrupted run goes on where it was."""
 
-    def __init__(self, path: Path, notes: Sequence[str]) -> None:
+    def __init__(self, path: Path, command: str, notes: Sequence[str]) -> None:
         """Read what is there.
 
         Args:
             path: A JSON file; the table is written beside it, as .md.
+            command: What makes all of it.
             notes: What a reader must know, told below the table.
         """
-        self._path, self._notes = path, list(notes)
+        self._path, self._command, self._notes = path, command, list(notes)
         self.rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
 
     def has(self, collection: str, method: str, seed: int, budget: float | None) -> bool:
         """Whether it was measured before; budget is None where nothing is trained."""
-        wanted = [collection, method, seed, budget]
-        return any([row[key] for key in ("collection", "method", "seed", "budget")] == wanted for row in self.rows)
+        return any(_key(row) == [collection, method, seed, budget] for row in self.rows)
 
     def add(self, row: Row) -> None:
-        """Keep a row, and make the table anew."""
-        self.rows.append(row)
+        """Keep a row instead of one that was measured before, and make the table anew."""
+        self.rows = [other for other in self.rows if _key(other) != _key(row)] + [row]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".tmp")
-        beside.write_text(json.dumps({"notes": self._notes, "runs": self.rows}, indent=1) + "\n", encoding="utf-8")
+        beside, told = self._path.with_suffix(".tmp"), {"command": self._command, "notes": self._notes}
+        beside.write_text(json.dumps({**told, "runs": self.rows}, indent=1) + "\n", encoding="utf-8")
         beside.replace(self._path)
         self._path.with_suffix(".md").write_text(self.table(), encoding="utf-8")
 
     def table(self) -> str:
-        """Markdown: quality by collection and method, then what it took."""
-        collections = list(dict.fromkeys(row["collection"] for row in self.rows))
-        methods = list(dict.fromkeys(_label(row) for row in self.rows))
+        """Markdown: quality by collection and method, then decisions and what it took."""
+        collections = _ordered([row["collection"] for row in self.rows], list(TRAFFIC))
+        methods = _ordered([_label(row) for row in self.rows], METHODS)
         dates = sorted({row["date"] for row in self.rows})
         lines = [
             f"Test split; mean ± standard deviation over the seeds, of which the number stands in brackets where there "
-            f"is more than one; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}.",
+            f"is more than one; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, `{self._command}`. Dash: not "
+            "measured. Intervals over queries are in the JSON file beside this one.",
         ]
-        for title, cell in (
-            ("nDCG@10", lambda runs: _mean([run["ndcg@10"] for run in runs], 4)),
-            ("recall@100", lambda runs: _mean([run["recall@100"] for run in runs], 4)),
-            ("steps / seconds of training / seconds of encoding", _cost),
+        passes = [method for method in methods if method in PASSES]
+        for title, names, cell in (
+            ("nDCG@10", methods, lambda runs: _mean([run["ndcg@10"] for run in runs], 4)),
+            ("recall@100", methods, lambda runs: _mean([run["recall@100"] for run in runs], 4)),
+            ("what the gate decided: candidates promoted, and which", passes, _decided),
+            ("steps / seconds of training / seconds of encoding", methods, _cost),
         ):
-            lines += ["", f"**{title}**", "", *self._grid(methods, collections, cell)]
-        lines += ["", *(f"- {note}" for note in self._notes)]
-        commands = dict.fromkeys(row["command"] for row in self.rows)
-        return "\n".join([*lines, "", "Commands:", "", *(f"    {command}" for command in commands)]) + "\n"
+            lines += ["", f"**{title}**", "", *self._grid(names, collections, cell)]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self._notes)]) + "\n"
 
     def _grid(self, methods: Sequence[str], collections: Sequence[str], cell: Callable[[list[Row]], str]) -> list[str]:
         lines = ["| method, budget | " + " | ".join(collections) + " |", "|---" * (len(collections) + 1) + "|"]
@@ -64,6 +72,26 @@ class Rows:
                     for name in collections]  # fmt: skip
             lines.append(f"| {method} | " + " | ".join(cell(own) if own else "-" for own in runs) + " |")
         return lines
+
+
+def _key(row: Row) -> list[Any]:
+    return [row[key] for key in ("collection", "method", "seed", "budget")]
+
+
+def _ordered(names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Each once, as in an order, whatever came with a budget after a comma."""
+    found = dict.fromkeys(names)
+    return sorted(found, key=lambda name: order.index(plain) if (plain := name.partition(",")[0]) in order else 99)
+
+
+def _decided(runs: Sequence[Row]) -> str:
+    """How many of the runs ended with a switch, and the candidates that stood before the gate.
+
+    >>> _decided([{"decision": "keep", "candidate": "hybrid"}, {"decision": "promote", "candidate": "hybrid"}])
+    '1 of 2: hybrid'
+    """
+    names = ", ".join(dict.fromkeys(run["candidate"] or "none" for run in runs))
+    return f"{sum(run['decision'] == 'promote' for run in runs)} of {len(runs)}: {names}"
 
 
 def _label(row: Row) -> str:

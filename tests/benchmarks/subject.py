@@ -9,15 +9,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from ragself.cli.bench import RRF_DEPTH, _reciprocal_ranks, read
 from ragself.config import EncoderConfig
 from ragself.corpus.cache import VectorCache
+from ragself.corpus.words import words
 from ragself.learn.candidates import Bm25
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress
+from tests.benchmarks.languages import nonenglish
 from tests.benchmarks.trainers import Clock
+
+TRAFFIC = {
+    "scifact": "train", "nfcorpus": "train", "cosqa": "dev", "cranfield": None, "med": None,
+    "xquad": None, "xquad-de": None, "xquad-es": None,
+}  # fmt: skip
+"""The collections, and the split of each whose queries are what users asked; None where there is none."""
+
+
+def folder_of(data: Path, name: str, work: Path) -> Path:
+    """The BEIR folder of a collection. A name such as xquad-de is XQuAD in another language, made in `work`."""
+    folder, (plain, _, language) = data / name, name.partition("-")
+    if language and not folder.exists():
+        return nonenglish(data / plain, language, work / "data" / name)
+    return folder
 
 
 class Subject:
@@ -57,8 +74,8 @@ class Subject:
         return out
 
 
-def untrained(subject: Subject, method: str) -> NDArray[Any]:
-    """Scores of every document for every query by bm25, dense, rrf or linear."""
+def untrained(subject: Subject, method: str, seed: int = 0) -> NDArray[Any]:
+    """Scores of every document for every query by bm25, dense, rrf, linear or sketch."""
     rankers: dict[str, Callable[[], NDArray[Any]]] = {
         "bm25": lambda: subject.lexical,
         "dense": lambda: subject.dense,
@@ -68,6 +85,7 @@ def untrained(subject: Subject, method: str) -> NDArray[Any]:
             + 1e-9 * subject.dense
         ),
         "linear": lambda: linear(subject.lexical, subject.dense),
+        "sketch": lambda: 0.8 * subject.dense + 0.2 * sketched(subject.asked, subject.texts, seed),
     }
     return rankers[method]()
 
@@ -75,6 +93,21 @@ def untrained(subject: Subject, method: str) -> NDArray[Any]:
 def linear(lexical: NDArray[np.float32], dense: NDArray[np.float32], weight: float = 0.5) -> NDArray[np.float32]:
     """`weight` of the dense score and the rest of the lexical one, each scaled over its list of each query."""
     return weight * _scaled(dense, np.isfinite(dense)) + (1.0 - weight) * _scaled(lexical, lexical > 0)
+
+
+def sketched(asked: Sequence[str], texts: Sequence[str], seed: int, width: int = 1024) -> NDArray[np.float32]:
+    """Cosine of random projections of the words that queries and documents hold, by rarity, (queries, documents)."""
+    held = [sorted(set(words(text))) for text in [*texts, *asked]]
+    vocabulary = {word: column for column, word in enumerate(sorted({word for some in held for word in some}))}
+    columns = np.array([vocabulary[word] for some in held for word in some], dtype=np.int64)
+    starts = np.cumsum([0, *map(len, held)])
+    frequency = np.bincount(columns[: starts[len(texts)]], minlength=len(vocabulary))
+    rarity = np.maximum(np.log((len(texts) + 1) / (frequency + 0.5)), 0.0).astype(np.float32)
+    bags = csr_matrix((rarity[columns], columns, starts), shape=(len(held), len(vocabulary)))
+    random = np.random.default_rng(seed).normal(size=(len(vocabulary), width)).astype(np.float32)
+    vectors = bags @ random
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    return np.asarray(vectors[len(texts) :] @ vectors[: len(texts)].T, dtype=np.float32)
 
 
 def _scaled(scores: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import pytest
 from ragself import Chunk, Config, Embedding, KnowledgeBase
 from ragself.errors import InputError
 from ragself.models.fusion import count, lexical_scores
-from ragself.models.hybrid import UNTRAINED, Hybrid
+from ragself.models.hybrid import STRENGTH, Hybrid
 from ragself.models.lexicon import Lexicon
 from ragself.schema import Hit
 from ragself.serve import fused
@@ -28,7 +28,7 @@ def exactly(kb: KnowledgeBase) -> Expected:
     chunks = store.journal.chunks()
     texts = [chunk.text for chunk in chunks]
     counted, vectors = [count(text) for text in texts], store.base.documents(texts)
-    lexicon, strength, map = Lexicon.fit(texts), UNTRAINED, (lambda given: given)
+    lexicon, strength, map = Lexicon.fit(texts), STRENGTH, (lambda given: given)
     if isinstance(adapter, Hybrid):
         lexicon, strength = adapter.lexicon, adapter.strength
         map = lambda given: adapter.residual.documents(given, [])

@@ -10,7 +10,7 @@ from ragself.schema import Chunk
 from tests.benchmarks.languages import nonenglish
 from tests.benchmarks.pairs import cloze, crops, damaged, holds, known_items, sentences, stream
 from tests.benchmarks.rows import Rows
-from tests.benchmarks.subject import linear
+from tests.benchmarks.subject import linear, sketched
 
 REST = "What follows it says eight different words at the least, or more."
 TEXT = st.lists(st.sampled_from(["Alpha beta.", "Gamma delta epsilon!", "Zeta\n", "eta theta", ". ", "Iota?"])).map(
@@ -125,24 +125,43 @@ def test_linear_fusion_scales_each_list_and_leaves_out_what_is_not_listed() -> N
     assert linear(lexical, dense) == pytest.approx(np.array(expected))
 
 
+def test_a_sketch_of_words_finds_texts_that_share_rare_ones() -> None:
+    texts = ["the heron stands", "the lake lies still", "the road ends", ""]
+    scores = sketched(["where does the heron stand?", ""], texts, seed=0)
+    assert scores.shape == (2, 4)
+    assert scores[0].argmax() == 0
+    assert not scores[1].any()
+    assert not scores[:, 3].any()
+
+
 def test_rows_are_kept_and_not_measured_twice(tmp_path) -> None:
-    path = tmp_path / "results" / "baselines.json"
-    rows = Rows(path, ["A note."])
+    path = tmp_path / "results" / "quality.json"
+    rows = Rows(path, "python", ["A note."])
     for seed, value in enumerate([0.5, 0.7]):
         rows.add(row("crop", seed, 60.0, value))
     rows.add(row("bm25", 0, None, 0.25))
-    again = Rows(path, ["A note."])
+    again = Rows(path, "python", ["A note."])
     assert again.has("med", "crop", 1, 60.0)
     assert again.has("med", "bm25", 0, None)
     assert not again.has("med", "crop", 1, 600.0)
     assert not again.has("med", "crop", 2, 60.0)
-    assert "| crop, 60 s | 0.6000 ± 0.1000 (2) |" in path.with_suffix(".md").read_text()
-    assert "| bm25 | - / - / - |" in again.table()
+    table = path.with_suffix(".md").read_text()
+    assert "| crop, 60 s | 0.6000 ± 0.1000 (2) |" in table
+    assert "| bm25 | - / - / - |" in table
+    assert table.index("| bm25") < table.index("| crop")  # in the order of the methods, not of measuring
+
+
+def test_a_row_that_is_measured_again_takes_the_place_of_the_old_one(tmp_path) -> None:
+    rows = Rows(tmp_path / "quality.json", "python", [])
+    for value, decision in ((0.5, "keep"), (0.7, "promote")):
+        rows.add({**row("cold", 0, None, value), "decision": decision, "candidate": "hybrid"})
+    assert [kept["ndcg@10"] for kept in rows.rows] == [0.7]
+    assert "| cold | 1 of 1: hybrid |" in rows.table()
 
 
 def row(method: str, seed: int, budget: float | None, value: float) -> dict[str, object]:
     costs = dict.fromkeys(("steps", "train_seconds", "encode_seconds"), None if budget is None else 3)
     return {
         "collection": "med", "method": method, "seed": seed, "budget": budget, "ndcg@10": value, "recall@100": value,
-        "date": "2026-11-28", "command": "python", **costs,
+        "date": "2026-11-28", **costs,
     }  # fmt: skip

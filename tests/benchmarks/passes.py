@@ -1,0 +1,59 @@
+"""Whole passes of ragself on a labelled collection: `ragself bench` in a process of its own, with the defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PASSES = ("cold", "ragself")
+ROWS = {"teacher": " teacher", "adapted": "", "fused": " fused"}  # ranker of `ragself bench`, and its name after a pass
+LEARNING = ("study", "train", "judge")  # stages
+NOTES = (
+    "ragself: with the queries of a split that is not measured, where there is one, and without labels; cold: with "
+    "neither. Adapted is one plain vector query, fused search mode fused; of the candidate, whatever the gate decided. "
+    "The teacher is what an adapter learns towards.",
+    "Seconds of ragself are wall time of learning, judging included, and encoding of what is held out for that.",
+)
+
+
+def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of one pass: the candidate, the same in mode fused, and the teacher.
+
+    Args:
+        folder: BEIR folder.
+        traffic: Split whose queries are what users asked; None for none.
+        seed: Of probes and training.
+        kb: Folder of the knowledge base, made anew but for cache.db, its base vectors.
+        name: Of the method, ``cold`` or ``ragself``.
+
+    Raises:
+        subprocess.CalledProcessError: The pass failed; it has said why on stderr.
+    """
+    for path in kb.glob("*"):
+        if not path.name.startswith("cache.db"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    command = [sys.executable, "-m", "ragself", "bench", str(folder), "--kb", str(kb), "--json", "--quiet"]
+    command += ["--traffic", traffic] if traffic else []
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "RAGSELF_TRAIN__SEED": str(seed), "PYTHONPATH": path}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    result = json.loads(done.stdout)
+    report = result["report"]
+    weight = report["weight"]
+    found = {
+        "traffic": result["traffic"], "decision": result["decision"], "reason": result["reason"],
+        "candidate": report["candidate"], "weight": weight["weight"] if weight else None,
+        "train_seconds": round(sum(report["seconds"].get(stage, 0.0) for stage in LEARNING), 1),
+        "steps": None, "encode_seconds": None, "stages": report["seconds"],
+    }  # fmt: skip
+    return [
+        {"method": name + suffix, **result[ranker], **found}
+        for ranker, suffix in ROWS.items()
+        if result[ranker]["ndcg@10"] is not None
+    ]
