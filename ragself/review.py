@@ -61,8 +61,8 @@ def review(
         now, then = store.adapter(version), store.adapter(before)
         lesson = study(probes, chunks, store.base, then, supervision.scorer, narrowed(config), 0, progress)
     rows = np.arange(len(probes))
-    after = judge(lesson, rows, now, weight, config.gate)["utility"]
-    change = after - judge(lesson, rows, then, weight, config.gate)["utility"]
+    earlier, later = judge(lesson, rows, [then, now], weight, config.gate)
+    change = later["utility"] - earlier["utility"]
     if len(change) < config.gate.min_probes:
         return None
     interval = bootstrap(change, _CONFIDENCE, weights=weights(lesson, rows, config.gate))

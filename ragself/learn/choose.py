@@ -50,29 +50,25 @@ def choose(
         live: Adapter of the live version; None for the base model.
         weight: The teacher's.
         config: Of the gate.
-        progress: Told of each that is judged.
+        progress: Told of documents that they rank.
     """
     rows, depth = study.rows("select"), study.depth(config.k)
-    before, counts = judge(study, rows, live, weight, config), weights(study, rows, config)
-    table: list[dict[str, Any]] = []
-    seen = dict(adapters)
+    counts, table, seen = weights(study, rows, config), list[dict[str, Any]](), dict(adapters)
 
-    def look(name: str) -> None:
-        progress("judge", len(table), len(seen))
-        decision = decide(before, judge(study, rows, seen[name], weight, config), config, depth, counts)
-        table.append({"name": name, "passes": decision.promote, "reason": decision.reason, "figures": decision.figures})
+    def look(some: Mapping[str, Adapter]) -> None:
+        before, *after = judge(study, rows, [live, *some.values()], weight, config, progress)
+        for name, values in zip(some, after, strict=True):
+            found = decide(before, values, config, depth, counts)
+            table.append({"name": name, "passes": found.promote, "reason": found.reason, "figures": found.figures})
 
-    for name in adapters:
-        look(name)
+    look(adapters)
     best = _best(table, depth)
     # Where none passes, one between the base model and the best may do no harm; but none that reads all documents.
     if not best["passes"] and not reads(seen[best["name"]], "document"):
         weaker = {f"{best['name']} x {alpha:g}": adapters[best["name"]].faded(alpha) for alpha in FADES}
         seen |= weaker
-        for name in weaker:
-            look(name)
+        look(weaker)
         best = _best(table, depth)
-    progress("judge", len(seen), len(seen))
     return Choice(best["name"], seen[best["name"]], table)
 
 
@@ -90,7 +86,7 @@ def confirm(
         tries: Candidates that this live version has seen off before.
     """
     rows = study.rows("confirm")
-    before, after = (judge(study, rows, each, weight, config) for each in (live, adapter))
+    before, after = judge(study, rows, [live, adapter], weight, config)
     return decide(before, after, config, study.depth(config.k), weights(study, rows, config), tries)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -142,7 +143,7 @@ class Lexicon:
         Returns:
             (n, r + 1) float32.
         """
-        counts, terms, lengths = _count(texts)
+        counts, terms, lengths = _counted(tuple(texts)) if side == "document" else _count(texts)
         keys, bits = _hash(terms, 8 + dimensions // 8)
         rows, known = self._lookup(keys)
         factors = self._factors(counts, rows, known, side)
@@ -211,6 +212,12 @@ def _count(texts: Sequence[str]) -> tuple[csr_matrix, tuple[str, ...], NDArray[n
     vocabulary = Vocabulary.build(tokenised)
     lengths = np.array([len(tokens) for tokens in tokenised], dtype=np.float64)
     return vocabulary.counts(tokenised), vocabulary.terms, lengths
+
+
+@lru_cache(maxsize=2)
+def _counted(texts: tuple[str, ...]) -> tuple[csr_matrix, tuple[str, ...], NDArray[np.float64]]:
+    """The same, remembered for the next adapter that is asked for these documents; nobody may change it."""
+    return _count(texts)
 
 
 def _hash(terms: Sequence[str], size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:

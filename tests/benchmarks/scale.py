@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from ragself.config import TeacherConfig, TrainConfig
+from ragself.config import GateConfig, TeacherConfig, TrainConfig
 from ragself.learn.judge import judge
 from ragself.learn.students import teach
 from ragself.learn.study import study
@@ -71,7 +71,7 @@ def main() -> None:
     adapter = teach("hybrid", lesson, lesson.rows("train"), lexicon, 2.5, TrainConfig())
     seconds["train hybrid"] = time.perf_counter() - began
     began = time.perf_counter()
-    judge(lesson, lesson.rows("select")[:200], adapter, 2.5, 10)
+    judge(lesson, lesson.rows("select")[:200], [None, adapter], 2.5, GateConfig())
     seconds["map and judge all documents"] = time.perf_counter() - began
     print(
         json.dumps(

@@ -11,6 +11,7 @@ from ragself.models.residual import Residual
 from ragself.schema import Probe
 
 P = 80
+Values = dict[str, np.ndarray]
 CONFIG = GateConfig(min_probes=30)
 
 
@@ -33,8 +34,11 @@ def judges(monkeypatch: pytest.MonkeyPatch, gain: dict[float, float], harm: dict
     """Have adapters, known by their size, gain so much utility, and find known items so much worse."""
     asked = []
 
-    def judge(study: Study, rows: np.ndarray, adapter: Residual | None, *_: object) -> dict[str, np.ndarray]:
+    def judge(study: Study, rows: np.ndarray, adapters: Sequence[Residual | None], *_: object) -> list[Values]:
         asked.append(rows.tolist())
+        return [one(rows, adapter) for adapter in adapters]
+
+    def one(rows: np.ndarray, adapter: Residual | None) -> Values:
         wobble = np.random.default_rng(0).normal(size=len(rows)) * 1e-3
         base = np.full(len(rows), 0.5)
         up, down = gain.get(size(adapter), 0.0), harm.get(size(adapter), 0.0)
@@ -74,11 +78,3 @@ def test_choosing_sees_the_select_split_alone_and_the_gate_the_confirm_split(
     asked.clear()
     assert confirm(study, sized(1), None, 3.0, CONFIG, 0).promote
     assert all(row % 2 == 1 for rows in asked for row in rows)
-
-
-def test_each_is_told(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    judges(monkeypatch, {}, {})
-    told: list[tuple[str, int, int]] = []
-    choose(study, {"a": sized(1), "b": sized(2)}, None, 3.0, CONFIG, lambda *what: told.append(what))
-    assert told[0] == ("judge", 0, 2)
-    assert told[-1] == ("judge", 5, 5)

@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from ragself.config import GateConfig, TeacherConfig
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.words import words
+from ragself.learn import judge as module
 from ragself.learn.filters import judge_probes
 from ragself.learn.judge import judge
 from ragself.learn.metrics import utility
 from ragself.learn.study import Study, _quotes, study, without
 from ragself.learn.teacher import law
 from ragself.models.adapter import normalise
+from ragself.models.hybrid import Hybrid
+from ragself.models.lexicon import Lexicon
 from ragself.models.ngram import NgramScorer
 from ragself.models.residual import Residual
 from ragself.models.vectors import BaseVectors
@@ -293,7 +296,7 @@ def test_a_study_says_which_probes_can_teach_and_why_the_others_cannot(base: Bas
 def of(found: Study, rows: list[int], min_probes: int) -> NDArray[np.float64]:
     """The utility of probes of the base model, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
-    values = judge(found, np.arange(len(found.probes)), None, 1.0, config)["utility"]
+    values = judge(found, np.arange(len(found.probes)), [None], 1.0, config)[0]["utility"]
     mass = law(found.gains[rows], found.base[rows], 1.0, found.tau)
     assert found.depth(2) == 1
     np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
@@ -308,7 +311,7 @@ def test_probes_that_the_teacher_has_nothing_to_say_about_do_not_judge_the_utili
 
 def test_known_items_are_judged_though_the_teacher_has_nothing_to_say_about_them() -> None:
     found = told([MUTE, SILENT, TELLING, TELLING], "kkkt")
-    values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=1))
+    values = judge(found, np.arange(4), [None], 1.0, GateConfig(k=2, min_probes=1))[0]
     assert {name: len(value) for name, value in values.items()} == {
         "utility": 1,
         "careful utility": 1,
@@ -325,7 +328,7 @@ def test_probes_that_nobody_was_asked_about_are_known_items_and_nothing_else() -
     found = told([TELLING, UNASKED, TELLING, UNASKED], "tkkk")
     assert found.judged[0].tolist() == [True, False, True, False]
     assert not found.judged[1]
-    values = judge(found, np.arange(4), None, 1.0, GateConfig(k=2, min_probes=30))
+    values = judge(found, np.arange(4), [None], 1.0, GateConfig(k=2, min_probes=30))[0]
     assert {name: len(value) for name, value in values.items()} == {
         "utility": 2,
         "careful utility": 2,
@@ -370,5 +373,34 @@ def test_a_probe_that_is_not_scored_costs_nothing_and_changes_nothing_else(base:
 
 def test_where_the_teacher_says_nothing_at_all_there_is_no_utility() -> None:
     found = told([MUTE, SILENT], "kt")
-    values = judge(found, np.arange(2), None, 1.0, GateConfig(k=2, min_probes=1))
+    values = judge(found, np.arange(2), [None], 1.0, GateConfig(k=2, min_probes=1))[0]
     assert (values["utility"].shape, values["ndcg"].shape) == ((0,), (1,))
+
+
+@pytest.mark.parametrize("block", [1, 2, 1000])
+def test_documents_are_ranked_alike_whatever_the_blocks_and_whoever_is_judged_beside(
+    base: BaseVectors, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    probes = [probe("title", "Harbour wall", "own"), probe("span", BODY, "own"), probe("traffic", "filler3", None)]
+    found = look(base, probes, CHUNKS)
+    random = np.random.default_rng(0)
+    down, up = random.normal(size=(2, found.queries.shape[1], 4)).astype(np.float32)
+    lexicon = Lexicon.fit(found.texts[: found.size])
+    some = [None, Residual(down, up.T), Hybrid.around(Residual(down, 0 * up.T), lexicon, 0.1, 64, found.texts)]
+    rows, config = np.arange(3), GateConfig(k=2, min_probes=1)
+    monkeypatch.setattr(module, "_BLOCK", block)
+    together = judge(found, rows, some, 1.0, config)
+    for adapter, values in zip(some, together, strict=True):
+        queries, documents = found.queries, found.documents
+        if adapter is not None:
+            queries = adapter.queries(queries, [p.text for p in found.probes])
+            documents = adapter.documents(documents, found.texts)
+        scores = queries @ documents.T
+        for row in range(2):  # a loop over all documents but the source and the passage itself
+            own = scores[row, found.positive[row]]
+            others = set(range(found.size)) - {int(found.source[row]), int(found.positive[row])}
+            rank = 1 + sum(scores[row, other] > own + 1e-6 for other in others)
+            assert values["mrr"][row] == pytest.approx(1 / rank if rank <= 2 else 0.0)
+        alone = judge(found, rows, [adapter], 1.0, config)[0]
+        for name in values:
+            np.testing.assert_allclose(values[name], alone[name], rtol=1e-5)

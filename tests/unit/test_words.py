@@ -50,6 +50,12 @@ def test_words_hold_nothing_but_letters_and_digits_and_are_never_empty(text: str
         assert word == word.lower()
 
 
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+@settings(deadline=None)
+def test_ascii_is_read_like_any_other_text(text: str) -> None:
+    assert words(text) == words(f"{text} \u00e9")[:-1]  # a letter beyond it takes the other path
+
+
 def test_a_lone_surrogate_is_no_word_and_no_error() -> None:
     assert words("a \ud800 b") == ["a", "b"]
 
