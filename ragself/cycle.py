@@ -161,7 +161,7 @@ def _learn(
         folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, lexicon, weight.weight, config, progress)
     with clock("judge"):
-        best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress)
+        best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress, UNTRAINED)
         decision = confirm(lesson, best.adapter, adapter, weight.weight, config.gate, store.registry.seen_off())
     report = replace(
         report,

@@ -9,6 +9,7 @@ from typing import Any
 from ragself.config import GateConfig
 from ragself.learn.gate import Decision, decide
 from ragself.learn.judge import judge, weights
+from ragself.learn.metrics import Values, bootstrap
 from ragself.learn.study import Study
 from ragself.models.adapter import Adapter
 from ragself.models.lora import reads
@@ -39,10 +40,13 @@ def choose(
     weight: float,
     config: GateConfig,
     progress: Progress = silent,
+    plain: str | None = None,
 ) -> Choice:
     """The candidate that passes with the highest utility, of the select split; weaker ones where none passes.
 
-    One candidate alone goes before the gate, so that many do not give chance many chances.
+    One candidate alone goes before the gate, so that many do not give chance many chances. One that learned nothing
+    must be better beyond doubt than those that did: where both pass alike, what was learned helped more often than
+    not, on all collections measured.
 
     Args:
         study: The probes.
@@ -51,18 +55,25 @@ def choose(
         weight: The teacher's.
         config: Of the gate.
         progress: Told of documents that they rank.
+        plain: Name of the candidate that learned nothing; None where there is none.
     """
     rows, depth = study.rows("select"), study.depth(config.k)
     counts, table, seen = weights(study, rows, config), list[dict[str, Any]](), dict(adapters)
+    utilities: dict[str, Values] = {}
 
     def look(some: Mapping[str, Adapter]) -> None:
         before, *after = judge(study, rows, [live, *some.values()], weight, config, progress)
         for name, values in zip(some, after, strict=True):
-            found = decide(before, values, config, depth, counts)
+            found, utilities[name] = decide(before, values, config, depth, counts), values["utility"]
             table.append({"name": name, "passes": found.promote, "reason": found.reason, "figures": found.figures})
 
     look(adapters)
     best = _best(table, depth)
+    learned = [row for row in table if row["passes"] and row["name"] != plain]
+    if best["name"] == plain and learned:
+        second = _best(learned, depth)
+        ahead = bootstrap(utilities[best["name"]] - utilities[second["name"]], config.confidence, weights=counts)
+        best = best if ahead.low > 0 else second
     # Where none passes, one between the base model and the best may do no harm; but none that reads all documents.
     if not best["passes"] and not reads(seen[best["name"]], "document"):
         weaker = {f"{best['name']} x {alpha:g}": adapters[best["name"]].faded(alpha) for alpha in FADES}

@@ -61,6 +61,28 @@ def test_the_best_that_passes_is_chosen_and_none_is_faded(study: Study, monkeypa
     assert [(row["name"], row["passes"]) for row in found.table] == [("a", True), ("b", False), ("c", True)]
 
 
+@pytest.mark.parametrize(
+    ("gains", "harm", "chosen"),
+    [
+        ((0.3, 0.3), {}, "learned"),  # alike
+        ((0.3, 0.2), {}, "plain"),  # better beyond doubt
+        ((0.3, 0.3), {2.0: 0.2}, "plain"),  # the other does not pass
+        ((0.2, 0.3), {}, "learned"),
+    ],
+)
+def test_what_learned_nothing_must_be_better_beyond_doubt(
+    study: Study, monkeypatch: pytest.MonkeyPatch, gains: tuple[float, float], harm: dict[float, float], chosen: str
+) -> None:
+    judges(monkeypatch, {1.0: gains[0], 2.0: gains[1]}, harm)
+    found = choose(study, {"plain": sized(1), "learned": sized(2)}, None, 3.0, CONFIG, plain="plain")
+    assert found.name == chosen
+
+
+def test_one_that_learned_nothing_is_chosen_where_it_is_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    judges(monkeypatch, {1.0: 0.3}, {})
+    assert choose(study, {"plain": sized(1)}, None, 3.0, CONFIG, plain="plain").name == "plain"
+
+
 def test_where_none_passes_the_best_is_faded(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     judges(monkeypatch, {4.0: 0.3, 3.0: 0.25, 2.0: 0.2, 1.0: 0.1}, {4.0: 0.2, 3.0: 0.1})
     found = choose(study, {"a": sized(4)}, None, 3.0, CONFIG)
