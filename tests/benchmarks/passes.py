@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PASSES = ("cold", "ragself")
+PASSES: dict[str, dict[str, str]] = {  # and settings other than the defaults
+    "cold": {},
+    "ragself": {},
+    "lora": {"RAGSELF_TRAIN__ADAPTERS": '["hybrid", "residual", "lora"]'},
+}
 ROWS = {"teacher": " teacher", "adapted": "", "fused": " fused"}  # ranker of `ragself bench`, and its name after a pass
 LEARNING = ("study", "train", "judge")  # stages
 NOTES = (
     "ragself: with the queries of a split that is not measured, where there is one, and without labels; cold: with "
-    "neither. Adapted is one plain vector query, fused search mode fused; of the candidate, whatever the gate decided. "
-    "The teacher is what an adapter learns towards.",
+    "neither; lora: as ragself, with LoRA on queries under the hybrid as one more candidate. Each is one plain vector "
+    "query by the candidate, whatever the gate decided; fused is search mode fused of the same; the teacher is what an "
+    "adapter learns towards.",
     "Seconds of ragself are wall time of learning, judging included, and encoding of what is held out for that.",
 )
 
@@ -29,7 +34,7 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
         traffic: Split whose queries are what users asked; None for none.
         seed: Of probes and training.
         kb: Folder of the knowledge base, made anew but for cache.db, its base vectors.
-        name: Of the method, ``cold`` or ``ragself``.
+        name: Of the method, one of `PASSES`.
 
     Raises:
         subprocess.CalledProcessError: The pass failed; it has said why on stderr.
@@ -41,7 +46,7 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
     command += ["--traffic", traffic] if traffic else []
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "RAGSELF_TRAIN__SEED": str(seed), "PYTHONPATH": path}
+    environment = {**os.environ, **PASSES[name], "RAGSELF_TRAIN__SEED": str(seed), "PYTHONPATH": path}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     result = json.loads(done.stdout)
     report = result["report"]
@@ -55,5 +60,5 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
     return [
         {"method": name + suffix, **result[ranker], **found}
         for ranker, suffix in ROWS.items()
-        if result[ranker]["ndcg@10"] is not None
+        if result[ranker]["ndcg@10"] is not None and (name, ranker) != ("lora", "teacher")  # which is ragself's
     ]

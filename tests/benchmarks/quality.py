@@ -5,10 +5,10 @@
         [--budget 60] [--generator URL-or-path] [--work FOLDER] [--out FILE] [--again]
 
 DATA holds BEIR folders. Labels are used for reporting only, the defaults are the same for all. Methods are `ragself`,
-a pass with unlabelled queries, `cold`, a pass without any, both in passes.py, and those in rivals.py. A row is kept as
-soon as it is measured; what is in FILE is not measured again, unless --again is given. FOLDER keeps vectors of the base
-model between runs. Everything at three seeds takes some eight hours of a processor, most of it to embed collections
-anew with what rivals have trained; without crop, ict and tsdae an hour and a half.
+a pass with unlabelled queries, `cold`, a pass without any, and `lora`, all in passes.py, and those in rivals.py. A row
+is kept as soon as it is measured; what is in FILE is not measured again, unless --again is given. FOLDER keeps vectors
+of the base model between runs. Everything at three seeds takes some eight hours of a processor, most of it to embed
+collections anew with what rivals have trained; without crop, ict and tsdae two.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Runner:
         """Rows of a job."""
         subject = self.subject(job.collection)
         if job.method in passes.PASSES:
-            traffic = TRAFFIC.get(job.collection) if job.method == "ragself" else None
+            traffic = None if job.method == "cold" else TRAFFIC.get(job.collection)
             folder = folder_of(self._data, job.collection, self._work)
             rows = passes.measure(folder, traffic, job.seed, self._work / job.collection, job.method)
         else:
@@ -114,7 +114,7 @@ def _jobs(arguments: argparse.Namespace, rows: Rows) -> list[Job]:
         for method in METHODS
         if method in arguments.methods
         and (method != "questions" or arguments.generator)
-        and (method != "ragself" or TRAFFIC.get(collection))
+        and (method not in ("ragself", "lora") or TRAFFIC.get(collection))
         and (method not in rivals.FREE or not seed)
     ]
     return [

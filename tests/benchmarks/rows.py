@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.passes import PASSES
 from tests.benchmarks.subject import TRAFFIC
 
 Row = dict[str, Any]
-PASSES = ("ragself", "cold")
 METHODS = (
     "bm25", "dense", "rrf", "linear", "sketch", "adapter", "adapter-long", "crop", "ict", "tsdae", "questions",
-    "cold teacher", "cold", "cold fused", "ragself teacher", "ragself", "ragself fused",
+    "cold teacher", "cold", "cold fused", "ragself teacher", "ragself", "ragself fused", "lora", "lora fused",
 )  # fmt: skip
 
 
