@@ -88,24 +88,24 @@ def calibrate(study: Study, rows: NDArray[np.int64], agreement: Values, confiden
         return replace(found, reason=f"{found.reason}; {len(rows)} hard known items, {NEED} are needed to object")
     ranks = {weight: reciprocal_ranks(study, rows, weight) for weight in (0.0, CAREFUL, WEIGHT)}
     evidence = {f"{weight:g}": float(values.mean()) for weight, values in ranks.items()}
-    weight, reason = found.weight, f"{found.reason}; {len(rows)} hard known items do not object"
+    weight, reason = found.weight, f"{found.reason}, and {len(rows)} hard known items do not object"
     for less in (CAREFUL, 0.0):
         if less < weight and bootstrap(ranks[less] - ranks[weight], confidence).low > 0:
-            reason = f"{found.reason}, but {len(rows)} hard known items are found better than at {weight:g}"
+            reason = f"{found.reason}, but {len(rows)} hard known items are found better at {less:g}"
             weight = less
     return replace(found, weight=weight, reason=reason, evidence=evidence)
 
 
 def _agreed(agreement: Values, confidence: float) -> Calibration:
     if len(agreement) < NEED:
-        reason = f"a careful one: {len(agreement)} probes could show agreement, {NEED} are needed"
+        reason = f"{len(agreement)} probes could show agreement, {NEED} are needed: a careful {CAREFUL:g}"
         return Calibration(CAREFUL, reason)
     interval = bootstrap(agreement, confidence)
     figures = {"mean": interval.mean, "low": interval.low, "high": interval.high, "probes": len(agreement)}
     said = f"{interval.mean:+.2f}, interval {interval.low:+.2f} to {interval.high:+.2f}, {len(agreement)} probes"
     if interval.low > 0:
-        return Calibration(WEIGHT, f"the usual one: the witnesses agree ({said})", agreement=figures)
-    return Calibration(CAREFUL, f"a careful one: the witnesses do not agree ({said})", agreement=figures)
+        return Calibration(WEIGHT, f"the witnesses agree ({said}), which speaks for {WEIGHT:g}", agreement=figures)
+    return Calibration(CAREFUL, f"the witnesses do not agree ({said}), which speaks for {CAREFUL:g}", agreement=figures)
 
 
 def reciprocal_ranks(study: Study, rows: NDArray[np.int64], weight: float) -> Values:
