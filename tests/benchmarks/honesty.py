@@ -1,10 +1,11 @@
 """Is the gate honest? Candidates of good and bad teachers go before it; labels that it never sees tell the truth.
 
-    python tests/benchmarks/honesty.py DATA [--seeds 2] [--work FOLDER] [--collections scifact ...]
+    python tests/benchmarks/honesty.py DATA [--seeds 2] [--work FOLDER] [--collections scifact ...] [--teachers ...]
 
 A run is one collection, one teacher, one kind of adapter and one seed. Teachers: `counted` words as they are; `heavy`,
 the same at a weight of 10; `noisy`, with noise of 1.5 standard deviations on each gain; `shuffled`, gains of other
-candidates; `against`, gains with the sign turned. Candidates are chosen and judged by the same bad teacher, as they
+candidates; `against`, gains with the sign turned; and the last three `unseen`, at the usual weight, as if calibration
+had not noticed. Candidates are chosen and judged by the same bad teacher, as they
 would be. Told are, for all runs, what the gate decided and by how much nDCG@10 on the test split truly changed, with a
 paired 95 % interval; and the confusion table. FOLDER keeps the encoded vectors between runs.
 """
@@ -17,7 +18,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ragself import KnowledgeBase
 from ragself.cli.bench import Collection, _traffic, read
-from ragself.learn.calibrate import weigh
+from ragself.learn.calibrate import WEIGHT, weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.metrics import Values, bootstrap, ndcg, relevance_of
 from ragself.learn.probes import make
@@ -39,7 +40,15 @@ from ragself.models.ngram import NgramScorer
 from tests.benchmarks.subject import TRAFFIC
 
 COLLECTIONS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
-TEACHERS = ("counted", "heavy", "noisy", "shuffled", "against")
+UNSEEN = " unseen"
+TEACHERS = (
+    "counted",
+    "heavy",
+    "noisy",
+    "shuffled",
+    "against",
+    *(f"{t}{UNSEEN}" for t in ("noisy", "shuffled", "against")),
+)
 ADAPTERS = ("untrained", "hybrid", "residual")
 HEAVY, NOISE = 10.0, 1.5
 GAIN = 0.01  # a point of nDCG@10, which the gate should see
@@ -52,11 +61,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--collections", nargs="*", default=list(COLLECTIONS))
+    parser.add_argument("--teachers", nargs="*", choices=TEACHERS, default=list(TEACHERS))
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="ragself-honesty-"))
     rows: list[dict[str, Any]] = []
     for name in arguments.collections:
-        for row in runs(arguments.data / name, TRAFFIC[name], work / name, arguments.seeds):
+        for row in runs(arguments.data / name, TRAFFIC[name], work / name, arguments.seeds, arguments.teachers):
             rows.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
     table = confusion(rows)
@@ -68,7 +78,9 @@ def main() -> None:
     print(json.dumps(table, indent=1))
 
 
-def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iterator[dict[str, Any]]:
+def runs(
+    directory: Path, traffic: str | None, folder: Path, seeds: int, teachers: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """All runs of one collection."""
     collection, asked = read(directory, "test"), _traffic(directory, traffic)
     with KnowledgeBase(folder) as kb:
@@ -80,9 +92,10 @@ def runs(directory: Path, traffic: str | None, folder: Path, seeds: int) -> Iter
             lesson = study(probes, collection.chunks, base, None, NgramScorer, config.teacher, seed)
             settings = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             lexicon = lexicon_of(lesson)
-            for teacher in TEACHERS:
-                taught = misled(lesson, teacher, seed)
-                weight = HEAVY if teacher == "heavy" else weigh(taught, lexicon, settings, counted=True).weight
+            for teacher in teachers:
+                taught = misled(lesson, teacher.removesuffix(UNSEEN), seed)
+                forced = HEAVY if teacher == "heavy" else WEIGHT if teacher.endswith(UNSEEN) else None
+                weight = forced or weigh(taught, lexicon, settings, counted=True).weight
                 if not weight:  # the pass ends here: nothing is trained, and nothing goes before the gate
                     yield run_of(directory.name, teacher, "none", seed, weight)
                 for kind in ADAPTERS if weight else ():
