@@ -45,8 +45,8 @@ def choose(
     """The candidate that passes with the highest utility, of the select split; weaker ones where none passes.
 
     One candidate alone goes before the gate, so that many do not give chance many chances. One that learned nothing
-    must be better beyond doubt than those that did: where both pass alike, what was learned helped more often than
-    not, on all collections measured.
+    must be better beyond doubt than the best of those that did, and find known items as well: where judges differ,
+    what was learned helped more often than not on the collections measured.
 
     Args:
         study: The probes.
@@ -71,9 +71,10 @@ def choose(
     best = _best(table, depth)
     learned = [row for row in table if row["passes"] and row["name"] != plain]
     if best["name"] == plain and learned:
-        second = _best(learned, depth)
+        second, item = _best(learned, depth), f"ndcg@{config.k}"
         ahead = bootstrap(utilities[best["name"]] - utilities[second["name"]], config.confidence, weights=counts)
-        best = best if ahead.low > 0 else second
+        found = best["figures"][item]["after"] >= second["figures"][item]["after"]
+        best = best if ahead.low > 0 and found else second
     # Where none passes, one between the base model and the best may do no harm; but none that reads all documents.
     if not best["passes"] and not reads(seen[best["name"]], "document"):
         weaker = {f"{best['name']} x {alpha:g}": adapters[best["name"]].faded(alpha) for alpha in FADES}

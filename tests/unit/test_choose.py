@@ -67,6 +67,7 @@ def test_the_best_that_passes_is_chosen_and_none_is_faded(study: Study, monkeypa
         ((0.3, 0.3), {}, "learned"),  # alike
         ((0.3, 0.2), {}, "plain"),  # better beyond doubt
         ((0.3, 0.3), {2.0: 0.2}, "plain"),  # the other does not pass
+        ((0.3, 0.2), {1.0: 0.001}, "learned"),  # better, but known items are found worse
         ((0.2, 0.3), {}, "learned"),
     ],
 )
