@@ -21,7 +21,7 @@ NOTES = (
     "neither; lora: as ragself, with LoRA on queries under the hybrid as one more candidate. Each is one plain vector "
     "query by the candidate, whatever the gate decided; fused is search mode fused of the same; the teacher is what an "
     "adapter learns towards.",
-    "Seconds of ragself are those of a whole pass: learning, judging, building the new index, and encoding what is held "
+    "Seconds of ragself are those of a whole pass: learning, judging, building the new index, encoding what is held "
     "out and no earlier pass had encoded.",
 )
 
