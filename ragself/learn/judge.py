@@ -87,10 +87,8 @@ class _Ranking:
         self.ranks += better.sum(axis=1)
 
     def _documents(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        vectors = self._study.documents[rows]
-        return (
-            vectors if self._adapter is None else self._adapter.documents(vectors, [self._study.texts[r] for r in rows])
-        )
+        vectors, texts = self._study.documents[rows], [self._study.texts[row] for row in rows]
+        return vectors if self._adapter is None else self._adapter.documents(vectors, texts)
 
 
 def _values(
