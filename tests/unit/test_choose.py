@@ -77,6 +77,7 @@ def test_what_learned_nothing_must_be_better_beyond_doubt(
     judges(monkeypatch, {1.0: gains[0], 2.0: gains[1]}, harm)
     found = choose(study, {"plain": sized(1), "learned": sized(2)}, None, 3.0, CONFIG, plain="plain")
     assert found.name == chosen
+    assert len(found.table) == 2  # and nothing weaker was looked at
 
 
 def test_one_that_learned_nothing_is_chosen_where_it_is_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
