@@ -1,22 +1,18 @@
-"""Tuning the encoder itself: LoRA learns the teacher's law, alone or under an adapter that stays as it is.
-
-What is trained is written every few seconds, and a killed run goes on with the same bits.
-"""
+"""Tuning the encoder itself: LoRA learns the teacher's law, alone or under an adapter that stays as it is."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
-from ragself.learn import kept
+from ragself.learn.descent import Course, descend
 from ragself.learn.distil import Lesson, Schedule, Student
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
@@ -24,7 +20,6 @@ from ragself.models.lora import Lora
 from ragself.progress import Progress, silent
 
 STAGE = "train lora"
-_SAVED = 20.0  # seconds of work that a kill can cost, and one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,111 +59,43 @@ def tune(
         EncoderError: The encoder has no module for LoRA.
         StoreError: The state cannot be written.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same bits on every machine, as in `train`
-    try:
-        return _Run(lesson, encoder, inner, schedule, state).minimise(progress)
-    finally:
-        torch.set_num_threads(threads)
+    run = _Distillation(lesson, encoder, inner, schedule)
+    course = Course(schedule.steps, schedule.every, schedule.patience)
+    loss, held = descend(run, course, state, progress, STAGE)
+    return Learned(replace(run.student.reader.lora(schedule.sides), inner=inner), loss, held)
 
 
-class _Run:
-    """A student on its way, and where it is kept."""
+class _Distillation:
+    """The student's divergence from its teacher, to be lowered."""
 
-    def __init__(
-        self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule, state: Path | None
-    ) -> None:
+    def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
         self.student = Student(lesson, encoder, inner, schedule)
-        self.lesson, self.schedule, self.inner, self.state = lesson, schedule, inner, state
-        groups = [
-            {"params": list(self.student.reader.weights.values()), "lr": schedule.rate},
-            {"params": [self.student.log_tau], "lr": schedule.rate_tau},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-        self.rates = [schedule.rate, schedule.rate_tau]
+        self.lesson, self.schedule = lesson, schedule
+        self.rates = ((tuple(self.student.reader.weights), schedule.rate), (("log_tau",), schedule.rate_tau))
         self.key = _key(lesson, encoder, inner, schedule)
-        self.step, self.loss, self.held = 0, list[float](), list[float]()
-        self.best = self._weights()
-        if state is not None:
-            self._resume(kept.read(state, self.key))
 
-    def minimise(self, progress: Progress) -> Learned:
-        """Train to the end, or until the held-out probes say that it is enough."""
-        schedule, saved = self.schedule, time.monotonic()
-        if not self.held:
-            self._look()
-        while self.step < schedule.steps and not self._enough():
-            self._take_step()
-            if self.step % schedule.every == 0 or self.step == schedule.steps:
-                self._look()
-            if time.monotonic() - saved > _SAVED or self.step % schedule.every == 0:
-                self._save()
-                saved = time.monotonic()
-            progress(STAGE, self.step, schedule.steps)
-        progress(STAGE, schedule.steps, schedule.steps)
-        with torch.no_grad():
-            for name, weight in self.student.weights.items():
-                weight.copy_(self.best[name])
-        lora = replace(self.student.reader.lora(schedule.sides), inner=self.inner)
-        return Learned(lora, tuple(self.loss), tuple(self.held))
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """LoRA's, and the temperature."""
+        return self.student.weights
 
-    def _take_step(self) -> None:
+    def learn(self, step: int) -> float:
+        """Add the gradient of a batch; its KL divergence."""
         schedule, student, split = self.schedule, self.student, self.lesson.train
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.step + 1) / 5) * (1.0 - self.step / schedule.steps)
-        rows = _batch(len(split.texts), schedule, self.step)
-        columns = student.columns(split, rows, np.random.default_rng([schedule.seed, self.step]))
+        rows = _batch(len(split.texts), schedule, step)
+        columns = student.columns(split, rows, np.random.default_rng([schedule.seed, step]))
         weights = split.weights[rows] / split.weights[rows].sum()
-        self.optimiser.zero_grad()
         total = 0.0
         for part in student.groups(split, rows, columns):  # probes do not depend on each other
             divergence, moved = student.loss(split, rows[part], columns[part])
             loss = divergence @ torch.from_numpy(weights[part])
             (loss + schedule.anchor * moved * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        self.optimiser.step()
-        self.loss.append(total)
-        self.step += 1
+        return total
 
-    def _look(self) -> None:
-        """Compare with the best so far on the held-out probes; without any, the newest is the best."""
-        found = self.student.divergence() if len(self.lesson.held.texts) else 0.0
-        if not self.held or found < min(self.held) or not len(self.lesson.held.texts):
-            self.best = self._weights()
-        self.held.append(found)
-
-    def _enough(self) -> bool:
-        if not len(self.lesson.held.texts):
-            return False
-        return len(self.held) - 1 - int(np.argmin(self.held)) >= self.schedule.patience
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: weight.detach().clone() for name, weight in self.student.weights.items()}
-
-    def _save(self) -> None:
-        if self.state is None:
-            return
-        numbers = {"step": torch.tensor(self.step), "loss": torch.tensor(self.loss, dtype=torch.float64)}
-        numbers["held"] = torch.tensor(self.held, dtype=torch.float64)
-        moments = kept.moments(self.optimiser, self.student.weights)
-        parts = (("now", self.student.weights), ("best", self.best), ("moments", moments))
-        tensors = {f"{part}/{name}": tensor for part, held in parts for name, tensor in held.items()}
-        kept.write(self.state, self.key, numbers | tensors)
-
-    def _resume(self, saved: dict[str, Tensor]) -> None:
-        if not saved:
-            return
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "moments": {}}
-        for key, tensor in saved.items():
-            part, _, name = key.partition("/")
-            if name:
-                parts[part][name] = tensor
-        with torch.no_grad():
-            for name, weight in self.student.weights.items():
-                weight.copy_(parts["now"][name])
-        self.best = parts["best"]
-        kept.restore(self.optimiser, self.student.weights, parts["moments"])
-        self.step, self.loss, self.held = int(saved["step"]), saved["loss"].tolist(), saved["held"].tolist()
+    def look(self) -> float | None:
+        """KL divergence of the held-out probes."""
+        return self.student.divergence() if len(self.lesson.held.texts) else None
 
 
 def _batch(count: int, schedule: Schedule, step: int) -> NDArray[np.int64]:
