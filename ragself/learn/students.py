@@ -87,7 +87,8 @@ def teach(
     if kind == "lora":
         assert bench is not None
         return _tuned(study, rows, weight, config, bench, progress)
-    from ragself.learn.train import Lesson, Schedule, Words, train  # loads torch, which only training needs
+    from ragself.learn.student import Words
+    from ragself.learn.train import Lesson, Schedule, train  # loads torch, which only training needs
 
     used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
@@ -99,7 +100,7 @@ def teach(
         trust(weight, study.lengths[rows]),
         study.tau,
     )
-    schedule = Schedule(config.steps, strength=weight, width=config.sketch, seed=config.seed)
+    schedule = Schedule(steps=config.steps, strength=weight, width=config.sketch, seed=config.seed)
     if kind == "residual":
         learned = train(lesson, schedule, progress, "train residual")
         return Residual(learned.down, learned.up)

@@ -5,17 +5,16 @@ No transformer runs here. The cost of a step depends on the batch and its candid
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from torch import Tensor, nn
-from torch.nn.functional import log_softmax, normalize
+from torch import Tensor
+from torch.nn.functional import log_softmax
 
+from ragself.learn.student import Pace, VectorStudent, Words
 from ragself.learn.teacher import TAU, law
 from ragself.progress import Progress, silent
 
@@ -48,51 +47,16 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """The two sides of the lexical score, as of `Lexicon`.
-
-    Attributes:
-        queries: (P, V) float32 CSR, factors of words in the probes.
-        documents: (N, V) float32 CSR, factors of words in the documents.
-        query_level: (P,) float32, what depends on the length of the probe.
-        document_level: (N,) float32, the same of the documents.
-        balance: (V,) float32, how the sketch divides a word between both.
-    """
-
-    queries: csr_matrix
-    documents: csr_matrix
-    query_level: FloatArray
-    document_level: FloatArray
-    balance: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(Pace):
     """How it is learned. The defaults are the measured best and the same for every collection.
 
     Attributes:
         steps: Of the optimiser, so that few probes are seen more often.
         batch: Probes a step.
-        rank: Of the residual.
-        anchor: Weight of the squared distance to the base vectors, both sides.
-        anchor_words: Weight of the mean square of the logarithms of the word weights.
-        rate, rate_words, rate_scale: Learning rates of the residual, the word weights, and strength and temperature.
-        strength: Weight of the lexical score against the dense one, in the teacher's units, to begin with.
-        width: Dimensions of the sketch that will be served; its noise is added while training.
-        seed: Of initialisation, order and noise.
     """
 
     steps: int = 100
     batch: int = 64
-    rank: int = 64
-    anchor: float = 0.3
-    anchor_words: float = 1e-2
-    rate: float = 4e-3
-    rate_words: float = 3e-2
-    rate_scale: float = 3e-2
-    strength: float = 2.5
-    width: int = 2560
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +96,9 @@ def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage
 
 
 def _minimise(student: _Student, schedule: Schedule, progress: Progress, stage: str) -> Learned:
-    optimiser = torch.optim.AdamW(student.groups(schedule), weight_decay=0.0)
-    rates = [group["lr"] for group in optimiser.param_groups]
+    groups = [{"params": [student.weights[name] for name in names], "lr": rate} for names, rate in student.rates]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    rates = [rate for _, rate in student.rates]
     losses = []
     for step, rows in enumerate(_batches(len(student.lesson.queries), schedule)):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -158,40 +123,22 @@ def _batches(count: int, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
         left = left[schedule.batch :]
 
 
-class _Student(nn.Module):
-    def __init__(self, lesson: Lesson, schedule: Schedule) -> None:
-        super().__init__()
-        self.lesson, self.schedule = lesson, schedule
-        self.random = torch.Generator().manual_seed(schedule.seed)
-        base = lesson.queries.shape[1]
-        self.down = nn.Parameter(torch.randn(base, schedule.rank, generator=self.random) / math.sqrt(base))
-        self.up = nn.Parameter(torch.zeros(schedule.rank, base))  # so that training begins at the base vectors
-        self.log_tau = nn.Parameter(torch.tensor(math.log(lesson.tau)))
-        self.log_weight = nn.Parameter(torch.zeros(len(lesson.words.balance) if lesson.words else 0))
-        self.log_strength = nn.Parameter(torch.tensor(math.log(schedule.strength)))
+class _Student(VectorStudent):
+    """The student before a teacher."""
 
-    def groups(self, schedule: Schedule) -> list[dict[str, object]]:
-        return [
-            {"params": [self.down, self.up], "lr": schedule.rate},
-            {"params": [self.log_weight], "lr": schedule.rate_words},
-            {"params": [self.log_tau, self.log_strength], "lr": schedule.rate_scale},
-        ]
+    def __init__(self, lesson: Lesson, schedule: Schedule) -> None:
+        super().__init__(lesson.queries, lesson.documents, lesson.words, lesson.tau, schedule)
+        self.lesson = lesson
 
     def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """KL divergence and anchor of one batch of probes, both scalars."""
-        lesson, schedule = self.lesson, self.schedule
+        lesson = self.lesson
         used, inverse = np.unique(lesson.candidates[rows], return_inverse=True)
         at = torch.from_numpy(inverse.reshape(len(rows), -1))
         queries, documents = torch.from_numpy(lesson.queries[rows]), torch.from_numpy(lesson.documents[used])
-        new_queries, new_documents = self._residual(queries), self._residual(documents)
-
         base = (queries @ documents.T).gather(1, at).numpy()
         target = torch.from_numpy(law(lesson.gains[rows], base, lesson.trust[rows], lesson.tau))
-        scores = (new_queries @ new_documents.T) / self.log_tau.exp()
-        penalty = schedule.anchor * (_distance(new_queries, queries) + _distance(new_documents, documents))
-        if lesson.words is not None:
-            scores = scores + self.log_strength.exp() * self._lexical(lesson.words, rows, used)
-            penalty = penalty + schedule.anchor_words * (self.log_weight**2).mean()
+        scores, penalty = self.logits(rows, used)
         logits = scores.gather(1, at)
         # What would leak the target is out of both laws: it is neither pulled nor pushed.
         leaks = torch.from_numpy(np.isneginf(lesson.gains[rows]))
@@ -201,41 +148,4 @@ class _Student(nn.Module):
         return divergence, penalty
 
     def learned(self, losses: tuple[float, ...]) -> Learned:
-        words = self.lesson.words is not None
-        return Learned(
-            down=self.down.detach().numpy(),
-            up=self.up.detach().numpy(),
-            log_weight=self.log_weight.detach().numpy() if words else None,
-            strength=float((self.log_strength + self.log_tau).exp().detach()) if words else 0.0,
-            loss=losses,
-        )
-
-    def _residual(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors + vectors @ self.down @ self.up, dim=-1)
-
-    def _lexical(self, words: Words, rows: NDArray[np.int64], used: NDArray[np.int64]) -> Tensor:
-        """Exact lexical scores of the batch, (rows, used), with the noise that the sketch will add."""
-        queries, documents = words.queries[rows], words.documents[used]
-        columns = np.unique(queries.indices)  # words of no query in the batch meet nothing
-        at = torch.from_numpy(columns.astype(np.int64))
-        asked = torch.from_numpy(queries[:, columns].toarray()) * self.log_weight[at].exp()
-        exact = asked @ torch.from_numpy(documents[:, columns].toarray()).T
-        exact = exact + torch.from_numpy(np.outer(words.query_level[rows], words.document_level[used]))
-
-        # What was learned is divided between both sides; the documents' lengths hardly change by it.
-        halved = asked * (torch.from_numpy(words.balance[columns]) * (-self.log_weight[at] / 2).exp())
-        lengths = torch.from_numpy(_lengths(documents, words.balance))
-        noise = torch.randn(exact.shape, generator=self.random) / math.sqrt(self.schedule.width)
-        noisy: Tensor = exact + noise * halved.norm(dim=1)[:, None] * lengths[None, :]
-        return noisy
-
-
-def _distance(new: Tensor, old: Tensor) -> Tensor:
-    return ((new - old) ** 2).sum(dim=1).mean()
-
-
-def _lengths(documents: csr_matrix, balance: FloatArray) -> FloatArray:
-    """Length of each document's factors, divided by the balance, (rows,)."""
-    squares = np.square(documents.data / balance[documents.indices])
-    rows = np.repeat(np.arange(documents.shape[0]), np.diff(documents.indptr))
-    return np.sqrt(np.bincount(rows, squares, documents.shape[0])).astype(np.float32)
+        return Learned(*self.found(), losses)

@@ -7,7 +7,8 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from scipy.sparse import random as random_sparse
 
-from ragself.learn.train import Learned, Lesson, Schedule, Words, _Student, train
+from ragself.learn.student import Words
+from ragself.learn.train import Learned, Lesson, Schedule, _Student, train
 from ragself.models.adapter import normalise
 
 P, N, K, BASE, V = 90, 120, 12, 16, 60
