@@ -10,7 +10,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -32,6 +32,8 @@ KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
 
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
+
+ObjectiveName: TypeAlias = Literal["distill", "dream", "revela"]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -197,6 +199,43 @@ class TrainConfig(_Table):
     )
     lora_rank: Positive = Field(16, description="Of the change that `lora` makes to each matrix of weights.")
     lora_steps: Positive = Field(160, description="Optimiser steps of `lora` at most; a step reads 32 probes.")
+    objective: ObjectiveName = Field(
+        "distill",
+        description="What is lowered: the distance to what likelihoods say; or the loss of a language model that is "
+        "loaded here, `generator.model`, which reads what the student finds near.",
+    )
+    tokens: Annotated[int, Field(ge=16)] = Field(160, description="Of a chunk that `dream` and `revela` read, at most.")
+    dream_documents: Annotated[int, Field(ge=2)] = Field(8, description="In the context of a probe.")
+    dream_heads: Positive = Field(16, description="Attention heads that obey the student, at most.")
+    revela_chunks: Annotated[int, Field(ge=2)] = Field(16, description="That see each other in a batch.")
+    revela_model: Literal["frozen", "lora"] = Field(
+        "frozen", description="Whether the language model learns along, by LoRA that is thrown away afterwards."
+    )
+
+
+def aimed(config: Config, objective: ObjectiveName | None) -> Config:
+    """The same settings for another objective, None for their own.
+
+    Raises:
+        ConfigError: It needs a language model that is loaded here, and none is named; or there is no such objective.
+    """
+    if objective is not None:
+        try:
+            train = TrainConfig.model_validate({**config.train.model_dump(), "objective": objective})
+        except ValidationError as error:
+            raise ConfigError(_explain(error, "the objective")) from error
+        config = config.model_copy(update={"train": train})
+    if config.train.objective != "distill" and not config.generator.model:
+        raise ConfigError(
+            f"The objective {config.train.objective} learns from the loss of a language model, which must be loaded in "
+            "this process; "
+            + (
+                "the settings name a server. Set generator.model, too, to the name or path of what it serves."
+                if config.generator.url
+                else f"none is named. Name one, such as --generator {DEFAULT_GENERATOR}, or set generator.model."
+            )
+        )
+    return config
 
 
 class GateConfig(_Table):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
 from ragself.learn.students import Bench, lexicon_of, teach, untrained
 from ragself.learn.study import Study, study
-from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
+from ragself.learn.supervision import Supervision, affordable, inside, narrowed, supervise, wanted_questions
 from ragself.models.adapter import Adapter
 from ragself.models.lexicon import Lexicon
 from ragself.models.lora import bound
@@ -48,10 +48,15 @@ from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
 
+if TYPE_CHECKING:
+    from ragself.learn.backprop import Backprop
+    from ragself.models.causal import CausalLM
+
 logger = logging.getLogger(__name__)
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
 UNTRAINED = "untrained hybrid"
+OBJECTIVE = "objective.json"  # in the folder of a pass
 ECHOES = f"document that repeats {SEVERAL} queries or more, word for word"
 _FEW = 100  # changes that may be left for the moment of the switch
 
@@ -159,7 +164,8 @@ def _learn(
         logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
-        adapters = _students(store, folder, lesson, lexicon, weight.weight, config, progress)
+        adapters = _students(store, folder, lesson, lexicon, weight.weight, config, supervision, progress)
+        report = replace(report, objective={"name": config.train.objective, "seen": _objective(folder)})
     with clock("judge"):
         best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress, UNTRAINED)
         decision = confirm(lesson, best.adapter, adapter, weight.weight, config.gate, store.registry.seen_off())
@@ -232,7 +238,14 @@ def _questions(
 
 
 def _students(
-    store: Store, folder: Path, lesson: Study, lexicon: Lexicon, weight: float, config: Config, progress: Progress
+    store: Store,
+    folder: Path,
+    lesson: Study,
+    lexicon: Lexicon,
+    weight: float,
+    config: Config,
+    supervision: Supervision,
+    progress: Progress,
 ) -> dict[str, Adapter]:
     """Train what is to be trained, or read what this pass had trained before it was killed."""
     mark = store.manifest.fingerprint
@@ -241,14 +254,35 @@ def _students(
     store.save(plain, folder / _file(UNTRAINED))
     rows = _trainable(lesson)
     kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
-    for kind in kinds if len(rows) >= config.probes.min_train else ():
-        path = folder / _file(kind)
-        if not path.exists():
-            bench = Bench(store.base, adapters.get("hybrid"), folder / "lora-state.safetensors")
-            store.save(teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench), path)
-            bench.state.unlink(missing_ok=True)
-        adapters[kind] = bound(load(path, mark), store.base, progress)
+    with inside(config, supervision) as model:
+        backprop = _backprop(model, store.base, lesson, rows, lexicon, weight, config.train, progress)
+        for kind in kinds if len(rows) >= config.probes.min_train else ():
+            path = folder / _file(kind)
+            if not path.exists():
+                state = folder / f"{kind}-state.safetensors"
+                bench = Bench(store.base, adapters.get("hybrid"), state, backprop)
+                trained = teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench)
+                if backprop is not None:
+                    write_json(folder / OBJECTIVE, _objective(folder) | backprop.seen)
+                store.save(trained, path)
+                state.unlink(missing_ok=True)
+            adapters[kind] = bound(load(path, mark), store.base, progress)
     return adapters
+
+
+def _backprop(model: CausalLM | None, *parts: Any) -> Backprop | None:
+    """What goes through the language model in this process; None where its likelihoods are distilled."""
+    if model is None:
+        return None
+    from ragself.learn.backprop import Backprop  # loads torch, which only training needs
+
+    base, lesson, rows, lexicon, weight, config, progress = parts
+    return Backprop(model, lesson, rows, lexicon, weight, base, config, progress)
+
+
+def _objective(folder: Path) -> dict[str, Any]:
+    """What was seen of each kind of adapter while a language model's loss was lowered."""
+    return read_json(folder / OBJECTIVE) if (folder / OBJECTIVE).exists() else {}
 
 
 def _trainable(lesson: Study) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from ragself import cycle, review
-from ragself.config import Config, load
+from ragself.config import Config, ObjectiveName, aimed, load
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
 from ragself.corpus.files import find, read, source_of
@@ -390,6 +390,7 @@ class KnowledgeBase:
         progress: Progress = silent,
         *,
         generator: str | Sequence[str] | None = None,
+        objective: ObjectiveName | None = None,
         started: str = "python",
     ) -> Report:
         """One pass: train on the documents and the queries, judge on held-out probes, switch if better.
@@ -402,17 +403,22 @@ class KnowledgeBase:
             progress: Told of each stage.
             generator: The causal language model that supervises: URL of a vLLM server, or several of one model, or
                 name or path of a model to load; None takes the settings, and with none there words are counted.
+            objective: What is lowered in training: ``distill``, or, with a language model that is loaded here,
+                ``dream`` or ``revela``; None takes the settings.
             started: Who or what started it, for the history.
 
         Returns:
             What was done and decided, with all figures.
 
         Raises:
-            GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
+            ConfigError: The objective needs a language model in this process, and none is named.
+            GeneratorError: The language model cannot be loaded or reached, or the objective cannot be learned with it.
+                What it has said is kept.
             StoreLocked: Another process is learning.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
-        config, given, account = self._supervised_by(generator), check_asked(queries), Account()
+        config = aimed(self._supervised_by(generator), objective)
+        given, account = check_asked(queries), Account()
         with (
             self._alone_in_learning(),
             spending(self.path, account) as note,

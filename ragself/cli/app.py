@@ -133,6 +133,13 @@ def adapt(
     kb: Kb = HERE,
     queries: Queries = None,
     generator: Generator = None,
+    objective: Annotated[
+        Literal["distill", "dream", "revela"] | None,
+        typer.Option(
+            help="What training lowers: the distance to what likelihoods say (distill), or the loss of the language "
+            "model itself, loaded here, as DREAM or Revela do. Default: the settings."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what a pass would cost in prompts, tokens, time and disk; stop there."),
@@ -153,7 +160,7 @@ def adapt(
         if dry_run:
             cost = base.forecast(texts, progress, generator=generator)
         else:
-            report = base.adapt(texts, progress, generator=generator, started="ragself adapt")
+            report = base.adapt(texts, progress, generator=generator, objective=objective, started="ragself adapt")
     if dry_run:
         console.emit(cost) if json else show.forecast(cost)
         return

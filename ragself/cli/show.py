@@ -61,6 +61,7 @@ def report(result: Report) -> None:
     _likelihood(result.likelihood)
     if result.weight:
         out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
+    _objective(result.objective)
     if result.candidates:
         names = list(result.candidates[0]["figures"])[:2]
         rows = [
@@ -77,6 +78,19 @@ def report(result: Report) -> None:
         count, took = int(result.anew["documents"]), duration(result.anew["seconds"])
         out.print(f"lora encoded all documents anew: {count:,} texts, about {took} of the judging.")
     _seconds(result.seconds)
+
+
+def _objective(told: Mapping[str, Any]) -> None:
+    seen: Mapping[str, Any] = told.get("seen", {})
+    if not seen:
+        return
+    rows = [
+        (kind, f"{facts['gap']:.3f} ± {facts['gap_error']:.3f}", f"{facts['loss'][0]:.3f} to {facts['loss'][1]:.3f}",
+         f"{facts['steps']}", f"{facts['heads']}" if "heads" in facts else "-")
+        for kind, facts in seen.items()
+    ]  # fmt: skip
+    columns = ("adapter", "the right document gains", "held-out loss", "steps", "heads")
+    table(f"{told['name']}: the language model's own loss, nats per token", *columns, rows=rows)
 
 
 def forecast(cost: Forecast) -> None:

@@ -26,12 +26,15 @@ class Objective(Protocol):
     """What is to become small.
 
     Attributes:
-        rates: Names of weights that are trained, and their learning rate, by group.
         key: Hash of all that the bits of a run depend on.
     """
 
-    rates: Sequence[tuple[Sequence[str], float]]
     key: str
+
+    @property
+    def rates(self) -> Sequence[tuple[Sequence[str], float]]:
+        """Names of weights that are trained, and their learning rate, by group."""
+        ...
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:

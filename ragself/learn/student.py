@@ -30,13 +30,12 @@ Rows = NDArray[np.int64]
 
 
 class Student(Protocol):
-    """An adapter in training.
+    """An adapter in training."""
 
-    Attributes:
-        rates: Names of weights that are trained, and their learning rate, by group.
-    """
-
-    rates: Sequence[tuple[Sequence[str], float]]
+    @property
+    def rates(self) -> Sequence[tuple[Sequence[str], float]]:
+        """Names of weights that are trained, and their learning rate, by group."""
+        ...
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
@@ -159,8 +158,8 @@ class VectorStudent(nn.Module):
     def sharpen(self, factor: float) -> None:
         """Multiply all logits."""
         with torch.no_grad():
-            self.log_tau -= math.log(factor)
-            self.log_strength += math.log(factor)
+            self.log_tau.sub_(math.log(factor))
+            self.log_strength.add_(math.log(factor))
 
     def draw(self, *seed: int) -> None:
         """Make the noise depend on this alone."""
@@ -251,7 +250,7 @@ class TextStudent:
     def sharpen(self, factor: float) -> None:
         """Multiply all logits."""
         with torch.no_grad():
-            self.log_tau -= math.log(factor)
+            self.log_tau.sub_(math.log(factor))
 
     def draw(self, *seed: int) -> None:
         """There is no chance in it."""

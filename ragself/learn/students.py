@@ -21,6 +21,7 @@ from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from ragself.learn.backprop import Backprop
     from ragself.learn.frame import Probed
 
 
@@ -52,11 +53,13 @@ class Bench:
         base: The encoder, and where its vectors are.
         inner: The adapter that is put around it, trained before; None for none.
         state: A file to go on from where training was killed.
+        backprop: What lowers a language model's loss; None distils its likelihoods.
     """
 
     base: BaseVectors
     inner: Adapter | None
     state: Path
+    backprop: Backprop | None = None
 
 
 def teach(
@@ -79,11 +82,14 @@ def teach(
         weight: The teacher's.
         config: Steps, width and seed.
         progress: Told of steps.
-        bench: What ``lora`` needs besides; others do without.
+        bench: What ``lora`` and objectives that backpropagate need besides; others do without.
 
     Raises:
         EncoderError: The encoder has no module for LoRA.
+        GeneratorError: The objective cannot be learned with the language model.
     """
+    if bench is not None and bench.backprop is not None:
+        return bench.backprop.teach(kind, bench.inner if kind == "lora" else None, bench.state)
     if kind == "lora":
         assert bench is not None
         return _tuned(study, rows, weight, config, bench, progress)

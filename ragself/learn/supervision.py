@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragself.config import Config, GeneratorConfig, TeacherConfig
 from ragself.corpus.scores import ScoreCache
@@ -17,6 +17,9 @@ from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.ngram import NgramScorer
 from ragself.models.scorer import LikelihoodScorer
 from ragself.schema import Account
+
+if TYPE_CHECKING:
+    from ragself.models.causal import CausalLM
 
 SCORES = "scores.db"
 _CHECK = LOOKALIKES + 1 + IRRELEVANT  # pairs that a question costs before it is a probe
@@ -73,6 +76,25 @@ def supervise(config: Config, directory: Path, account: Account | None = None) -
         return
     with closing(generator), closing(ScoreCache(scores_file(config, directory))) as cache:
         yield Supervision(config.generator, generator, cache, account or Account())
+
+
+@contextmanager
+def inside(config: Config, supervision: Supervision) -> Iterator[CausalLM | None]:
+    """The language model in this process, the one that scores or the same loaded here; None where none is needed.
+
+    Raises:
+        GeneratorError: It cannot be loaded.
+    """
+    if config.train.objective == "distill":
+        yield None
+        return
+    from ragself.models.causal import CausalLM
+
+    if isinstance(supervision.generator, CausalLM):
+        yield supervision.generator
+        return
+    with closing(CausalLM(config.generator.model_copy(update={"url": ()}))) as model:
+        yield model
 
 
 def scores_file(config: Config, directory: Path) -> Path:

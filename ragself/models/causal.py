@@ -21,6 +21,8 @@ from ragself.models.prompt import QUESTION_TOKENS, Writing
 if TYPE_CHECKING:
     import torch
 
+    from ragself.models.whitebox import WhiteBox
+
 _WINDOW = 512  # pairs sorted by length at once: like lengths together, less padding
 _TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}  # a batch, with its padding
 _LOGITS = {"cpu": 1 << 26, "mps": 1 << 27, "cuda": 1 << 30}  # numbers in the logits of a batch
@@ -42,7 +44,7 @@ class CausalLM:
         import torch
 
         self._torch = torch
-        asked = str(config.model)
+        self._asked = asked = str(config.model)
         self._device = config.device or _best_device()
         dtype = _best_dtype(self._device) if config.dtype == "auto" else getattr(torch, config.dtype)
         self._model, self._tokenizer = _load(asked, config.revision, dtype, self._device)
@@ -86,6 +88,16 @@ class CausalLM:
                 )
             texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
             yield list(zip(rows, texts if chats else [text.split("\n")[0] for text in texts], strict=True))
+
+    def white_box(self) -> WhiteBox:
+        """The model seen from inside, for objectives that need its gradient.
+
+        Raises:
+            GeneratorError: Its attention cannot be decided from outside.
+        """
+        from ragself.models.whitebox import WhiteBox
+
+        return WhiteBox(self._model, self._asked, self.limit)
 
     def close(self) -> None:
         """Let the model go."""

@@ -1,0 +1,203 @@
+"""DREAM: a frozen language model reads documents and predicts what is asked, and its loss teaches which to attend to.
+
+In the heads that look for what is asked, attention over the documents in the context is the student's law over them;
+the next-token loss of the probe reaches the student through that, and the language model does not learn (DREAM, arXiv
+2606.24667: its abstract and notes on it, no code). Which heads, how many documents and which temperature is measured
+here, without labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ragself.errors import GeneratorError
+from ragself.learn.contexts import Contexts
+from ragself.learn.heads import Heads
+from ragself.learn.student import Student
+from ragself.models.inject import NOWHERE, Injection
+from ragself.schema import Probe
+
+Rows = NDArray[np.int64]
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of the temperature that are tried
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn from.
+
+    Attributes:
+        probes: P.
+        candidates: (P, C) rows of the documents.
+        fit: (P, C) True where one may stand in the context: it does not leak the target.
+        right: (P,) rows of the documents that known-item probes were made from; -1 for others.
+        weights: (P,) how much each probe counts.
+        train, held: Positions of probes to learn from, and of those that tell when to stop.
+    """
+
+    probes: Sequence[Probe]
+    candidates: Rows
+    fit: NDArray[np.bool_]
+    right: Rows
+    weights: NDArray[np.float32]
+    train: Rows
+    held: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How.
+
+    Attributes:
+        documents: K, in a context.
+        batch: Probes a step.
+        unit: Nats per token that count as 1 in the loss, so that what keeps the student close to the base weighs alike.
+        seed: Of order and choice of documents.
+    """
+
+    documents: int = 8
+    batch: int = 8
+    unit: float = 1.0
+    seed: int = 0
+
+
+class Dream:
+    """The loss of a frozen language model, to be lowered by a student."""
+
+    def __init__(
+        self, lesson: Lesson, contexts: Contexts, heads: Heads, student: Student, schedule: Schedule, key: str
+    ) -> None:
+        """Name the parts.
+
+        Args:
+            lesson: What to learn from.
+            contexts: What reads.
+            heads: Which heads obey.
+            student: Its queries are the probes, its documents those of the lesson.
+            schedule: How.
+            key: Hash of all that the bits depend on.
+        """
+        self.lesson, self.contexts, self.heads, self.schedule, self.key = lesson, contexts, heads, schedule, key
+        self.student, self.rates = student, student.rates
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Those of the student."""
+        return dict(self.student.weights)
+
+    def learn(self, step: int) -> float:
+        """Add the gradient of a batch of probes; their mean loss, nats per token."""
+        schedule, lesson = self.schedule, self.lesson
+        rows = turn(lesson.train, schedule.batch, schedule.seed, step)
+        documents = arranged(lesson, rows, schedule.documents, np.random.default_rng([schedule.seed, step]))
+        share = torch.from_numpy(lesson.weights[rows] / lesson.weights[rows].sum())
+        self.student.draw(schedule.seed, step)
+        total = 0.0
+        for part in self._parts(rows, documents):
+            losses, penalty = self._losses(rows[part], documents[part])
+            loss = (losses.cpu() @ share[part]) / schedule.unit + penalty * (len(part) / len(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(losses.detach().cpu() @ share[part])
+        return total
+
+    def look(self) -> float | None:
+        """Mean loss of the held-out probes, each with the same documents every time."""
+        lesson, schedule = self.lesson, self.schedule
+        if not len(lesson.held):
+            return None
+        documents = arranged(lesson, lesson.held, schedule.documents, np.random.default_rng(schedule.seed))
+        self.student.draw(schedule.seed)
+        total = 0.0
+        with torch.no_grad():
+            for part in self._parts(lesson.held, documents):
+                losses, _ = self._losses(lesson.held[part], documents[part])
+                total += float(losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]]))
+        return total / float(lesson.weights[lesson.held].sum())
+
+    def sharpen(self) -> float:
+        """Try temperatures, and take the one with the lowest loss before anything is learned; its factor."""
+        tried = []
+        for factor in SHARPER:
+            self.student.sharpen(factor)
+            tried.append(self.look() or 0.0)
+            self.student.sharpen(1 / factor)
+        best = SHARPER[int(np.argmin(tried))]
+        self.student.sharpen(best)
+        return best
+
+    def _losses(self, rows: Rows, documents: Rows) -> tuple[Tensor, Tensor]:
+        """Loss of each probe, (n,), and what keeps the student close to the base."""
+        used, inverse = np.unique(documents, return_inverse=True)
+        logits, penalty = self.student.logits(rows, used)
+        at = torch.from_numpy(inverse.reshape(documents.shape))
+        law = logits.gather(1, at).log_softmax(dim=1)
+        return surprise(self.contexts, self.heads, [self.lesson.probes[row] for row in rows], documents, law), penalty
+
+    def _parts(self, rows: Rows, documents: Rows) -> Iterator[Rows]:
+        return self.contexts.groups([self.lesson.probes[row] for row in rows], documents)
+
+
+def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
+    """-log p of each probe's target with the law over its documents in the heads, (B,) nats per token.
+
+    Args:
+        contexts, heads: What reads, and what obeys.
+        probes: B.
+        documents: (B, K) rows.
+        law: (B, K) float32, logarithms.
+
+    Raises:
+        GeneratorError: There is no memory for one probe and its documents.
+    """
+    try:
+        context, asked = contexts.read(probes, documents)
+        weights = law.to(contexts.box.device)[:, None, None]
+        return contexts.surprise(asked, Injection(context, heads.by_layer, weights))
+    except torch.OutOfMemoryError as error:
+        if len(probes) == 1:
+            raise GeneratorError(
+                f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set train.documents "
+                "or train.tokens lower, or generator.device to cpu."
+            ) from error
+    half = len(probes) // 2  # out here the error no longer holds what the whole took
+    parts = ((slice(None, half)), (slice(half, None)))
+    return torch.cat([surprise(contexts, heads, probes[part], documents[part], law[part]) for part in parts])
+
+
+def gap(contexts: Contexts, heads: Heads, lesson: Lesson, rows: Rows, schedule: Schedule) -> NDArray[np.float64]:
+    """What there is to learn: how much lower the loss is with the right document than with all alike, (len(rows),)."""
+    documents = arranged(lesson, rows, schedule.documents, np.random.default_rng(schedule.seed))
+    found = []
+    with torch.no_grad():
+        for part in contexts.groups([lesson.probes[row] for row in rows], documents):
+            probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
+            right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
+            oracle = torch.where(right, 0.0, NOWHERE).log_softmax(dim=1)
+            uniform = torch.zeros_like(oracle).log_softmax(dim=1)
+            with_all, with_right = (surprise(contexts, heads, probes, laid, law) for law in (uniform, oracle))
+            found.append((with_all - with_right).cpu().numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+def turn(rows: Rows, batch: int, seed: int, step: int) -> Rows:
+    """Those of a step: every one once, in random order, then again in another; of any step at once."""
+    again, at = divmod(step, -(-len(rows) // batch))
+    order = np.random.default_rng([seed, again]).permutation(rows)
+    return np.asarray(order[at * batch : (at + 1) * batch])
+
+
+def arranged(lesson: Lesson, rows: Rows, count: int, random: np.random.Generator) -> Rows:
+    """Documents of the contexts, (len(rows), count): the right one where there is one, others drawn, in random order.
+
+    Order must be random: a language model attends to the last of them more, whatever it is.
+    """
+    draw = random.random((len(rows), lesson.candidates.shape[1]))
+    draw[~lesson.fit[rows]] += 2.0
+    draw[lesson.candidates[rows] == lesson.right[rows][:, None]] = -1.0
+    chosen = np.argsort(draw, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(lesson.candidates[rows], random.permuted(chosen, axis=1), axis=1)

@@ -1,0 +1,195 @@
+"""Revela: chunks of a batch are predicted with the others in view, each as much as the student finds it near.
+
+The first half of a chunk asks, the others are searched; the next-token loss of the chunk falls where the student looks
+at what tells of it (Revela, arXiv 2506.16552, ICLR 2026: formulas and settings; no code of theirs). There is no teacher
+and no query: raw documents are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ragself.errors import GeneratorError
+from ragself.learn.student import Student
+from ragself.models.cross import Crossing, read
+from ragself.models.whitebox import WhiteBox
+
+Rows = NDArray[np.int64]
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of the temperature that are tried
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn from.
+
+    Attributes:
+        tokens: N chunks, as the language model reads them, cut to what it is to read.
+        train: (steps, B) rows of the chunks of each step.
+        held: (batches, B) those that tell when to stop.
+    """
+
+    tokens: Sequence[Sequence[int]]
+    train: Rows
+    held: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How.
+
+    Attributes:
+        even: The paper's V-norm, which helps with prose.
+        unit: Nats per token that count as 1 in the loss, so that what keeps the student close to the base weighs alike.
+        rate_model: Learning rate of the language model's own LoRA.
+        seed: Of the student's chance.
+    """
+
+    even: bool = True
+    unit: float = 1.0
+    rate_model: float = 1e-4
+    seed: int = 0
+
+
+class Revela:
+    """The loss of a language model that sees other chunks, to be lowered by a student, and by LoRA in the model."""
+
+    def __init__(
+        self, lesson: Lesson, box: WhiteBox, student: Student, schedule: Schedule, key: str,
+        learns: dict[str, nn.Parameter] | None = None,
+    ) -> None:  # fmt: skip
+        """Name the parts.
+
+        Args:
+            lesson: What to learn from.
+            box: What reads.
+            student: Its queries are the first halves of the chunks, its documents the chunks.
+            schedule: How.
+            key: Hash of all that the bits depend on.
+            learns: Weights of the language model that are trained along, by name; None keeps it frozen.
+        """
+        self.lesson, self.box, self.student, self.schedule, self.key = lesson, box, student, schedule, key
+        self._learns = learns or {}
+        own = [(tuple(self._learns), schedule.rate_model)] if self._learns else []
+        self.rates: Sequence[tuple[Sequence[str], float]] = (*student.rates, *own)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Those of the student, and of the language model where it learns."""
+        return {**self.student.weights, **self._learns}
+
+    def learn(self, step: int) -> float:
+        """Add the gradient of a batch; its mean loss, nats per token."""
+        self.student.draw(self.schedule.seed, step)
+        losses, penalty = self._losses(self.lesson.train[step])
+        loss = losses.mean()
+        (loss.cpu() / self.schedule.unit + penalty).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def look(self) -> float | None:
+        """Mean loss of the held-out batches."""
+        if not len(self.lesson.held):
+            return None
+        self.student.draw(self.schedule.seed)
+        with torch.no_grad():
+            return float(np.mean([float(self._losses(rows)[0].mean()) for rows in self.lesson.held]))
+
+    def sharpen(self) -> float:
+        """Try temperatures, and take the one with the lowest loss before anything is learned; its factor."""
+        tried = []
+        for factor in SHARPER:
+            self.student.sharpen(factor)
+            tried.append(self.look() or 0.0)
+            self.student.sharpen(1 / factor)
+        best = SHARPER[int(np.argmin(tried))]
+        self.student.sharpen(best)
+        return best
+
+    def _losses(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        logits, penalty = self.student.logits(rows, rows)
+        weights = looks(logits)
+        return surprise(self.box, [self.lesson.tokens[row] for row in rows], weights, self.schedule.even,
+                        bool(self._learns)), penalty  # fmt: skip
+
+
+def looks(logits: Tensor) -> Tensor:
+    """How much each chunk takes from each other one, (B, B) float32: rows sum to 1, and nothing is its own."""
+    return logits.float().masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf).softmax(dim=1)
+
+
+def surprise(
+    box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool = False
+) -> Tensor:
+    """-log p of each chunk with the others in view, (B,) float32, nats per token.
+
+    Args:
+        box: What reads.
+        chunks: B, of at least two tokens each.
+        weights: (B, B) float32, how much each takes from each other one.
+        even: Whether chunks whose values are long have no louder voice.
+        learns: Whether the language model has weights that are trained.
+
+    Raises:
+        GeneratorError: There is no memory for a batch.
+    """
+    states, ids, lengths = _read(box, chunks, weights, even, learns)
+    targets = torch.where(_before(lengths, ids.shape[1] - 1, ids.device), ids[:, 1:], 0)
+    return box.surprise(states[:, :-1], targets, _before(lengths, ids.shape[1] - 1, ids.device))
+
+
+def _before(lengths: Sequence[int], width: int, device: torch.device) -> Tensor:
+    """(B, width) True where the next token is one of the chunk."""
+    return torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None] - 1
+
+
+def _read(
+    box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool
+) -> tuple[Tensor, Tensor, list[int]]:
+    lengths = [len(chunk) for chunk in chunks]
+    ids = torch.tensor([[*chunk, *[0] * (max(lengths) - len(chunk))] for chunk in chunks], device=box.device)
+    try:
+        alone = read(box, ids, lengths, learns)
+        return box.states(ids, Crossing(alone, weights.to(box.device), even)), ids, lengths
+    except torch.OutOfMemoryError as error:
+        raise GeneratorError(
+            f"{box.device} has no memory for {len(chunks)} chunks of {max(lengths)} tokens. Set train.pool or "
+            "train.tokens lower, or generator.device to cpu."
+        ) from error
+
+
+def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[np.float64]:
+    """What there is to learn: how much lower the loss is with the best other chunk than with all alike, (B,).
+
+    Which one is best is found on the first half of the tokens, and told on the second, so that chance gains nothing.
+    """
+    count = len(chunks)
+    halves = []
+    with torch.no_grad():
+        laws = [torch.eye(count).roll(shift, dims=1) for shift in range(1, count)]
+        for weights in (looks(torch.zeros(count, count)), *laws):
+            states, ids, lengths = _read(box, chunks, weights, even, False)
+            counted = _before(lengths, ids.shape[1] - 1, ids.device)
+            first = counted & (torch.arange(ids.shape[1] - 1, device=ids.device) < _middle(lengths, ids.device))
+            parts = [box.surprise(states[:, :-1], ids[:, 1:], part) for part in (first, counted & ~first)]
+            halves.append(torch.stack(parts).cpu().numpy())
+    losses = np.stack(halves)  # (1 + others, 2, B)
+    best = losses[1:, 0].argmin(axis=0)
+    return np.asarray(losses[0, 1] - losses[1:, 1][best, np.arange(count)], dtype=np.float64)
+
+
+def _middle(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([max(length // 2, 1) for length in lengths], device=device)[:, None]
+
+
+def halves(texts: Sequence[str]) -> list[str]:
+    """The first half of each text, by words: what asks for the rest."""
+    out = []
+    for text in texts:
+        parts = text.split()
+        out.append(" ".join(parts[: max(-(-len(parts) // 2), 1)]))
+    return out

@@ -1,0 +1,184 @@
+"""A causal language model seen from inside: how its tokens attend is decided here, and a gradient comes back.
+
+Nothing of the model is patched: a function is registered with transformers' attention interface, and is in use only
+within `WhiteBox.attending`. It is told nothing of masks; whoever decides how to attend knows what may be seen.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from ragself.errors import GeneratorError
+
+Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""Layer; queries (B, H, T, d); keys and values (B, H, T, d) of the same tokens; scale. Gives (B, H, T, d)."""
+
+NAME = "ragself"
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+_TOKENS = 24  # of the text that the model is tried with
+_CLOSE = {torch.float32: 1e-4}  # log-likelihoods that count as equal; of half precision numbers, a tenth
+
+_attending: ContextVar[Attend] = ContextVar("attending")
+_seen: ContextVar[set[int]] = ContextVar("seen")
+
+
+class WhiteBox:
+    """A frozen model whose attention can be decided.
+
+    Attributes:
+        layers: Their number.
+        heads: Their number in each layer.
+        limit: Tokens that it sees at once.
+        device: Where it is.
+    """
+
+    def __init__(self, model: Any, name: str, limit: int) -> None:
+        """Try it: with attention as it is, it must say what it says without us.
+
+        Args:
+            model: A causal language model of transformers.
+            name: To call it by in errors.
+            limit: Tokens that may be asked of it at once.
+
+        Raises:
+            GeneratorError: It does not attend through transformers' interface, or in a way that is more than softmax of
+                products of queries and keys.
+        """
+        self.model = model
+        settings = model.config.get_text_config()
+        self.layers, self.heads = int(settings.num_hidden_layers), int(settings.num_attention_heads)
+        windows = [int(getattr(settings, window, None) or limit) for window in _WINDOWS]
+        self.limit = min(limit, *windows)
+        self.device: torch.device = model.device
+        _register()
+        self._try(name)
+
+    def states(self, ids: Tensor, attend: Attend, positions: Tensor | None = None) -> Tensor:
+        """Run the model without its head.
+
+        Args:
+            ids: (B, T) int64.
+            attend: Decides how these tokens attend.
+            positions: (B, T) or (1, T) int64 places of the tokens in their texts; None begins at 0.
+
+        Returns:
+            (B, T, hidden), with a gradient to whatever `attend` brings in.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        with self.attending(attend):
+            found = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+        states: Tensor = found.last_hidden_state
+        return states
+
+    def surprise(self, states: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """Mean of -log p over the tokens that count, (B,) float32, nats per token.
+
+        Args:
+            states: (B, T, hidden), of the tokens before the targets.
+            targets: (B, T) int64.
+            counted: (B, T) True where a target counts; at least one in each row.
+        """
+        logits = self.model.get_output_embeddings()(states[counted]).float()
+        losses = logits.logsumexp(dim=1) - logits.gather(1, targets[counted][:, None])[:, 0]
+        row = counted.nonzero()[:, 0]
+        sums = torch.zeros(len(states), device=losses.device).index_add(0, row, losses)
+        return sums / counted.sum(dim=1)
+
+    def learning(self, rank: int, seed: int) -> tuple[WhiteBox, dict[str, nn.Parameter]]:
+        """A copy in the memory of the same weights, with LoRA in its linear modules; and what of it is trained."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        shared = {id(weight): weight for weight in self.model.parameters()}
+        model = copy.deepcopy(self.model, dict(shared))
+        names = [name for name, part in model.base_model.named_modules() if isinstance(part, nn.Linear)]
+        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, lora_dropout=0.0, bias="none")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(settings, model.base_model)
+        trained = {f"model.{name}": weight for name, weight in model.named_parameters() if weight.requires_grad}
+        other = copy.copy(self)
+        other.model = model
+        return other, trained
+
+    @contextmanager
+    def attending(self, attend: Attend) -> Iterator[set[int]]:
+        """Have the model attend so, in this thread; gives the layers that did."""
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(NAME)
+        seen: set[int] = set()
+        tokens = _attending.set(attend), _seen.set(seen)
+        try:
+            yield seen
+        finally:
+            _attending.reset(tokens[0])
+            _seen.reset(tokens[1])
+            self.model.set_attn_implementation(before)
+
+    def _try(self, name: str) -> None:
+        if not getattr(self.model, "_supports_attention_backend", False):
+            raise GeneratorError(_refusal(name, "does not attend through transformers' attention interface"))
+        count = min(_TOKENS, self.limit)
+        size = self.model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(count, device=self.device)[None] * 7919 % size
+        with torch.inference_mode():
+            expected = self.model(input_ids=ids, use_cache=False).logits.float().log_softmax(dim=-1)
+            try:
+                with self.attending(causal) as seen:
+                    found = self.model(input_ids=ids, use_cache=False).logits.float().log_softmax(dim=-1)
+            except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+                reason = f"cannot attend as told ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+                raise GeneratorError(_refusal(name, reason)) from error
+        if seen != set(range(self.layers)):
+            raise GeneratorError(_refusal(name, f"attends as told in {len(seen)} of its {self.layers} layers"))
+        apart = float((found - expected).exp().sub(1).abs().max())
+        if not apart <= _CLOSE.get(self.model.dtype, 1e-1):
+            reason = f"attends in a way of its own (probabilities differ by {apart:.1%} when softmax attends instead)"
+            raise GeneratorError(_refusal(name, reason))
+
+
+def causal(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attend to the tokens before, as a language model does. Padding at the right does no harm."""
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)  # no mask is registered: the model then makes none
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(unknown)}")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # several heads share keys and values
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    _seen.get().add(module.layer_idx)
+    out = _attending.get()(module.layer_idx, query, key, value, scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _refusal(name: str, reason: str) -> str:
+    return (
+        f"{name} {reason}: the objectives dream and revela cannot be learned with it. Expected a model such as Llama, "
+        "Qwen2, Qwen3, Mistral or GPT-NeoX (Pythia); or leave train.objective at distill."
+    )
