@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import OutOfMemoryError, nn
 
 from ragself.config import TrainConfig
 from ragself.errors import GeneratorError
@@ -121,7 +121,13 @@ class Backprop:
         student, objective, facts = make(kind, inner)
         steps = self._config.lora_steps if kind == "lora" else self._config.steps
         stage = f"train {kind} by {self._config.objective}"
-        loss, held = descend(objective, Course(steps, _EVERY, _PATIENCE), state, self._progress, stage)
+        try:
+            loss, held = descend(objective, Course(steps, _EVERY, _PATIENCE), state, self._progress, stage)
+        except OutOfMemoryError as error:
+            raise GeneratorError(
+                f"{self._box.device} has no memory for a step of {self._config.objective} with {kind}. Set "
+                "train.tokens, train.dream_documents or train.revela_chunks lower, or generator.device to cpu."
+            ) from error
         facts |= {"loss": [held[0], min(held)] if held else [loss[0], loss[-1]], "steps": len(loss)}
         self.seen[kind] = facts
         return self._adapter(kind, student, inner)

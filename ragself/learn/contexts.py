@@ -127,7 +127,7 @@ class Contexts:
         if room < _LEAST:
             raise GeneratorError(
                 f"The language model sees {self.box.limit} tokens at once, too few for {count} documents and a probe. "
-                "Set train.documents lower, or take a model with a longer context."
+                "Set train.dream_documents lower, or take a model with a longer context."
             )
         return room
 

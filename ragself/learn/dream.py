@@ -161,8 +161,8 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
     except torch.OutOfMemoryError as error:
         if len(probes) == 1:
             raise GeneratorError(
-                f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set train.documents "
-                "or train.tokens lower, or generator.device to cpu."
+                f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set "
+                "train.dream_documents or train.tokens lower, or generator.device to cpu."
             ) from error
     half = len(probes) // 2  # out here the error no longer holds what the whole took
     parts = ((slice(None, half)), (slice(half, None)))

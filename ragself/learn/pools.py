@@ -15,7 +15,7 @@ from ragself.progress import Progress, silent
 
 Rows = NDArray[np.int64]
 
-_NEAR = 12  # nearest chunks, half by vector and half by words, among which a chunk's companions are drawn
+_NEAR = 6  # nearest chunks, half by vector and half by words, among which a chunk's companions are drawn
 _TOGETHER = 4  # a chunk and its companions
 
 

@@ -157,7 +157,7 @@ def _read(
         return box.states(ids, Crossing(alone, weights.to(box.device), even)), ids, lengths
     except torch.OutOfMemoryError as error:
         raise GeneratorError(
-            f"{box.device} has no memory for {len(chunks)} chunks of {max(lengths)} tokens. Set train.pool or "
+            f"{box.device} has no memory for {len(chunks)} chunks of {max(lengths)} tokens. Set train.revela_chunks or "
             "train.tokens lower, or generator.device to cpu."
         ) from error
 

@@ -1,0 +1,474 @@
+"""DREAM and Revela as objectives: what a language model that copies teaches, and what of it is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ragself.config import EncoderConfig, GeneratorConfig
+from ragself.errors import GeneratorError, InputError
+from ragself.learn import dream, revela
+from ragself.learn.backprop import Gap
+from ragself.learn.contexts import Contexts
+from ragself.learn.descent import Course, descend
+from ragself.learn.heads import Heads, find
+from ragself.learn.pools import distinct, plan
+from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words
+from ragself.models.adapter import normalise
+from ragself.models.causal import CausalLM
+from ragself.models.encoder import Encoder
+from ragself.models.hybrid import Hybrid
+from ragself.models.inject import NOWHERE, Injection
+from ragself.models.lexicon import Lexicon
+from ragself.models.residual import Residual
+from ragself.schema import Probe
+from tests.benchmarks.planted import corpus
+from tests.language_models import copying_model
+
+CHUNKS, PROBES, ANSWERS = corpus(60, 40, 0)
+TEXTS = [chunk.text for chunk in CHUNKS]
+RIGHT = np.array([int(answer[1:]) for answer in ANSWERS])
+K, P = 4, len(PROBES)
+BASE = 24
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    """Its second layer has two heads that copy, wired and not trained: heads 0 and 1."""
+    folder = copying_model(tmp_path_factory.mktemp("copier"), steps=0)
+    return CausalLM(GeneratorConfig(model=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def contexts(copier: CausalLM) -> Contexts:
+    return Contexts(copier.white_box(), copier.encode, copier.begin, TEXTS, 100)
+
+
+HEADS = Heads(((1, 0), (1, 1)), (1.0, 1.0), 0.5, 20)
+
+
+def lesson(**change: Any) -> dream.Lesson:
+    draw = np.random.default_rng(0)
+    candidates = np.array([draw.permutation(len(TEXTS))[:12] for _ in PROBES])
+    missing = ~(candidates == RIGHT[:, None]).any(axis=1)
+    candidates[missing, 5] = RIGHT[missing]
+    fit = np.ones(candidates.shape, dtype=np.bool_)
+    weights = np.linspace(1, 2, P, dtype=np.float32)
+    made = dream.Lesson(PROBES, candidates, fit, RIGHT, weights, np.arange(24), np.arange(24, 40))
+    return replace(made, **change)
+
+
+def vectors(count: int, seed: int) -> np.ndarray:
+    return normalise(np.random.default_rng(seed).normal(size=(count, BASE)).astype(np.float32))
+
+
+def student(*, words: bool = True) -> VectorStudent:
+    """Vectors that know nothing, and words, of which little is made yet, that know all."""
+    lexicon, asked = Lexicon.fit(TEXTS), [probe.text for probe in PROBES]
+    both: tuple[tuple[list[str], Any], ...] = ((asked, "query"), (TEXTS, "document"))
+    weighed = [lexicon.weigh(texts, side) for texts, side in both]
+    levels = [lexicon.levels(texts, side) for texts, side in both]
+    made = Words(weighed[0], weighed[1], levels[0], levels[1], lexicon.balance)
+    pace = Pace(rank=4, strength=0.1, width=256, anchor=0.01, rate_scale=0.3)
+    return VectorStudent(vectors(P, 1), vectors(len(TEXTS), 2), made if words else None, 0.5, pace)
+
+
+# contexts -----------------------------------------------------------------------------------------
+
+
+def test_tokens_belong_to_the_document_that_they_are_of(contexts: Contexts, copier: CausalLM) -> None:
+    rows = np.array([[3, 1, 7], [0, 9, 2]])
+    read, asked = contexts.read(PROBES[:2], rows)
+    for row in range(2):
+        for at, document in enumerate(rows[row]):
+            expected = copier.encode([" " + TEXTS[document]])[0]
+            assert (read.owner[row] == at).sum() == min(len(expected), 100)
+        target = copier.encode([" " + PROBES[row].target])[0]
+        assert asked.targets[row][asked.counted[row]].tolist() == target
+    assert read.visible.sum(dim=1).tolist() == read.lengths.tolist()
+
+
+def test_what_is_read_is_one_text(copier: CausalLM) -> None:
+    """Token by token the same as a prompt with several passages, written by hand."""
+    box = copier.white_box()
+    seen: list[torch.Tensor] = []
+    states = box.states
+    box.states = lambda ids, *others: (seen.append(ids), states(ids, *others))[1]  # type: ignore[method-assign]
+    contexts = Contexts(box, copier.encode, copier.begin, TEXTS, 100)
+    read, asked = contexts.read(PROBES[:1], np.array([[3, 1]]))
+    contexts.surprise(asked, Injection(read, {}))
+    whole = torch.cat([seen[0][0, : read.lengths[0]], asked.ids[0], asked.targets[0, -1:]]).tolist()
+    text = f"Passage: {TEXTS[3]}\n\nPassage: {TEXTS[1]}\n\nQuestion: {PROBES[0].text}"
+    assert copier._tokenizer.decode(whole) == f"<s>{text}"
+    assert asked.positions[0].tolist() == list(range(int(read.lengths[0]), len(whole) - 1))
+
+
+def test_documents_give_way_and_too_many_are_refused(copier: CausalLM) -> None:
+    box = copier.white_box()
+    box.limit = 400
+    contexts = Contexts(box, copier.encode, copier.begin, TEXTS, 100)
+    read, asked = contexts.read(PROBES[:1], np.array([[0, 1, 2, 3]]))
+    assert int(read.lengths[0]) + asked.ids.shape[1] < 400
+    assert len({int((read.owner == at).sum()) for at in range(4)}) == 1  # cut alike
+    with pytest.raises(GeneratorError, match=r"sees 400 tokens at once, too few for 20 documents.*dream_documents"):
+        contexts.read(PROBES[:1], np.arange(20)[None])
+
+
+# heads --------------------------------------------------------------------------------------------
+
+
+def known(count: int = 20) -> tuple[list[Probe], np.ndarray, np.ndarray]:
+    rows = np.arange(count)
+    documents = dream.arranged(lesson(), rows, K, np.random.default_rng(0))
+    return PROBES[:count], documents, (documents == RIGHT[rows][:, None]).argmax(axis=1)
+
+
+def test_heads_that_copy_are_found_and_no_others(contexts: Contexts) -> None:
+    found = find(contexts, *known(), 16)
+    assert set(found.chosen) == {(1, 0), (1, 1)}
+    assert found.by_layer == {1: [0, 1]}
+    assert min(found.quality) > 0.9
+    assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert find(contexts, *known(), 1).chosen == found.chosen[:1]
+
+
+def test_where_no_head_beats_chance_it_is_told(contexts: Contexts) -> None:
+    probes, documents, right = known()
+    wrong = (right + 1 + np.arange(len(right)) % (K - 1)) % K  # nothing says that it should be this one
+    with pytest.raises(
+        GeneratorError, match=r"No attention head .* best of 8 has a mean reciprocal rank of 0\.\d\d ov"
+    ):
+        find(contexts, probes, documents, wrong, 16)
+
+
+def test_heads_are_the_same_however_many_are_read_at_once(contexts: Contexts, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find(contexts, *known(), 16)
+    monkeypatch.setattr("ragself.learn.contexts._TOKENS", {"cpu": 1})
+    assert find(contexts, *known(), 16) == first
+
+
+# DREAM --------------------------------------------------------------------------------------------
+
+
+def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does_not(contexts: Contexts) -> None:
+    probes, documents, right = known()
+    columns = {"right": right, "wrong": (right + 1) % K}
+    found = {"uniform": torch.zeros(len(probes), K)}
+    for name, column in columns.items():
+        found[name] = torch.full((len(probes), K), NOWHERE)
+        found[name][torch.arange(len(probes)), torch.from_numpy(column)] = 0.0
+    loss = {
+        name: float(dream.surprise(contexts, HEADS, probes, documents, law.log_softmax(dim=1)).mean())
+        for name, law in found.items()
+    }
+    assert loss["right"] < loss["uniform"] - 0.3
+    assert loss["uniform"] < loss["wrong"]
+    gap = dream.gap(contexts, HEADS, lesson(), np.arange(20), dream.Schedule(K))
+    assert gap.mean() == pytest.approx(loss["uniform"] - loss["right"], abs=0.25)  # of other documents
+
+
+def test_each_probe_is_read_as_if_alone(contexts: Contexts) -> None:
+    probes, documents, _ = known(6)
+    law = torch.randn(6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    together = dream.surprise(contexts, HEADS, probes, documents, law)
+    alone = [
+        dream.surprise(contexts, HEADS, probes[row : row + 1], documents[row : row + 1], law[row : row + 1])
+        for row in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes, documents, _ = known(6)
+    law = torch.zeros(6, K).log_softmax(dim=1)
+    expected = dream.surprise(contexts, HEADS, probes, documents, law)
+    most, read = 2, Contexts.read
+
+    def small(self: Contexts, some: Any, rows: Any) -> Any:
+        if len(some) > most:
+            raise torch.OutOfMemoryError("no")
+        return read(self, some, rows)
+
+    monkeypatch.setattr(Contexts, "read", small)
+    torch.testing.assert_close(dream.surprise(contexts, HEADS, probes, documents, law), expected, atol=1e-5, rtol=0)
+    most = 0
+    with pytest.raises(GeneratorError, match=r"cpu has no memory for 4 documents at once. Set train.dream_documents"):
+        dream.surprise(contexts, HEADS, probes, documents, law)
+
+
+def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contexts: Contexts) -> None:
+    made = lesson()
+    made.fit[:, 3] = False
+    made = replace(made, right=np.where(np.arange(P) % 2, RIGHT, -1))
+    rows, places = np.arange(P), Counter[int]()
+    for seed in range(40):
+        found = dream.arranged(made, rows, K, np.random.default_rng(seed))
+        assert all(len(set(each)) == K for each in found.tolist())
+        leaks = (found == made.candidates[:, 3:4]) & (made.candidates[:, 3] != made.right)[:, None]
+        assert not leaks.any()
+        own = found[1::2] == RIGHT[1::2][:, None]
+        assert own.any(axis=1).all()
+        places.update(own.argmax(axis=1).tolist())
+    assert set(places) == set(range(K))
+    assert max(places.values()) < 1.3 * min(places.values())
+
+
+def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
+    rows = np.arange(10, 20)
+    seen = [dream.turn(rows, 4, 0, step).tolist() for step in range(6)]
+    assert [len(each) for each in seen] == [4, 4, 2] * 2
+    assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == rows.tolist()
+    assert seen[:3] != seen[3:]
+
+
+def course(steps: int = 8) -> Course:
+    return Course(steps, 4, 9)
+
+
+def by_dream(contexts: Contexts, made: Student | None = None, *, seed: int = 0) -> dream.Dream:
+    schedule = dream.Schedule(K, batch=6, seed=seed)
+    return dream.Dream(lesson(), contexts, HEADS, made or student(), schedule, f"key {seed}")
+
+
+def first_ranks(made: VectorStudent) -> float:
+    with torch.no_grad():
+        logits, _ = made.logits(np.arange(24, 40), np.arange(len(TEXTS)))
+    return float((logits.argmax(dim=1).numpy() == RIGHT[24:40]).mean())
+
+
+def test_dream_teaches_a_student_what_the_model_copies(contexts: Contexts) -> None:
+    made = student()
+    objective = by_dream(contexts, made)
+    before = first_ranks(made)
+    loss, held = descend(objective, course(16), None)
+    assert min(held) < held[0] - 0.1
+    assert len(loss) == 16
+    assert first_ranks(made) > before + 0.3
+    assert all(weight.grad is None for weight in contexts.box.model.parameters())
+
+
+def test_the_sharpest_temperature_is_tried_not_guessed(contexts: Contexts) -> None:
+    objective = by_dream(contexts)
+    objective.student.sharpen(1 / 16)  # all alike
+    before = objective.look()
+    assert objective.sharpen() == 4.0
+    assert before is not None
+    assert (objective.look() or 9.0) < before
+
+
+def test_without_held_out_probes_there_is_no_look(contexts: Contexts) -> None:
+    objective = by_dream(contexts)
+    objective.lesson = lesson(held=np.empty(0, dtype=np.int64))
+    assert objective.look() is None
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(step: int) -> Callable[[str, int, int], None]:
+    def progress(stage: str, done: int, total: int) -> None:
+        if done == step:
+            raise Killed
+
+    return progress
+
+
+def bits(made: VectorStudent) -> tuple[bytes, ...]:
+    return tuple(weight.detach().numpy().tobytes() for weight in made.weights.values())
+
+
+@pytest.mark.parametrize("objective", ["dream", "revela"])
+def test_a_killed_run_goes_on_with_the_same_bits(
+    objective: str, contexts: Contexts, copier: CausalLM, tmp_path: Path
+) -> None:
+    def fresh(seed: int = 0) -> Any:
+        return by_dream(contexts, seed=seed) if objective == "dream" else by_revela(copier, seed=seed)
+
+    whole = fresh()
+    told = descend(whole, course(), None)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        descend(fresh(), course(), state, killed_at(6))
+    seen: list[int] = []
+    again = fresh()
+    torch.rand(3)  # nor does it depend on the global generator
+    assert descend(again, course(), state, lambda *args: seen.append(args[1])) == told
+    assert seen[0] == 5
+    assert bits(again.student) == bits(whole.student)
+    other = fresh(1)
+    descend(other, course(), None)
+    assert bits(other.student) != bits(whole.student)
+
+
+# Revela -------------------------------------------------------------------------------------------
+
+
+def twins() -> list[str]:
+    """Each text comes twice, its words in another order."""
+    draw = np.random.default_rng(0)
+    return [*TEXTS[:16], *(" ".join(draw.permutation(text.split())) for text in TEXTS[:16])]
+
+
+def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revela.Revela:
+    texts = twins()
+    lexicon, asked = Lexicon.fit(texts), revela.halves(texts)
+    words = Words(
+        lexicon.weigh(asked, "query"),
+        lexicon.weigh(texts, "document"),
+        lexicon.levels(asked, "query"),
+        lexicon.levels(texts, "document"),
+        lexicon.balance,
+    )
+    pace = Pace(rank=4, strength=0.3, width=256, anchor=0.01, rate_scale=0.3, seed=seed)
+    made = VectorStudent(vectors(32, 1), vectors(32, 2), words, 0.5, pace)
+    tokens = [[*copier.begin, *ids][:48] for ids in copier.encode(texts)]
+    draw = np.random.default_rng(seed)
+    pools = np.stack([np.concatenate([own, own + 16]) for own in (draw.permutation(16)[:4] for _ in range(18))])
+    box, weights = copier.white_box().learning(4, 0) if learns else (copier.white_box(), {})
+    schedule = revela.Schedule(even=False, seed=seed)
+    return revela.Revela(revela.Lesson(tokens, pools[2:], pools[:2]), box, made, schedule, f"{seed}", weights)
+
+
+def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: CausalLM) -> None:
+    objective = by_revela(copier)
+    rows, box = objective.lesson.held[0], objective.box
+    chunks = [objective.lesson.tokens[row] for row in rows]
+    twin = torch.eye(8).roll(4, dims=1)
+    with torch.no_grad():
+        loss = {
+            name: float(revela.surprise(box, chunks, weights, even=False).mean())
+            for name, weights in (("twin", twin), ("alike", revela.looks(torch.zeros(8, 8))), ("alone", 0 * twin))
+        }
+    assert loss["twin"] < loss["alike"] - 0.2
+    assert loss["alike"] < loss["alone"]
+
+    def weight() -> float:
+        with torch.no_grad():
+            objective.student.draw(0)
+            return float((revela.looks(objective.student.logits(rows, rows)[0]) * twin).sum() / 8)
+
+    before = weight()
+    _, held = descend(objective, course(16), None)
+    assert weight() > before + 0.1
+    assert min(held) < held[0] - 0.02
+
+
+def test_the_gap_is_that_of_the_best_other_and_none_where_nothing_is_shared(copier: CausalLM) -> None:
+    objective = by_revela(copier)
+    chunks = [objective.lesson.tokens[row] for row in objective.lesson.held[0]]
+    found = revela.gap(objective.box, chunks, even=False)
+    assert found.shape == (8,)
+    assert found.mean() > 0.2
+    strange = [[*copier.begin, *copier.encode([text])[0]] for text in ("aa bb cc dd", "ee ff gg hh", "ii jj kk ll")]
+    assert abs(revela.gap(objective.box, strange, even=False).mean()) < found.mean() / 2
+
+
+def test_the_language_model_may_learn_along(copier: CausalLM) -> None:
+    objective = by_revela(copier, learns=True)
+    before = {name: weight.detach().clone() for name, weight in objective.weights.items()}
+    _, held = descend(objective, course(4), None)
+    moved = {name for name, weight in objective.weights.items() if not torch.equal(weight, before[name])}
+    assert any(name.startswith("model.") for name in moved)
+    assert "up" in moved
+    assert held
+
+
+def test_out_of_memory_is_told(copier: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = by_revela(copier)
+
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr("ragself.learn.revela.read", full)
+    with pytest.raises(GeneratorError, match=r"no memory for 8 chunks of \d+ tokens. Set train.revela_chunks or train"):
+        objective.learn(0)
+
+
+def test_the_first_half_asks() -> None:
+    assert revela.halves(["a b c d", "a b c", "a", ""]) == ["a b", "a b", "a", ""]
+
+
+# batches of chunks --------------------------------------------------------------------------------
+
+
+def test_copies_are_out() -> None:
+    texts = ["One two.", "three", "one, TWO", "", "...", "three four"]
+    assert distinct(texts).tolist() == [0, 1, 5]
+
+
+def test_batches_hold_chunks_with_those_near_them() -> None:
+    texts = [*twins(), *TEXTS[:4]]  # copies, too
+    given = np.vstack([vectors(16, 1), vectors(16, 1), vectors(4, 9)])
+    pools = plan(texts, given, 8, 40, 0)
+    assert pools.shape == (40, 8)
+    assert all(len(set(pool)) == 8 for pool in pools.tolist())
+    assert pools.max() < 32
+    together = np.mean([len({row % 16 for row in pool}) for pool in pools.tolist()])
+    alone = np.mean([len({row % 16 for row in np.random.default_rng(s).permutation(32)[:8]}) for s in range(400)])
+    assert together < alone - 0.5
+    np.testing.assert_array_equal(plan(texts, given, 8, 40, 0), pools)
+    assert (plan(texts, given, 8, 40, 1) != pools).any()
+    assert plan(texts[:3], given[:3], 8, 2, 0).shape == (2, 3)
+
+
+def test_a_batch_of_one_is_refused() -> None:
+    with pytest.raises(InputError, match="found 1 that differ, expected at least 2"):
+        plan(["one", "One!"], vectors(2, 0), 8, 4, 0)
+
+
+def test_where_there_is_nothing_to_learn_it_is_told() -> None:
+    Gap.of(np.array([0.5, 0.6, 0.4])).check("dream")
+    with pytest.raises(GeneratorError, match=r"nothing to learn by revela.* over 3 texts .* by 0.000 nats"):
+        Gap.of(np.array([-0.5, 0.5, 0.0])).check("revela")
+
+
+# students -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+@pytest.mark.parametrize("inner", ["none", "residual", "hybrid"])
+def test_a_student_that_reads_begins_with_the_scores_that_its_adapter_would_serve(
+    inner: str, sides: Any, tiny_model: Path
+) -> None:
+    encoder = Encoder(EncoderConfig(model=str(tiny_model)))
+    asked = [probe.text for probe in PROBES]
+    queries, documents = encoder.queries(asked), encoder.documents(TEXTS)
+    draw = np.random.default_rng(0)
+    residual = Residual(*(0.2 * draw.normal(size=shape).astype(np.float32) for shape in ((32, 3), (3, 32))))
+    hybrid = Hybrid.around(residual, Lexicon.fit(TEXTS), 0.2, 64, TEXTS)
+    adapter = {"none": None, "residual": residual, "hybrid": hybrid}[inner]
+    made = TextStudent(encoder, adapter, sides, (asked, queries), (TEXTS, documents), 0.1, Pace(4))
+    rows, used = np.array([3, 0, 7]), np.array([5, 9, 2, 1])
+    logits, penalty = made.logits(rows, used)
+    left, right = queries[rows], documents[used]
+    if adapter is not None:
+        left = adapter.queries(left, [asked[row] for row in rows])
+        right = adapter.documents(right, [TEXTS[row] for row in used])
+    np.testing.assert_allclose(logits.detach().numpy() * 0.1, left @ right.T, atol=1e-5)
+    assert penalty.item() == pytest.approx(0.0, abs=1e-9)
+    made.sharpen(2.0)
+    torch.testing.assert_close(made.logits(rows, used)[0], 2 * logits, rtol=1e-4, atol=1e-4)
+    logits.square().sum().backward()
+    assert {name for name, weight in made.weights.items() if weight.grad is not None} == set(made.weights)
+
+
+def test_a_sharper_student_is_the_same_but_sharper() -> None:
+    made = student()
+    made.draw(1)
+    logits, _ = made.logits(np.arange(4), np.arange(9))
+    made.sharpen(3.0)
+    made.draw(1)
+    torch.testing.assert_close(made.logits(np.arange(4), np.arange(9))[0], 3 * logits, rtol=1e-4, atol=1e-4)
+    made.draw(2)
+    assert (made.logits(np.arange(4), np.arange(9))[0] - 3 * logits).abs().max() > 1e-3  # the sketch's noise
