@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,21 @@ def random_model(
 
 
 def copying_model(
-    folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0, steps: int = 80, threads: int = 1
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 80,
+    threads: int = 1,
+    titled: Sequence[tuple[str, str]] = (),
 ) -> Path:
     r"""Train a two-layer Llama that copies from its context, save it in `folder`, and return the folder.
 
     After ``<s>Passage: DOCUMENT\n\nQuestion:`` it holds the document's words for likely, in order or scattered, words
     it never saw included. Its weights start from the circuit that copies (see `_wire`), which plain training takes
     long to find; training on made-up words then sets its balance. Same arguments, same machine: same weights.
-    Where no `tokenizer` is given, one is learned from made-up words.
+    Where no `tokenizer` is given, one is learned from made-up words. With `titled`, titles and texts of documents, half
+    of what it is trained on is a title after a few of the texts: it then knows what of a text to copy, and when not to.
     """
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -72,7 +79,7 @@ def copying_model(
         tokens = tokenizer or _made_up_tokenizer(draw)
         model = _model("llama", tokens, seed, hidden_size=128, num_key_value_heads=4, rope_theta=_THETA)
         _wire(model, torch.Generator().manual_seed(seed))
-        _train(model, tokens, draw, steps)
+        _train(model, tokens, draw, steps, titled)
     finally:
         torch.set_num_threads(threads_before)
     return _save(model, tokens, folder)
@@ -143,13 +150,17 @@ def _wire(model: Any, generator: torch.Generator) -> None:
         copy.o_proj.weight[_NEXT, values] = torch.eye(_CODE)
 
 
-def _train(model: Any, tokenizer: PreTrainedTokenizerFast, draw: random.Random, steps: int) -> None:
+def _train(
+    model: Any, tokenizer: PreTrainedTokenizerFast, draw: random.Random, steps: int, titled: Sequence[tuple[str, str]]
+) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min((step + 1) / 10, 1.0, 1.5 * (1 - step / steps))
         count, least, most = (2, 60, 200) if step % 4 == 3 else (8, 12, 60)
-        rows, weights = _batch([_example(draw, least, most) for _ in range(count)], tokenizer)
+        real = bool(titled) and step % 2 == 0
+        made = [_read(draw, titled) if real else _example(draw, least, most) for _ in range(count)]
+        rows, weights = _batch(made, tokenizer)
         states = model.model(rows[:, :-1]).last_hidden_state
         losses = functional.cross_entropy(model.lm_head(states).mT, rows[:, 1:], reduction="none")
         ((losses * weights[:, 1:]).sum() / weights.sum()).backward()
@@ -184,6 +195,13 @@ def _example(draw: random.Random, least: int, most: int) -> list[str]:
         query = words[start : start + length] if draw.random() < 0.5 else draw.sample(words, length)
         parts += [draw.choice(ENDINGS), " " + " ".join(query)]
     return parts
+
+
+def _read(draw: random.Random, titled: Sequence[tuple[str, str]]) -> list[str]:
+    """A few texts of documents, each cut, and the title of one of them."""
+    some = draw.sample(titled, draw.randint(1, 4))
+    passages = "\n\n".join("Passage: " + " ".join(text.split()[:60]) for _, text in some)
+    return [passages, draw.choice(ENDINGS), " " + draw.choice(some)[0]]
 
 
 def _words(draw: random.Random, count: int) -> list[str]:

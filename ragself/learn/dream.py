@@ -20,10 +20,11 @@ from ragself.errors import GeneratorError
 from ragself.learn.contexts import Contexts
 from ragself.learn.heads import Heads
 from ragself.learn.student import Student
-from ragself.models.inject import NOWHERE, Injection
+from ragself.models.inject import Injection
 from ragself.schema import Probe
 
 Rows = NDArray[np.int64]
+SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on trial
 SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of the temperature that are tried
 
 
@@ -169,19 +170,33 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
     return torch.cat([surprise(contexts, heads, probes[part], documents[part], law[part]) for part in parts])
 
 
-def gap(contexts: Contexts, heads: Heads, lesson: Lesson, rows: Rows, schedule: Schedule) -> NDArray[np.float64]:
-    """What there is to learn: how much lower the loss is with the right document than with all alike, (len(rows),)."""
+def gap(
+    contexts: Contexts, heads: Heads, lesson: Lesson, rows: Rows, schedule: Schedule, shares: Sequence[float] = SHARES
+) -> NDArray[np.float64]:
+    """What there is to learn: how much lower the loss is with the right document in view than with all alike.
+
+    A head that gives all its attention to one document may copy too boldly, so several shares are tried.
+
+    Args:
+        contexts, heads, lesson, schedule: As of `Dream`.
+        rows: n known-item probes.
+        shares: What of the documents' attention the right one gets; the others share the rest.
+
+    Returns:
+        (len(shares), n) nats per token.
+    """
     documents = arranged(lesson, rows, schedule.documents, np.random.default_rng(schedule.seed))
-    found = []
+    count, found = documents.shape[1], []
     with torch.no_grad():
         for part in contexts.groups([lesson.probes[row] for row in rows], documents):
             probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
             right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
-            oracle = torch.where(right, 0.0, NOWHERE).log_softmax(dim=1)
-            uniform = torch.zeros_like(oracle).log_softmax(dim=1)
-            with_all, with_right = (surprise(contexts, heads, probes, laid, law) for law in (uniform, oracle))
-            found.append((with_all - with_right).cpu().numpy())
-    return np.concatenate(found).astype(np.float64)
+            laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
+            alike, *seen = (
+                surprise(contexts, heads, probes, laid, law.clamp_min(1e-9).log()).cpu().numpy() for law in laws
+            )
+            found.append(np.stack([alike - each for each in seen]))
+    return np.concatenate(found, axis=1).astype(np.float64)
 
 
 def turn(rows: Rows, batch: int, seed: int, step: int) -> Rows:

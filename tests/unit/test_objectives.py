@@ -171,8 +171,10 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
     }
     assert loss["right"] < loss["uniform"] - 0.3
     assert loss["uniform"] < loss["wrong"]
-    gap = dream.gap(contexts, HEADS, lesson(), np.arange(20), dream.Schedule(K))
-    assert gap.mean() == pytest.approx(loss["uniform"] - loss["right"], abs=0.25)  # of other documents
+    gaps = dream.gap(contexts, HEADS, lesson(), np.arange(20), dream.Schedule(K), [1 / K, 0.6, 1.0]).mean(axis=1)
+    assert gaps[0] == pytest.approx(0.0, abs=1e-6)
+    assert gaps[1] > 0.3
+    assert gaps[2] == pytest.approx(loss["uniform"] - loss["right"], abs=1e-4)
 
 
 def test_each_probe_is_read_as_if_alone(contexts: Contexts) -> None:
