@@ -39,6 +39,7 @@ Rows = NDArray[np.int64]
 Side = tuple[Sequence[str], NDArray[np.float32]]  # texts and their base vectors
 
 _WATCHED = 64  # held-out probes, or chunks, that tell when to stop
+_TRIED = 32  # chunks that tell whether there is anything to learn by Revela
 _FOUND = 128  # known-item probes that tell which heads look for what is asked, as in QRHead
 _KINDS = ("question", "title", "span")  # of known items, the most telling first
 _FEW = 24  # known items below which less telling ones are taken, too
@@ -242,7 +243,10 @@ class Backprop:
         lesson = revela.Lesson([tokens[row] for row in used], pools[watched:], pools[:watched])
         found = {}
         for even in (True, False):
-            gaps = [revela.gap(self._box, [lesson.tokens[row] for row in pool], even) for pool in lesson.held]
+            gaps = [
+                revela.gap(self._box, [lesson.tokens[row] for row in pool], even)
+                for pool in lesson.held[: max(_TRIED // size, 1)]
+            ]
             found[even] = Gap.of(np.concatenate(gaps))
         even = found[True].mean >= found[False].mean
         vectors = self._base.queries(asked, self._progress)

@@ -47,7 +47,7 @@ def wait_for(condition: Callable[[], object], child: Child, seconds: float = 60)
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])  # of what comes and goes when
 def test_nothing_is_lost_and_nothing_comes_back(
     seed: int, tmp_path: Path, place: Config, chunks: list[Chunk], asked: list[str], spawn: Spawn
 ) -> None:
