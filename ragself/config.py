@@ -213,31 +213,6 @@ class TrainConfig(_Table):
     )
 
 
-def aimed(config: Config, objective: ObjectiveName | None) -> Config:
-    """The same settings for another objective, None for their own.
-
-    Raises:
-        ConfigError: It needs a language model that is loaded here, and none is named; or there is no such objective.
-    """
-    if objective is not None:
-        try:
-            train = TrainConfig.model_validate({**config.train.model_dump(), "objective": objective})
-        except ValidationError as error:
-            raise ConfigError(_explain(error, "the objective")) from error
-        config = config.model_copy(update={"train": train})
-    if config.train.objective != "distill" and not config.generator.model:
-        raise ConfigError(
-            f"The objective {config.train.objective} learns from the loss of a language model, which must be loaded in "
-            "this process; "
-            + (
-                "the settings name a server. Set generator.model, too, to the name or path of what it serves."
-                if config.generator.url
-                else f"none is named. Name one, such as --generator {DEFAULT_GENERATOR}, or set generator.model."
-            )
-        )
-    return config
-
-
 class GateConfig(_Table):
     """When a candidate replaces the live version. The default answer is no."""
 
@@ -358,6 +333,31 @@ def load(directory: str | Path | None = None, **overrides: Any) -> Config:
         raise ConfigError(f"Cannot read the settings in {where}: {error}. Correct the line it names.") from error
     values = {name: getattr(loaded, name) for name in Config.model_fields}
     return Config.model_construct(loaded.model_fields_set, **values)
+
+
+def aimed(config: Config, objective: ObjectiveName | None) -> Config:
+    """The same settings for another objective, None for their own.
+
+    Raises:
+        ConfigError: It needs a language model that is loaded here, and none is named; or there is no such objective.
+    """
+    if objective is not None:
+        try:
+            train = TrainConfig.model_validate({**config.train.model_dump(), "objective": objective})
+        except ValidationError as error:
+            raise ConfigError(_explain(error, "the objective")) from error
+        config = config.model_copy(update={"train": train})
+    if config.train.objective != "distill" and not config.generator.model:
+        raise ConfigError(
+            f"The objective {config.train.objective} learns from the loss of a language model, which must be loaded in "
+            "this process; "
+            + (
+                "the settings name a server. Set generator.model, too, to the name or path of what it serves."
+                if config.generator.url
+                else f"none is named. Name one, such as --generator {DEFAULT_GENERATOR}, or set generator.model."
+            )
+        )
+    return config
 
 
 def _refuse_unknown_variables() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,6 @@ from ragself.serve.memory import uncollected
 from ragself.serve.registry import now
 from ragself.serve.reindex import follow, verify
 from ragself.serve.store import Store
-
-if TYPE_CHECKING:
-    from ragself.learn.backprop import Backprop
-    from ragself.models.causal import CausalLM
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +161,7 @@ def _learn(
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
         adapters = _students(store, folder, lesson, lexicon, weight.weight, config, supervision, progress)
-        report = replace(report, objective={"name": config.train.objective, "seen": _objective(folder)})
+        report = replace(report, objective=_objective(folder))
     with clock("judge"):
         best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress, UNTRAINED)
         decision = confirm(lesson, best.adapter, adapter, weight.weight, config.gate, store.registry.seen_off())
@@ -255,7 +251,11 @@ def _students(
     rows = _trainable(lesson)
     kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
     with inside(config, supervision) as model:
-        backprop = _backprop(model, store.base, lesson, rows, lexicon, weight, config.train, progress)
+        backprop = None
+        if model is not None:
+            from ragself.learn.backprop import Backprop  # loads torch, which only training needs
+
+            backprop = Backprop(model, lesson, rows, lexicon, weight, store.base, config.train, progress)
         for kind in kinds if len(rows) >= config.probes.min_train else ():
             path = folder / _file(kind)
             if not path.exists():
@@ -263,25 +263,16 @@ def _students(
                 bench = Bench(store.base, adapters.get("hybrid"), state, backprop)
                 trained = teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench)
                 if backprop is not None:
-                    write_json(folder / OBJECTIVE, _objective(folder) | backprop.seen)
+                    seen = _objective(folder).get("seen", {}) | backprop.seen
+                    write_json(folder / OBJECTIVE, {"name": config.train.objective, "seen": seen})
                 store.save(trained, path)
                 state.unlink(missing_ok=True)
             adapters[kind] = bound(load(path, mark), store.base, progress)
     return adapters
 
 
-def _backprop(model: CausalLM | None, *parts: Any) -> Backprop | None:
-    """What goes through the language model in this process; None where its likelihoods are distilled."""
-    if model is None:
-        return None
-    from ragself.learn.backprop import Backprop  # loads torch, which only training needs
-
-    base, lesson, rows, lexicon, weight, config, progress = parts
-    return Backprop(model, lesson, rows, lexicon, weight, base, config, progress)
-
-
 def _objective(folder: Path) -> dict[str, Any]:
-    """What was seen of each kind of adapter while a language model's loss was lowered."""
+    """What was seen of each kind of adapter while a language model's loss was lowered; empty where none was."""
     return read_json(folder / OBJECTIVE) if (folder / OBJECTIVE).exists() else {}
 
 

@@ -544,16 +544,23 @@ class KnowledgeBase:
         return len(gone)
 
     def forecast(
-        self, queries: Iterable[str] = (), progress: Progress = silent, *, generator: str | Sequence[str] | None = None
+        self,
+        queries: Iterable[str] = (),
+        progress: Progress = silent,
+        *,
+        generator: str | Sequence[str] | None = None,
+        objective: ObjectiveName | None = None,
     ) -> Forecast:
         """What `adapt` with the same arguments would cost at most, without doing it.
 
-        A language model that never scored here is timed on a few texts, whose scores are kept.
+        A language model that never scored here is timed on a few texts, whose scores are kept. What an objective other
+        than ``distill`` takes to train is not told.
 
         Raises:
+            ConfigError: The objective needs a language model in this process, and none is named.
             GeneratorError: The language model cannot be loaded or reached.
         """
-        config = self._supervised_by(generator)
+        config = aimed(self._supervised_by(generator), objective)
         self.check_open()
         return forecast(self.store(), Counter(check_asked(queries)) + Counter(self.asked()), config, progress)
 

@@ -231,7 +231,7 @@ class Report:
         cpu: Seconds of processor time that the process took meanwhile.
         anew: What `lora` was going to encode again, ``documents`` and about how many ``seconds``, as told before it
             did; empty where the encoder is not tuned.
-        objective: Where a language model's own loss was lowered, its ``name``, and for each kind of adapter ``gap``, by
+        objective: Where a language model's own loss was lowered, its ``name``, and ``seen``, for each kind ``gap``, by
             how many nats per token the right document lowers it against all alike, ``loss`` of what is held out before
             and after, and ``steps``; empty where likelihoods were distilled.
     """

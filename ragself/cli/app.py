@@ -11,6 +11,7 @@ import typer
 
 from ragself.cli import console, operate, show
 from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
+from ragself.config import ObjectiveName
 from ragself.corpus.queries import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
 
@@ -134,7 +135,7 @@ def adapt(
     queries: Queries = None,
     generator: Generator = None,
     objective: Annotated[
-        Literal["distill", "dream", "revela"] | None,
+        ObjectiveName | None,
         typer.Option(
             help="What training lowers: the distance to what likelihoods say (distill), or the loss of the language "
             "model itself, loaded here, as DREAM or Revela do. Default: the settings."
@@ -158,7 +159,7 @@ def adapt(
     texts = read_queries(queries) if queries else []
     with open_kb(kb) as base, console.progress(quiet) as progress:
         if dry_run:
-            cost = base.forecast(texts, progress, generator=generator)
+            cost = base.forecast(texts, progress, generator=generator, objective=objective)
         else:
             report = base.adapt(texts, progress, generator=generator, objective=objective, started="ragself adapt")
     if dry_run:

@@ -81,13 +81,12 @@ def report(result: Report) -> None:
 
 
 def _objective(told: Mapping[str, Any]) -> None:
-    seen: Mapping[str, Any] = told.get("seen", {})
-    if not seen:
+    if not told:
         return
     rows = [
         (kind, f"{facts['gap']:.3f} ± {facts['gap_error']:.3f}", f"{facts['loss'][0]:.3f} to {facts['loss'][1]:.3f}",
          f"{facts['steps']}", f"{facts['heads']}" if "heads" in facts else "-")
-        for kind, facts in seen.items()
+        for kind, facts in told["seen"].items()
     ]  # fmt: skip
     columns = ("adapter", "the right document gains", "held-out loss", "steps", "heads")
     table(f"{told['name']}: the language model's own loss, nats per token", *columns, rows=rows)

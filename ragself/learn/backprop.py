@@ -24,13 +24,13 @@ from ragself.learn.contexts import Contexts
 from ragself.learn.descent import Course, Objective, descend
 from ragself.learn.heads import Heads, find
 from ragself.learn.pools import plan
-from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words
+from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words, sharpen
+from ragself.learn.students import made
 from ragself.learn.study import Study
 from ragself.models.adapter import Adapter
 from ragself.models.causal import CausalLM
-from ragself.models.hybrid import Hybrid
 from ragself.models.lexicon import Lexicon
-from ragself.models.residual import Residual
+from ragself.models.saved import fingerprint
 from ragself.models.vectors import BaseVectors
 from ragself.models.whitebox import WhiteBox
 from ragself.progress import Progress, silent
@@ -133,7 +133,7 @@ class Backprop:
             ) from error
         facts |= {"loss": [held[0], min(held)] if held else [loss[0], loss[-1]], "steps": len(loss)}
         self.seen[kind] = facts
-        return self._adapter(kind, student, inner)
+        return self._adapter(student, inner)
 
     # DREAM ----------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class Backprop:
             "heads": len(heads.chosen),
             "head_rank": float(np.mean(heads.quality)),
             "chance": heads.chance,
-            "sharper": objective.sharpen(),
+            "sharper": sharpen(student, objective.look, dream.SHARPER),
         }
         return student, objective, facts
 
@@ -262,7 +262,12 @@ class Backprop:
         schedule = revela.Schedule(even, max(gap.mean, _LEAST_UNIT), seed=self._config.seed)
         key = self._key(kind, inner, schedule, lesson.train, lesson.held, tuple(searched[0]))
         objective = revela.Revela(lesson, box, student, schedule, key, learns)
-        facts = {"gap": gap.mean, "gap_error": gap.error, "even": even, "sharper": objective.sharpen()}
+        facts = {
+            "gap": gap.mean,
+            "gap_error": gap.error,
+            "even": even,
+            "sharper": sharpen(student, objective.look, revela.SHARPER),
+        }
         return student, objective, facts
 
     # both -----------------------------------------------------------------------------------------
@@ -272,45 +277,28 @@ class Backprop:
         if kind == "lora":
             pace = Pace(config.lora_rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
             return TextStudent(self._base.encoder, inner, config.lora_sides, queries, documents, tau, pace)
-        words = self._words(queries[0], documents[0]) if kind == "hybrid" else None
+        words = Words.of(self._lexicon, queries[0], documents[0]) if kind == "hybrid" else None
         pace = Pace(strength=self._weight, width=config.sketch, seed=config.seed)
         return VectorStudent(queries[1], documents[1], words, tau, pace)
 
-    def _words(self, queries: Sequence[str], documents: Sequence[str]) -> Words:
-        lexicon = self._lexicon
-        return Words(
-            lexicon.weigh(queries, "query"),
-            lexicon.weigh(documents, "document"),
-            lexicon.levels(queries, "query"),
-            lexicon.levels(documents, "document"),
-            lexicon.balance,
-        )
-
-    def _adapter(self, kind: str, student: Student, inner: Adapter | None) -> Adapter:
-        config, study = self._config, self._study
+    def _adapter(self, student: Student, inner: Adapter | None) -> Adapter:
+        config = self._config
         if isinstance(student, TextStudent):
             lora = replace(student.reader.lora(config.lora_sides), inner=inner)
             return lora.bound(self._base, self._progress)
         assert isinstance(student, VectorStudent)
-        down, up, log_weight, strength = student.found()
-        if kind == "residual" or log_weight is None:
-            return Residual(down, up)
-        lexicon = self._lexicon.learned(log_weight)
-        return Hybrid.around(Residual(down, up), lexicon, strength, config.sketch, study.texts[: study.size])
+        return made(*student.found(), self._lexicon, self._study, config.sketch)
 
     def _key(self, kind: str, inner: Adapter | None, *parts: object) -> str:
         """Hash of all that the bits of a run depend on."""
         study = self._study
         digest = hashlib.blake2b(digest_size=16)
-        settings = self._config.model_dump(mode="json")
-        digest.update(repr((kind, self._lm.name, self._base.encoder.fingerprint, settings, self._weight)).encode())
+        settings, mark = self._config.model_dump(mode="json"), fingerprint(self._base.encoder.fingerprint, inner)
+        digest.update(repr((kind, self._lm.name, mark, settings, self._weight)).encode())
         for part in parts:
             told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
             digest.update(told)
         digest.update("\0".join([*self._texts_of_probes, *study.texts]).encode("utf-8", "surrogatepass"))
-        for name, tensor in sorted(inner.tensors().items()) if inner is not None else ():
-            digest.update(f"{name} {tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
 
 

@@ -63,12 +63,12 @@ class Contexts:
         self._texts, self._tokens = texts, tokens
         self._kept: dict[str, list[int]] = {}
 
-    def groups(self, probes: Sequence[Probe], documents: Rows) -> Iterator[Rows]:
-        """Positions of probes whose contexts are read at once; documents are (P, K) rows."""
+    def groups(self, documents: Rows) -> Iterator[Rows]:
+        """Positions of probes whose contexts, (P, K) rows of documents, are read at once."""
         size = self._room(documents.shape[1]) * documents.shape[1]
         count = max(_TOKENS.get(self.box.device.type, 4096) // max(size, 1), 1)
-        for start in range(0, len(probes), count):
-            yield np.arange(start, min(start + count, len(probes)))
+        for start in range(0, len(documents), count):
+            yield np.arange(start, min(start + count, len(documents)))
 
     def read(self, probes: Sequence[Probe], documents: Rows) -> tuple[Context, Asked]:
         """Have documents read, and lay out the probes that follow.

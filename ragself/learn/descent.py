@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ragself.learn import kept
@@ -91,6 +92,13 @@ def descend(
         return tuple(run.loss), tuple(run.held)
     finally:
         torch.set_num_threads(threads)
+
+
+def turn(rows: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[np.int64]:
+    """Those of a step: every one once, in random order, then again in another; of any step at once."""
+    again, at = divmod(step, -(-len(rows) // batch))
+    order = np.random.default_rng([seed, again]).permutation(rows)
+    return np.asarray(order[at * batch : (at + 1) * batch])
 
 
 class _Run:

@@ -8,7 +8,7 @@ here, without labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ragself.errors import GeneratorError
 from ragself.learn.contexts import Contexts
+from ragself.learn.descent import turn
 from ragself.learn.heads import Heads
 from ragself.learn.student import Student
 from ragself.models.inject import Injection
@@ -25,7 +26,7 @@ from ragself.schema import Probe
 
 Rows = NDArray[np.int64]
 SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on trial
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of the temperature that are tried
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of all logits that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Dream:
         share = torch.from_numpy(lesson.weights[rows] / lesson.weights[rows].sum())
         self.student.draw(schedule.seed, step)
         total = 0.0
-        for part in self._parts(rows, documents):
+        for part in self.contexts.groups(documents):
             losses, penalty = self._losses(rows[part], documents[part])
             loss = (losses.cpu() @ share[part]) / schedule.unit + penalty * (len(part) / len(rows))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -115,21 +116,10 @@ class Dream:
         self.student.draw(schedule.seed)
         total = 0.0
         with torch.no_grad():
-            for part in self._parts(lesson.held, documents):
+            for part in self.contexts.groups(documents):
                 losses, _ = self._losses(lesson.held[part], documents[part])
                 total += float(losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]]))
         return total / float(lesson.weights[lesson.held].sum())
-
-    def sharpen(self) -> float:
-        """Try temperatures, and take the one with the lowest loss before anything is learned; its factor."""
-        tried = []
-        for factor in SHARPER:
-            self.student.sharpen(factor)
-            tried.append(self.look() or 0.0)
-            self.student.sharpen(1 / factor)
-        best = SHARPER[int(np.argmin(tried))]
-        self.student.sharpen(best)
-        return best
 
     def _losses(self, rows: Rows, documents: Rows) -> tuple[Tensor, Tensor]:
         """Loss of each probe, (n,), and what keeps the student close to the base."""
@@ -138,9 +128,6 @@ class Dream:
         at = torch.from_numpy(inverse.reshape(documents.shape))
         law = logits.gather(1, at).log_softmax(dim=1)
         return surprise(self.contexts, self.heads, [self.lesson.probes[row] for row in rows], documents, law), penalty
-
-    def _parts(self, rows: Rows, documents: Rows) -> Iterator[Rows]:
-        return self.contexts.groups([self.lesson.probes[row] for row in rows], documents)
 
 
 def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
@@ -188,7 +175,7 @@ def gap(
     documents = arranged(lesson, rows, schedule.documents, np.random.default_rng(schedule.seed))
     count, found = documents.shape[1], []
     with torch.no_grad():
-        for part in contexts.groups([lesson.probes[row] for row in rows], documents):
+        for part in contexts.groups(documents):
             probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
             right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
             laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
@@ -197,13 +184,6 @@ def gap(
             )
             found.append(np.stack([alike - each for each in seen]))
     return np.concatenate(found, axis=1).astype(np.float64)
-
-
-def turn(rows: Rows, batch: int, seed: int, step: int) -> Rows:
-    """Those of a step: every one once, in random order, then again in another; of any step at once."""
-    again, at = divmod(step, -(-len(rows) // batch))
-    order = np.random.default_rng([seed, again]).permutation(rows)
-    return np.asarray(order[at * batch : (at + 1) * batch])
 
 
 def arranged(lesson: Lesson, rows: Rows, count: int, random: np.random.Generator) -> Rows:

@@ -73,7 +73,7 @@ def find(
         GeneratorError: No head does.
     """
     ranks = np.empty((len(probes), contexts.box.layers, contexts.box.heads))
-    for group in contexts.groups(probes, documents):
+    for group in contexts.groups(documents):
         some = [probes[row] for row in group]
         context, asked = contexts.read(some, documents[group])
         given = _given(contexts, context, asked) - _given(contexts, context, contexts.nothing(some, context))

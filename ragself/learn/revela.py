@@ -21,7 +21,7 @@ from ragself.models.cross import Crossing, read
 from ragself.models.whitebox import WhiteBox
 
 Rows = NDArray[np.int64]
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of the temperature that are tried
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +98,6 @@ class Revela:
         self.student.draw(self.schedule.seed)
         with torch.no_grad():
             return float(np.mean([float(self._losses(rows)[0].mean()) for rows in self.lesson.held]))
-
-    def sharpen(self) -> float:
-        """Try temperatures, and take the one with the lowest loss before anything is learned; its factor."""
-        tried = []
-        for factor in SHARPER:
-            self.student.sharpen(factor)
-            tried.append(self.look() or 0.0)
-            self.student.sharpen(1 / factor)
-        best = SHARPER[int(np.argmin(tried))]
-        self.student.sharpen(best)
-        return best
 
     def _losses(self, rows: Rows) -> tuple[Tensor, Tensor]:
         logits, penalty = self.student.logits(rows, rows)

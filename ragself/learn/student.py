@@ -7,7 +7,7 @@ the encoder, under an adapter that stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from ragself.learn.reader import Reader
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
 from ragself.models.hybrid import Hybrid
+from ragself.models.lexicon import Lexicon
 from ragself.models.lora import Sides
 from ragself.models.residual import Residual
 
@@ -55,6 +56,18 @@ class Student(Protocol):
         ...
 
 
+def sharpen(student: Student, look: Callable[[], float | None], factors: Sequence[float]) -> float:
+    """Multiply all logits by the factor with the lowest loss before anything is learned, and return it."""
+    tried = []
+    for factor in factors:
+        student.sharpen(factor)
+        tried.append(look() or 0.0)
+        student.sharpen(1 / factor)
+    best = factors[int(np.argmin(tried))]
+    student.sharpen(best)
+    return best
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """The two sides of the lexical score, as of `Lexicon`.
@@ -72,6 +85,17 @@ class Words:
     query_level: FloatArray
     document_level: FloatArray
     balance: FloatArray
+
+    @classmethod
+    def of(cls, lexicon: Lexicon, queries: Sequence[str], documents: Sequence[str]) -> Words:
+        """Of P queries and N documents."""
+        return cls(
+            lexicon.weigh(queries, "query"),
+            lexicon.weigh(documents, "document"),
+            lexicon.levels(queries, "query"),
+            lexicon.levels(documents, "document"),
+            lexicon.balance,
+        )
 
 
 @dataclass(frozen=True, slots=True)

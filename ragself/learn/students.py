@@ -111,19 +111,34 @@ def teach(
         learned = train(lesson, schedule, progress, "train residual")
         return Residual(learned.down, learned.up)
     asked, searched = [study.probes[row].text for row in rows], [study.texts[row] for row in used]
-    words = Words(
-        lexicon.weigh(asked, "query"),
-        lexicon.weigh(searched, "document"),
-        lexicon.levels(asked, "query"),
-        lexicon.levels(searched, "document"),
-        lexicon.balance,
-    )
+    words = Words.of(lexicon, asked, searched)
     learned = train(replace(lesson, words=words), schedule, progress, "train hybrid")
-    assert learned.log_weight is not None  # there are words in the lesson
-    residual = Residual(learned.down, learned.up)
-    return Hybrid.around(
-        residual, lexicon.learned(learned.log_weight), learned.strength, config.sketch, study.texts[: study.size]
-    )
+    return made(learned.down, learned.up, learned.log_weight, learned.strength, lexicon, study, config.sketch)
+
+
+def made(
+    down: NDArray[np.float32],
+    up: NDArray[np.float32],
+    log_weight: NDArray[np.float32] | None,
+    strength: float,
+    lexicon: Lexicon,
+    study: Study,
+    width: int,
+) -> Adapter:
+    """The residual that was learned, and with words the hybrid.
+
+    Args:
+        down, up: Of the residual.
+        log_weight: Logarithms of what was learned of each word, (V,); None where there were no words.
+        strength: Of the lexical score, in cosine per nat.
+        lexicon: Word weights, as before.
+        study: What the corpus is.
+        width: Of the sketch.
+    """
+    residual = Residual(down, up)
+    if log_weight is None:
+        return residual
+    return Hybrid.around(residual, lexicon.learned(log_weight), strength, width, study.texts[: study.size])
 
 
 def _tuned(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from ragself.learn.descent import Course, descend
+from ragself.learn.descent import Course, descend, turn
 from ragself.learn.distil import Lesson, Schedule, Student
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
 from ragself.models.lora import Lora
+from ragself.models.saved import fingerprint
 from ragself.progress import Progress, silent
 
 STAGE = "train lora"
@@ -82,7 +81,7 @@ class _Distillation:
     def learn(self, step: int) -> float:
         """Add the gradient of a batch; its KL divergence."""
         schedule, student, split = self.schedule, self.student, self.lesson.train
-        rows = _batch(len(split.texts), schedule, step)
+        rows = turn(np.arange(len(split.texts)), schedule.batch, schedule.seed, step)
         columns = student.columns(split, rows, np.random.default_rng([schedule.seed, step]))
         weights = split.weights[rows] / split.weights[rows].sum()
         total = 0.0
@@ -98,22 +97,12 @@ class _Distillation:
         return self.student.divergence() if len(self.lesson.held.texts) else None
 
 
-def _batch(count: int, schedule: Schedule, step: int) -> NDArray[np.int64]:
-    """Rows of a step's probes: every probe once, in random order, then again in another; of any step at once."""
-    turn, at = divmod(step, math.ceil(count / schedule.batch))
-    order = np.random.default_rng([schedule.seed, turn]).permutation(count)
-    return order[at * schedule.batch : (at + 1) * schedule.batch]
-
-
 def _key(lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> str:
     """Hash of all that the bits of a run depend on."""
-    digest = hashlib.blake2b(repr((encoder.fingerprint, schedule)).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((fingerprint(encoder.fingerprint, inner), schedule)).encode(), digest_size=16)
     for split in (lesson.train, lesson.held):
         digest.update("\0".join(split.texts).encode("utf-8", "surrogatepass"))
         for array in (split.queries, split.candidates, split.target, split.leaks, split.weights):
             digest.update(np.ascontiguousarray(array).data)
     digest.update(np.ascontiguousarray(lesson.documents).data)
-    for name, tensor in sorted(inner.tensors().items()) if inner is not None else ():
-        digest.update(f"{name} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor).data)
     return digest.hexdigest()

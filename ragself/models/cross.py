@@ -43,15 +43,8 @@ def read(box: WhiteBox, ids: Tensor, lengths: Sequence[int], learns: bool = Fals
         lengths: B.
         learns: Whether the model has weights that are trained.
     """
-    keys, values = [torch.empty(0)] * box.layers, [torch.empty(0)] * box.layers
-
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        keys[layer], values[layer] = key, value
-        return causal(layer, query, key, value, scale)
-
     with torch.set_grad_enabled(learns):
-        box.states(ids, attend)
-    return Alone(keys, values, lengths)
+        return Alone(*box.alone(ids), lengths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from ragself.models.whitebox import WhiteBox, causal
+from ragself.models.whitebox import WhiteBox
 
 NOWHERE = -1e4  # logit of what is not there: finite, so that its gradient is 0 and not NaN
 
@@ -52,14 +52,7 @@ def read(box: WhiteBox, ids: Tensor, owner: Tensor, lengths: Tensor, count: int)
         ids: (B, S) int64, padded at the right.
         owner, lengths, count: As of `Context`.
     """
-    keys, values = [torch.empty(0)] * box.layers, [torch.empty(0)] * box.layers
-
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        keys[layer], values[layer] = key, value
-        return causal(layer, query, key, value, scale)
-
-    box.states(ids, attend)
-    return Context(keys, values, owner, lengths, count)
+    return Context(*box.alone(ids), owner, lengths, count)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,21 @@ class WhiteBox:
         states: Tensor = found.last_hidden_state
         return states
 
+    def alone(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of texts as the model reads each by itself: of each layer (B, H, T, d).
+
+        Args:
+            ids: (B, T) int64, padded at the right.
+        """
+        keys, values = [torch.empty(0)] * self.layers, [torch.empty(0)] * self.layers
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+            keys[layer], values[layer] = key, value
+            return causal(layer, query, key, value, scale)
+
+        self.states(ids, attend)
+        return keys, values
+
     def surprise(self, states: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """Mean of -log p over the tokens that count, (B,) float32, nats per token.
 

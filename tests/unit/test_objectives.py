@@ -18,10 +18,10 @@ from ragself.errors import GeneratorError, InputError
 from ragself.learn import dream, revela
 from ragself.learn.backprop import Gap
 from ragself.learn.contexts import Contexts
-from ragself.learn.descent import Course, descend
+from ragself.learn.descent import Course, descend, turn
 from ragself.learn.heads import Heads, find
 from ragself.learn.pools import distinct, plan
-from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words
+from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words, sharpen
 from ragself.models.adapter import normalise
 from ragself.models.causal import CausalLM
 from ragself.models.encoder import Encoder
@@ -73,10 +73,7 @@ def vectors(count: int, seed: int) -> np.ndarray:
 def student(*, words: bool = True) -> VectorStudent:
     """Vectors that know nothing, and words, of which little is made yet, that know all."""
     lexicon, asked = Lexicon.fit(TEXTS), [probe.text for probe in PROBES]
-    both: tuple[tuple[list[str], Any], ...] = ((asked, "query"), (TEXTS, "document"))
-    weighed = [lexicon.weigh(texts, side) for texts, side in both]
-    levels = [lexicon.levels(texts, side) for texts, side in both]
-    made = Words(weighed[0], weighed[1], levels[0], levels[1], lexicon.balance)
+    made = Words.of(lexicon, asked, TEXTS)
     pace = Pace(rank=4, strength=0.1, width=256, anchor=0.01, rate_scale=0.3)
     return VectorStudent(vectors(P, 1), vectors(len(TEXTS), 2), made if words else None, 0.5, pace)
 
@@ -227,7 +224,7 @@ def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contex
 
 def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
     rows = np.arange(10, 20)
-    seen = [dream.turn(rows, 4, 0, step).tolist() for step in range(6)]
+    seen = [turn(rows, 4, 0, step).tolist() for step in range(6)]
     assert [len(each) for each in seen] == [4, 4, 2] * 2
     assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == rows.tolist()
     assert seen[:3] != seen[3:]
@@ -263,7 +260,7 @@ def test_the_sharpest_temperature_is_tried_not_guessed(contexts: Contexts) -> No
     objective = by_dream(contexts)
     objective.student.sharpen(1 / 16)  # all alike
     before = objective.look()
-    assert objective.sharpen() == 4.0
+    assert sharpen(objective.student, objective.look, dream.SHARPER) == 4.0
     assert before is not None
     assert (objective.look() or 9.0) < before
 
@@ -325,13 +322,7 @@ def twins() -> list[str]:
 def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revela.Revela:
     texts = twins()
     lexicon, asked = Lexicon.fit(texts), revela.halves(texts)
-    words = Words(
-        lexicon.weigh(asked, "query"),
-        lexicon.weigh(texts, "document"),
-        lexicon.levels(asked, "query"),
-        lexicon.levels(texts, "document"),
-        lexicon.balance,
-    )
+    words = Words.of(lexicon, asked, texts)
     pace = Pace(rank=4, strength=0.3, width=256, anchor=0.01, rate_scale=0.3, seed=seed)
     made = VectorStudent(vectors(32, 1), vectors(32, 2), words, 0.5, pace)
     tokens = [[*copier.begin, *ids][:48] for ids in copier.encode(texts)]

@@ -15,11 +15,12 @@ import torch
 from ragself.config import EncoderConfig
 from ragself.errors import EncoderError, StoreError
 from ragself.learn import kept
+from ragself.learn.descent import turn
 from ragself.learn.distil import Lesson, Schedule, Student
 from ragself.learn.frame import Frame, Probed
 from ragself.learn.reader import BUDGET, Reader, _targets, batches
 from ragself.learn.teacher import law
-from ragself.learn.tune import Learned, _batch, tune
+from ragself.learn.tune import Learned, tune
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
 from ragself.models.hybrid import Hybrid
@@ -238,8 +239,7 @@ def test_groups_hold_every_probe_once_within_the_budget(sides: Any, lesson: Less
 
 
 def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
-    schedule = replace(SHORT, batch=4)
-    seen = [_batch(10, schedule, step).tolist() for step in range(6)]
+    seen = [turn(np.arange(10), 4, 0, step).tolist() for step in range(6)]
     assert [len(each) for each in seen] == [4, 4, 2] * 2
     assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == list(range(10))
     assert seen[:3] != seen[3:]
