@@ -53,7 +53,7 @@ class Crossing:
 
     Attributes:
         alone: The same chunks, read alone.
-        weights: (B, B) float32, how much chunk i takes from chunk j; nothing from itself.
+        weights: (B, B) float32, how much chunk i takes from chunk j; 0 for itself.
         even: Divide what is found in a chunk by the mean length of the values that it is made of, so that chunks whose
             values are long have no louder voice: better for prose (the paper's V-norm).
     """
@@ -70,7 +70,7 @@ class Crossing:
         return causal(layer, query, key, value, scale) + found
 
     def _others(self, query: Tensor, keys: Tensor, values: Tensor, weights: Tensor, scale: float) -> Tensor:
-        looked = (weights.detach() > _NOTHING).fill_diagonal_(False)
+        looked = weights.detach() > _NOTHING
         found = torch.zeros_like(query)
         for other, length in enumerate(self.alone.lengths):
             rows = looked[:, other].nonzero()[:, 0]

@@ -15,6 +15,9 @@ import torch
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
 from ragself.errors import ConfigError, GeneratorError
+from ragself.learn.contexts import Contexts
+from ragself.learn.supervision import Supervision, inside
+from ragself.models.causal import CausalLM
 from tests.benchmarks.planted import SYLLABLES
 from tests.integration.helpers import assert_right, exact
 from tests.language_models import copying_model
@@ -70,9 +73,12 @@ def settings(tiny_model: Path, **train: Any) -> Config:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
-    objective: Any, noted: dict[str, Path], tiny_model: Path, copier: Path
+    objective: Any, noted: dict[str, Path], tiny_model: Path, copier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(tiny_model, adapters=("hybrid", "residual", "lora"))
+    splits, read = set[str](), Contexts.read
+    note: Any = lambda self, probes, *rest: (splits.update(p.split for p in probes), read(self, probes, *rest))[1]
+    monkeypatch.setattr(Contexts, "read", note)
     with KnowledgeBase(noted[objective], config=config) as kb:
         report = kb.adapt(ASKED[objective], generator=str(copier), objective=objective)
         assert {row["name"] for row in report.candidates} >= {"hybrid", "residual", "lora"}
@@ -82,6 +88,7 @@ def test_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
             assert seen["gap"] > seen["gap_error"]
             assert seen["loss"][1] <= seen["loss"][0]
             assert seen["steps"] > 0
+        assert splits == ({"train", "select"} if objective == "dream" else set())  # the gate's own are not looked at
         assert (report.decision, report.version) == ("promote", 1), report.reason
         assert_right(kb.search(ASKED[objective][7], 10), exact(kb)(ASKED[objective][7]), 10)
         event = json.loads((noted[objective] / "history.jsonl").read_text().splitlines()[-1])
@@ -128,6 +135,8 @@ def test_without_a_language_model_here_it_is_refused_before_anything_is_done(
             kb.adapt(generator="http://127.0.0.1:9", objective="revela")
         with pytest.raises(ConfigError, match="objective = 'wish'"):
             kb.adapt(objective="wish")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="none is named"):  # a dry run says so, too
+            kb.forecast(objective="revela")
         assert untouched(kb)
         assert not (noted["dream"] / "pass").exists()
 
@@ -161,3 +170,20 @@ def test_what_goes_wrong_is_told_and_leaves_the_live_version_alone(
         with pytest.raises(GeneratorError, match=reason):
             kb.adapt(ASKED["dream"], generator=str(copier), objective="dream")
         assert untouched(kb)
+
+
+def test_where_a_server_scores_the_model_that_it_serves_is_loaded_here(copier: Path) -> None:
+    served = load(None, train={"objective": "dream"}, generator={"url": "http://127.0.0.1:9", "model": str(copier)})
+    with inside(served, Supervision(served.generator)) as model:
+        assert isinstance(model, CausalLM)
+        assert model.white_box().layers == 2
+    with inside(load(None), Supervision(served.generator)) as none:
+        assert none is None
+
+
+def test_the_language_model_may_learn_along(noted: dict[str, Path], tiny_model: Path, copier: Path) -> None:
+    config = settings(tiny_model, adapters=("hybrid",), revela_model="lora")
+    with KnowledgeBase(noted["revela"], config=config) as kb:
+        report = kb.adapt(ASKED["revela"], generator=str(copier), objective="revela")
+        assert report.objective["seen"]["hybrid"]["steps"] > 0
+        assert (report.decision, report.version) == ("promote", 1), report.reason

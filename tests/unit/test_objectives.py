@@ -137,6 +137,18 @@ def test_heads_that_copy_are_found_and_no_others(contexts: Contexts) -> None:
     assert find(contexts, *known(), 1).chosen == found.chosen[:1]
 
 
+def test_attention_that_a_document_has_whatever_is_asked_does_not_count(
+    contexts: Contexts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes, documents, right = known()
+    places = np.stack([documents == documents.max(axis=1, keepdims=True)] * 8, axis=1).reshape(-1, 2, 4, K) * 1.0
+    signal = (np.arange(K) == right[:, None])[:, None, None] * 0.1 * (np.arange(4) == 2)[None, None, :, None]
+    made = iter([places + signal * (np.arange(2) == 1)[None, :, None, None], places])
+    monkeypatch.setattr(Contexts, "groups", lambda self, documents: iter([np.arange(len(documents))]))
+    monkeypatch.setattr("ragself.learn.heads._given", lambda *given: next(made))
+    assert find(contexts, probes, documents, right, 16).chosen == ((1, 2),)
+
+
 def test_where_no_head_beats_chance_it_is_told(contexts: Contexts) -> None:
     probes, documents, right = known()
     wrong = (right + 1 + np.arange(len(right)) % (K - 1)) % K  # nothing says that it should be this one

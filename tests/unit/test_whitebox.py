@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,13 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_refused(monkeypatch: pytest
     monkeypatch.setattr("ragself.models.whitebox.scaled_dot_product_attention", backwards)
     with pytest.raises(GeneratorError, match=r"llama attends in a way of its own \(probabilities differ by \d"):
         box("llama")
+
+
+def test_a_model_that_attends_as_told_in_some_layers_only_is_refused() -> None:
+    model = MODELS["llama"]().eval().requires_grad_(False)
+    model.model.layers[1].self_attn.config = copy.deepcopy(model.config)  # which nobody sets
+    with pytest.raises(GeneratorError, match="half attends as told in 2 of its 3 layers"):
+        WhiteBox(model, "half", 256)
 
 
 def test_a_window_bounds_what_is_read() -> None:
