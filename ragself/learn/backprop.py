@@ -143,7 +143,13 @@ class Backprop:
 
     @cached_property
     def _contexts(self) -> Contexts:
-        return Contexts(self._box, self._lm.encode, self._lm.begin, self._study.texts, self._config.tokens)
+        texts = [self._study.texts[row] for row in self._searched]
+        return Contexts(self._box, self._lm.encode, self._lm.begin, texts, self._config.tokens)
+
+    @cached_property
+    def _searched(self) -> Rows:
+        """Documents that are a candidate of any probe: no others are read."""
+        return np.unique(self._study.candidates)
 
     @cached_property
     def _probed(self) -> dream.Lesson:
@@ -162,7 +168,9 @@ class Backprop:
                 f"DREAM puts {self._documents} documents into a context; no probe has so many candidates that do not "
                 "give it away. Set train.dream_documents lower, or generator.candidates higher."
             )
-        return dream.Lesson(study.probes, study.candidates, fit, study.positive, study.weights, train, held)
+        candidates = np.searchsorted(self._searched, study.candidates)
+        right = np.where(known, np.searchsorted(self._searched, study.positive), -1)
+        return dream.Lesson(study.probes, candidates, fit, right, study.weights, train, held)
 
     @property
     def _documents(self) -> int:
@@ -200,7 +208,8 @@ class Backprop:
         study, lesson, config = self._study, self._probed, self._config
         heads, gap = self._found
         gap.check("dream")
-        student = self._student(kind, inner, (self._texts_of_probes, study.queries), (study.texts, study.documents))
+        searched = self._contexts.texts, study.documents[self._searched]
+        student = self._student(kind, inner, (self._texts_of_probes, study.queries), searched)
         schedule = dream.Schedule(self._documents, unit=max(gap.mean, _LEAST_UNIT), seed=config.seed)
         key = self._key(kind, inner, schedule, lesson.train, lesson.held, heads.chosen)
         objective = dream.Dream(lesson, self._contexts, heads, student, schedule, key)

@@ -44,7 +44,12 @@ class Asked:
 
 
 class Contexts:
-    """Tokenises documents and probes, and puts them together so that they fit."""
+    """Tokenises documents and probes, and puts them together so that they fit.
+
+    Attributes:
+        box: What reads.
+        texts: The documents.
+    """
 
     def __init__(
         self, box: WhiteBox, encode: Callable[[Sequence[str]], list[list[int]]], begin: Sequence[int],
@@ -60,7 +65,7 @@ class Contexts:
             tokens: Of each document that are read, at most.
         """
         self.box, self._encode, self._begin = box, encode, list(begin)
-        self._texts, self._tokens = texts, tokens
+        self.texts, self._tokens = texts, tokens
         self._kept: dict[str, list[int]] = {}
 
     def groups(self, documents: Rows) -> Iterator[Rows]:
@@ -85,7 +90,7 @@ class Contexts:
         for probe, rows in zip(probes, documents.tolist(), strict=True):
             ids, owner = list(self._begin), [-1] * len(self._begin)
             for at, row in enumerate(rows):
-                pieces = prompt(self._texts[row], probe)
+                pieces = prompt(self.texts[row], probe)
                 for piece, mine in ((pieces.head, False), (pieces.document, True), (_BETWEEN, False)):
                     last = piece is _BETWEEN and at == len(rows) - 1  # the tail begins with a gap of its own
                     found = [] if last else self._ids(piece)[: room if mine else None]

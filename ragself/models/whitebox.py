@@ -26,8 +26,7 @@ _WINDOWS = ("sliding_window", "attention_chunk_size")
 _TOKENS = 24  # of the text that the model is tried with
 _CLOSE = {torch.float32: 1e-4}  # log-likelihoods that count as equal; of half precision numbers, a tenth
 
-_attending: ContextVar[Attend] = ContextVar("attending")
-_seen: ContextVar[set[int]] = ContextVar("seen")
+_attending: ContextVar[tuple[Attend, set[int]]] = ContextVar("attending")  # and the layers that did
 
 
 class WhiteBox:
@@ -130,12 +129,11 @@ class WhiteBox:
         before = self.model.config._attn_implementation
         self.model.set_attn_implementation(NAME)
         seen: set[int] = set()
-        tokens = _attending.set(attend), _seen.set(seen)
+        token = _attending.set((attend, seen))
         try:
             yield seen
         finally:
-            _attending.reset(tokens[0])
-            _seen.reset(tokens[1])
+            _attending.reset(token)
             self.model.set_attn_implementation(before)
 
     def _try(self, name: str) -> None:
@@ -187,8 +185,9 @@ def _attention(
     if groups > 1:  # several heads share keys and values
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    _seen.get().add(module.layer_idx)
-    out = _attending.get()(module.layer_idx, query, key, value, scale)
+    attend, seen = _attending.get()
+    seen.add(module.layer_idx)
+    out = attend(module.layer_idx, query, key, value, scale)
     return out.transpose(1, 2).contiguous(), None
 
 
