@@ -255,7 +255,9 @@ def _students(
         if model is not None:
             from ragself.learn.backprop import Backprop  # loads torch, which only training needs
 
-            backprop = Backprop(model, lesson, rows, lexicon, weight, store.base, config.train, progress)
+            backprop = Backprop(
+                model, lesson, rows, lexicon, weight, store.base, config.train, supervision.account, progress
+            )
         for kind in kinds if len(rows) >= config.probes.min_train else ():
             path = folder / _file(kind)
             if not path.exists():

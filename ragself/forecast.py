@@ -60,7 +60,8 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         seconds: dict[str, float] = {}
         rates: dict[str, float] = {}
         space: dict[str, int] = {}
-        prompts = tokens = 0
+        prompts = tokens = inside = 0
+        through = None
         if reads:
             teacher = narrowed(config)
             width = min(teacher.dense + teacher.lexical + teacher.random, len(chunks)) + IRRELEVANT
@@ -75,6 +76,12 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             rates["tokens"] = _scoring_rate(supervision, chunks, probes.probes, progress)
             seconds["score"] = tokens / rates["tokens"]
             space["scores.db"] = int(prompts * (_PER_SCORE + 4 * target))
+            if config.train.objective != "distill":
+                from ragself.learn.backprop import FORWARDS, tokens_read  # loads torch, as the language model does
+
+                inside = tokens_read(config.train, context, target)
+                if not config.generator.url:  # else it was the server that was timed
+                    through = FORWARDS[config.train.objective] * inside / rates["tokens"]
         texts, asked_texts = _to_encode(store, chunks, probes.probes)
         encode = len(texts) + len(asked_texts)
         if encode:
@@ -86,7 +93,11 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         last: dict[str, Any] = next(
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )
-        seconds.update({stage: value for stage, value in last.get("seconds", {}).items() if stage in _STAGES})
+        same = (last.get("objective") or {}).get("name", "distill") == config.train.objective
+        stages = _STAGES if same else _STAGES[1:]  # what another objective took to train says nothing
+        seconds.update({stage: value for stage, value in last.get("seconds", {}).items() if stage in stages})
+        if through is not None:
+            seconds["train"] = through
         space["versions"] = _index_bytes(store, config, len(chunks))
         return Forecast(
             scorer=supervision.name,
@@ -96,6 +107,7 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             prompts=prompts,
             stored=len(supervision.cache) if supervision.cache else 0,
             tokens=tokens,
+            inside=inside,
             encode=encode,
             rates={name: round(rate, 1) for name, rate in rates.items()},
             seconds={stage: round(value, 1) for stage, value in seconds.items()},
@@ -179,13 +191,13 @@ def within(tokens: int, cost: Forecast, config: Config) -> Config:
     Raises:
         LimitError: So few are left that nothing could be learned.
     """
-    if cost.tokens <= tokens:
+    if cost.tokens + cost.inside <= tokens:
         return config
-    pairs = int(cost.prompts * tokens / cost.tokens)
+    pairs = int(cost.prompts * max(tokens - cost.inside, 0) / cost.tokens)
     need = config.generator.candidates * config.gate.min_probes
     if pairs < need:
         raise LimitError(
-            f"A pass would cost about {cost.tokens:,} tokens, and {tokens:,} are left for today: too few to learn "
-            "from. Raise watch.tokens, or wait."
+            f"A pass would cost about {cost.tokens + cost.inside:,} tokens, and {tokens:,} are left for today: too few "
+            "to learn from. Raise watch.tokens, or wait."
         )
     return config.model_copy(update={"generator": config.generator.model_copy(update={"pairs": pairs})})

@@ -199,6 +199,7 @@ class Account:
         tokens: That it read.
         seconds: That it took.
         floor: Noise of its answers in nats per token.
+        inside: Tokens that it read, padding included, while its own loss was lowered.
     """
 
     pairs: int = 0
@@ -207,6 +208,7 @@ class Account:
     tokens: int = 0
     seconds: float = 0.0
     floor: float = 0.0
+    inside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class Report:
             did; empty where the encoder is not tuned.
         objective: Where a language model's own loss was lowered, its ``name``, and ``seen``, for each kind ``gap``, by
             how many nats per token the right document lowers it against all alike, ``loss`` of what is held out before
-            and after, and ``steps``; empty where likelihoods were distilled.
+            and after, ``steps``, and ``tokens`` that were read; empty where likelihoods were distilled.
     """
 
     decision: Literal["promote", "keep"]
@@ -279,6 +281,8 @@ class Forecast:
         prompts: Texts that the language model would read, at most; 0 where words are counted.
         stored: Scores that are stored already, of any pass; what is among them is not asked for again.
         tokens: In those prompts and in what is written, about, from the lengths of a sample.
+        inside: That the language model reads while its own loss is lowered to the last step, about; 0
+            where likelihoods are distilled.
         encode: Texts that the encoder has to read first.
         rates: Tokens and texts a second, as measured just now or in the last pass.
         seconds: Time of each stage.
@@ -294,6 +298,7 @@ class Forecast:
     prompts: int
     stored: int
     tokens: int
+    inside: int
     encode: int
     rates: Mapping[str, float]
     seconds: Mapping[str, float]

@@ -59,7 +59,7 @@ def html(story: Story) -> str:
         cost=Markup(plots.cost(story)) if story.passes else None,  # noqa: S704
         evidence=_evidence(last),
         latest=story.passes[-1]["report"] if story.passes else None,
-        tokens=sum(event["report"]["likelihood"].get("tokens", 0) for event in story.passes),
+        tokens=sum(_tokens(event["report"]) for event in story.passes),
         cpu=sum(event["report"].get("cpu", 0.0) for event in story.passes),
         events=list(reversed(story.events))[:_EVENTS],
         more=max(len(story.events) - _EVENTS, 0),
@@ -112,6 +112,12 @@ def counted(number: int, noun: str) -> str:
     ('1 pass', '1,200 passes')
     """
     return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
+def _tokens(report: Mapping[str, Any]) -> int:
+    """What a pass had a language model read, to score and to train by."""
+    seen = report.get("objective", {}).get("seen", {})
+    return int(report["likelihood"].get("tokens", 0) + sum(facts.get("tokens", 0) for facts in seen.values()))
 
 
 def _evidence(last: Mapping[str, Any] | None) -> Markup | None:

@@ -85,10 +85,10 @@ def _objective(told: Mapping[str, Any]) -> None:
         return
     rows = [
         (kind, f"{facts['gap']:.3f} ± {facts['gap_error']:.3f}", f"{facts['loss'][0]:.3f} to {facts['loss'][1]:.3f}",
-         f"{facts['steps']}", f"{facts['heads']}" if "heads" in facts else "-")
+         f"{facts['steps']}", f"{facts['tokens']:,}", f"{facts['heads']}" if "heads" in facts else "-")
         for kind, facts in told["seen"].items()
     ]  # fmt: skip
-    columns = ("adapter", "the right document gains", "held-out loss", "steps", "heads")
+    columns = ("adapter", "the right document gains", "held-out loss", "steps", "tokens read", "heads")
     table(f"{told['name']}: the language model's own loss, nats per token", *columns, rows=rows)
 
 
@@ -114,7 +114,9 @@ def forecast(cost: Forecast) -> None:
             ),
             ("tokens, about", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
         ]
-    rows += [(f"time to {stage}", duration(seconds), _told(stage)) for stage, seconds in cost.seconds.items()]
+    if cost.inside:
+        rows += [("tokens to train by, about", f"{cost.inside:,}", "fewer where it ends early")]
+    rows += [(f"time to {stage}", duration(seconds), _told(stage, cost)) for stage, seconds in cost.seconds.items()]
     rows += [(f"disk, {part}", size(count), "at most") for part, count in cost.bytes.items()]
     table("cost", "what", "how much", "", rows=rows)
 
@@ -246,8 +248,9 @@ def _rate(rate: float | None, unit: str) -> str:
     return f"{rate:,.0f} {unit}" if rate else ""
 
 
-def _told(stage: str) -> str:
-    return "about" if stage in ("score", "encode", "encode anew") else "in the last pass"
+def _told(stage: str, cost: Forecast) -> str:
+    timed = stage in ("score", "encode", "encode anew") or (stage == "train" and cost.inside)
+    return "about" if timed else "in the last pass"
 
 
 def _figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -34,6 +34,7 @@ from ragself.models.saved import fingerprint
 from ragself.models.vectors import BaseVectors
 from ragself.models.whitebox import WhiteBox
 from ragself.progress import Progress, silent
+from ragself.schema import Account
 
 Rows = NDArray[np.int64]
 Side = tuple[Sequence[str], NDArray[np.float32]]  # texts and their base vectors
@@ -46,6 +47,7 @@ _FEW = 24  # known items below which less telling ones are taken, too
 _EVERY, _PATIENCE = 10, 4  # steps between two looks; looks without a gain
 _SHORT = 8  # tokens below which a chunk tells nothing
 _LEAST_UNIT = 0.02  # nats per token below which a gap is none
+FORWARDS = {"dream": 1.2, "revela": 3.5}  # times that scoring as many tokens takes, measured on a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,36 @@ class Gap:
             )
 
 
+def tokens_read(config: TrainConfig, document: float, target: float) -> int:
+    """Tokens that the language model reads, padding aside, while adapters are trained to the last step.
+
+    Args:
+        config: Settings.
+        document, target: Mean tokens of a document, and of what a probe is to say.
+    """
+    document = min(document, config.tokens)
+    courses = [config.lora_steps if kind == "lora" else config.steps for kind in config.adapters]
+    if config.objective == "dream":
+        looks = sum(1 + len(dream.SHARPER) + -(-steps // _EVERY) for steps in courses)
+        contexts = 3 * _FOUND + looks * _WATCHED + sum(courses) * dream.Schedule().batch
+        return int(contexts * (config.dream_documents * document + target))
+    size = config.revela_chunks
+    looks = sum(1 + len(revela.SHARPER) + -(-steps // _EVERY) for steps in courses)
+    batches = max(_TRIED // size, 1) * 2 * size + looks * -(-_WATCHED // size) + sum(courses)
+    return int(batches * 2 * size * document)  # each alone, and then with the others
+
+
 class Backprop:
     """One pass's language model, opened once, and what it was tried with.
 
     Attributes:
-        seen: Of each kind of adapter, the `gap`, the `loss` before and after on what is held out, `steps`, and what the
-            objective alone knows.
+        seen: Of each kind of adapter, the `gap`, the `loss` before and after on what is held out, `steps`, `tokens`
+            that the model read since the kind before, and what the objective alone knows.
     """
 
     def __init__(
         self, lm: CausalLM, study: Study, rows: Rows, lexicon: Lexicon, weight: float, base: BaseVectors,
-        config: TrainConfig, progress: Progress = silent,
+        config: TrainConfig, account: Account, progress: Progress = silent,
     ) -> None:  # fmt: skip
         """Name the parts; nothing is read yet.
 
@@ -102,10 +123,11 @@ class Backprop:
             weight: The teacher's: strength of words to begin with.
             base: The encoder and its vectors.
             config: Settings.
+            account: Takes the tokens that are read.
             progress: Told of each stage.
         """
         self._lm, self._study, self._rows, self._lexicon, self._weight = lm, study, rows, lexicon, weight
-        self._base, self._config, self._progress = base, config, progress
+        self._base, self._config, self._account, self._progress = base, config, account, progress
         self.seen: dict[str, dict[str, Any]] = {}
 
     def teach(self, kind: str, inner: Adapter | None, state: Path) -> Adapter:
@@ -120,6 +142,7 @@ class Backprop:
             GeneratorError: The language model cannot be used so, or there is nothing to learn from it.
             EncoderError: The encoder has no module for LoRA.
         """
+        before = self._account.inside
         make = self._dream if self._config.objective == "dream" else self._revela
         student, objective, facts = make(kind, inner)
         steps = self._config.lora_steps if kind == "lora" else self._config.steps
@@ -132,6 +155,7 @@ class Backprop:
                 "train.tokens, train.dream_documents or train.revela_chunks lower, or generator.device to cpu."
             ) from error
         facts |= {"loss": [held[0], min(held)] if held else [loss[0], loss[-1]], "steps": len(loss)}
+        facts["tokens"] = self._account.inside - before
         self.seen[kind] = facts
         return self._adapter(student, inner)
 
@@ -139,7 +163,7 @@ class Backprop:
 
     @cached_property
     def _box(self) -> WhiteBox:
-        return self._lm.white_box()
+        return self._lm.white_box(self._account)
 
     @cached_property
     def _contexts(self) -> Contexts:

@@ -131,21 +131,22 @@ class Dream:
 
 
 def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
-    """-log p of each probe's target with the law over its documents in the heads, (B,) nats per token.
+    """-log p of each probe's target with the law over its documents in the heads, (..., B) nats per token.
 
     Args:
         contexts, heads: What reads, and what obeys.
         probes: B.
-        documents: (B, K) rows.
-        law: (B, K) float32, logarithms.
+        documents: (B, K) rows, read once for all laws.
+        law: (..., B, K) float32, logarithms.
 
     Raises:
         GeneratorError: There is no memory for one probe and its documents.
     """
     try:
         context, asked = contexts.read(probes, documents)
-        weights = law.to(contexts.box.device)[:, None, None]
-        return contexts.surprise(asked, Injection(context, heads.by_layer, weights))
+        weights = law.to(contexts.box.device)[..., None, None, :].reshape(-1, len(probes), 1, 1, documents.shape[1])
+        losses = [contexts.surprise(asked, Injection(context, heads.by_layer, each)) for each in weights]
+        return torch.stack(losses).reshape(law.shape[:-1])
     except torch.OutOfMemoryError as error:
         if len(probes) == 1:
             raise GeneratorError(
@@ -153,8 +154,10 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
                 "train.dream_documents or train.tokens lower, or generator.device to cpu."
             ) from error
     half = len(probes) // 2  # out here the error no longer holds what the whole took
-    parts = ((slice(None, half)), (slice(half, None)))
-    return torch.cat([surprise(contexts, heads, probes[part], documents[part], law[part]) for part in parts])
+    parts = (slice(None, half), slice(half, None))
+    return torch.cat(
+        [surprise(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1
+    )
 
 
 def gap(
@@ -179,10 +182,8 @@ def gap(
             probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
             right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
             laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
-            alike, *seen = (
-                surprise(contexts, heads, probes, laid, law.clamp_min(1e-9).log()).cpu().numpy() for law in laws
-            )
-            found.append(np.stack([alike - each for each in seen]))
+            losses = surprise(contexts, heads, probes, laid, torch.stack(laws).clamp_min(1e-9).log())
+            found.append((losses[0] - losses[1:]).cpu().numpy())
     return np.concatenate(found, axis=1).astype(np.float64)
 
 

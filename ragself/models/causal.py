@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from ragself.models.whitebox import WhiteBox
+    from ragself.schema import Account
 
 _WINDOW = 512  # pairs sorted by length at once: like lengths together, less padding
 _TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}  # a batch, with its padding
@@ -89,15 +90,18 @@ class CausalLM:
             texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
             yield list(zip(rows, texts if chats else [text.split("\n")[0] for text in texts], strict=True))
 
-    def white_box(self) -> WhiteBox:
+    def white_box(self, account: Account | None = None) -> WhiteBox:
         """The model seen from inside, for objectives that need its gradient.
+
+        Args:
+            account: Takes the tokens that are read; None begins one.
 
         Raises:
             GeneratorError: Its attention cannot be decided from outside.
         """
         from ragself.models.whitebox import WhiteBox
 
-        return WhiteBox(self._model, self._asked, self.limit)
+        return WhiteBox(self._model, self._asked, self.limit, account)
 
     def close(self) -> None:
         """Let the model go."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ragself.errors import GeneratorError
+from ragself.schema import Account
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 """Layer; queries (B, H, T, d); keys and values (B, H, T, d) of the same tokens; scale. Gives (B, H, T, d)."""
@@ -37,21 +38,23 @@ class WhiteBox:
         heads: Their number in each layer.
         limit: Tokens that it sees at once.
         device: Where it is.
+        account: Takes the tokens that are read.
     """
 
-    def __init__(self, model: Any, name: str, limit: int) -> None:
+    def __init__(self, model: Any, name: str, limit: int, account: Account | None = None) -> None:
         """Try it: with attention as it is, it must say what it says without us.
 
         Args:
             model: A causal language model of transformers.
             name: To call it by in errors.
             limit: Tokens that may be asked of it at once.
+            account: Takes the tokens that are read; None begins one.
 
         Raises:
             GeneratorError: It does not attend through transformers' interface, or in a way that is more than softmax of
                 products of queries and keys.
         """
-        self.model = model
+        self.model, self.account = model, account or Account()
         settings = model.config.get_text_config()
         self.layers, self.heads = int(settings.num_hidden_layers), int(settings.num_attention_heads)
         windows = [int(getattr(settings, window, None) or limit) for window in _WINDOWS]
@@ -73,6 +76,7 @@ class WhiteBox:
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        self.account.inside += ids.numel()
         with self.attending(attend):
             found = self.model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
         states: Tensor = found.last_hidden_state

@@ -20,11 +20,11 @@ def spending(directory: Path, account: Account) -> Iterator[Callable[[], None]]:
         directory: Of the knowledge base.
         account: What the language model costs.
     """
-    cpu, tokens = time.process_time(), account.tokens
+    cpu, tokens = time.process_time(), account.tokens + account.inside
 
     def note() -> None:
         nonlocal cpu, tokens
-        taken, read = time.process_time(), account.tokens
+        taken, read = time.process_time(), account.tokens + account.inside
         with suppress(StoreError), closing(SignalLog(directory / SIGNALS)) as log:  # a full disk is met elsewhere
             log.spend(taken - cpu, read - tokens)
             cpu, tokens = taken, read

@@ -49,7 +49,7 @@ from ragself.learn.supervision import narrowed, supervise
 from ragself.models.causal import CausalLM
 from ragself.models.lexicon import Lexicon
 from ragself.models.whitebox import WhiteBox
-from ragself.schema import Probe
+from ragself.schema import Account, Probe
 from tests.benchmarks.planted import NOTES
 from tests.language_models import copying_model
 
@@ -116,40 +116,22 @@ def learn(arguments: argparse.Namespace) -> dict[str, Any]:
         for objective in ("distill", "dream", "revela"):
             settings = config.train.model_copy(update={"objective": objective, "lora_sides": "both"})
             settings = settings.model_copy(update={"adapters": tuple(arguments.kinds), "seed": arguments.seed})
-            parts = (supervision.generator, lesson, train, lexicon, WEIGHT, base, settings)
+            parts = (supervision.generator, lesson, train, lexicon, WEIGHT, base, settings, Account())
             backprop = None if objective == "distill" else Backprop(*parts)  # type: ignore[arg-type]
             inner = None
             for kind in arguments.kinds:
-                began, counter = time.process_time(), Counted()
+                began = time.process_time()
                 bench = Bench(base, inner if kind == "lora" else None, folder / f"{objective}-{kind}", backprop)
-                with counter:
-                    adapter = teach(kind, lesson, train, lexicon, WEIGHT, settings, bench=bench)
+                adapter = teach(kind, lesson, train, lexicon, WEIGHT, settings, bench=bench)
                 inner = adapter if kind == "hybrid" else inner
                 seen = backprop.seen[kind] if backprop else {}
                 rows.append({
                     "objective": objective, "adapter": kind, "mrr@10": rank(adapter),
                     "seconds": round(time.process_time() - began + (scored if objective == "distill" else 0), 1),
-                    "tokens": counter.tokens + (tokens if objective == "distill" else 0), **seen,
+                    "tokens": tokens, **seen,
                 })  # fmt: skip
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"notes": len(chunks), "learned from": len(train), "measured by": held, "rows": rows}
-
-
-class Counted:
-    """Tokens that language models read within, seen from inside."""
-
-    def __init__(self) -> None:
-        self.tokens, self._states = 0, WhiteBox.states
-
-    def __enter__(self) -> None:
-        def states(box: WhiteBox, ids: torch.Tensor, *others: Any) -> torch.Tensor:
-            self.tokens += ids.numel()
-            return self._states(box, ids, *others)
-
-        WhiteBox.states = states  # type: ignore[method-assign]
-
-    def __exit__(self, *ended: object) -> None:
-        WhiteBox.states = self._states  # type: ignore[method-assign]
 
 
 def steps(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -80,7 +80,12 @@ def test_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
     note: Any = lambda self, probes, *rest: (splits.update(p.split for p in probes), read(self, probes, *rest))[1]
     monkeypatch.setattr(Contexts, "read", note)
     with KnowledgeBase(noted[objective], config=config) as kb:
+        cost = kb.forecast(ASKED[objective], generator=str(copier), objective=objective)
+        assert kb.forecast(ASKED[objective], generator=str(copier)).inside == 0
+        assert cost.seconds["train"] > 0
         report = kb.adapt(ASKED[objective], generator=str(copier), objective=objective)
+        read = sum(seen["tokens"] for seen in report.objective["seen"].values())
+        assert cost.inside / 20 < read < 1.2 * cost.inside  # padding counts
         assert {row["name"] for row in report.candidates} >= {"hybrid", "residual", "lora"}
         assert report.objective["name"] == objective
         for kind in ("hybrid", "residual", "lora"):

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
 from ragself.cycle import tally
+from ragself.errors import LimitError
+from ragself.forecast import within
 from ragself.learn import supervision
 from ragself.learn.probes import make
 from ragself.learn.questions import plan
@@ -66,6 +68,20 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
     fake = FakeGenerator(written=lambda document, wording: f"what of {' '.join(document.split()[:4:2])} {wording}?")
     monkeypatch.setattr(supervision, "open_generator", lambda config: fake if config.model else None)
     return fake
+
+
+def test_tokens_that_train_cannot_be_spared_and_those_that_score_can(
+    kb: Callable[..., KnowledgeBase], generator: FakeGenerator
+) -> None:
+    opened = kb()
+    cost = opened.forecast(ASKED, objective="dream")
+    assert cost.inside > 0
+    assert cost.tokens == opened.forecast(ASKED).tokens
+    assert within(cost.inside + cost.tokens, cost, opened.config) is opened.config
+    less = within(cost.inside + cost.tokens // 2, cost, opened.config).generator.pairs
+    assert less == pytest.approx(cost.prompts / 2, rel=0.01)
+    with pytest.raises(LimitError, match="are left for today"):
+        within(cost.inside, cost, opened.config)
 
 
 def test_where_words_are_counted_no_prompt_is_read(kb: Callable[..., KnowledgeBase]) -> None:
