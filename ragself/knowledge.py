@@ -553,8 +553,7 @@ class KnowledgeBase:
     ) -> Forecast:
         """What `adapt` with the same arguments would cost at most, without doing it.
 
-        A language model that never scored here is timed on a few texts, whose scores are kept. What an objective other
-        than ``distill`` takes to train is not told.
+        A language model that never scored here is timed on a few texts, whose scores are kept.
 
         Raises:
             ConfigError: The objective needs a language model in this process, and none is named.
