@@ -243,7 +243,7 @@ class Backprop:
             "heads": len(heads.chosen),
             "head_rank": float(np.mean(heads.quality)),
             "chance": heads.chance,
-            "sharper": sharpen(student, objective.look, dream.SHARPER),
+            "sharper": sharpen(student, objective.tried(dream.SHARPER), dream.SHARPER),
         }
         return student, objective, facts
 
@@ -299,7 +299,7 @@ class Backprop:
             "gap": gap.mean,
             "gap_error": gap.error,
             "even": even,
-            "sharper": sharpen(student, objective.look, revela.SHARPER),
+            "sharper": sharpen(student, objective.tried(revela.SHARPER), revela.SHARPER),
         }
         return student, objective, facts
 

@@ -101,32 +101,36 @@ class Dream:
         self.student.draw(schedule.seed, step)
         total = 0.0
         for part in self.contexts.groups(documents):
-            losses, penalty = self._losses(rows[part], documents[part])
+            (losses,), penalty = self._losses(rows[part], documents[part])
             loss = (losses.cpu() @ share[part]) / schedule.unit + penalty * (len(part) / len(rows))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(losses.detach().cpu() @ share[part])
         return total
 
     def look(self) -> float | None:
         """Mean loss of the held-out probes, each with the same documents every time."""
+        return next(iter(self.tried((1.0,))), None)
+
+    def tried(self, factors: Sequence[float]) -> list[float]:
+        """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
         lesson, schedule = self.lesson, self.schedule
         if not len(lesson.held):
-            return None
+            return []
         documents = arranged(lesson, lesson.held, schedule.documents, np.random.default_rng(schedule.seed))
         self.student.draw(schedule.seed)
-        total = 0.0
+        total = torch.zeros(len(factors))
         with torch.no_grad():
             for part in self.contexts.groups(documents):
-                losses, _ = self._losses(lesson.held[part], documents[part])
-                total += float(losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]]))
-        return total / float(lesson.weights[lesson.held].sum())
+                losses, _ = self._losses(lesson.held[part], documents[part], factors)
+                total += losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]])
+        return [float(each) for each in total / float(lesson.weights[lesson.held].sum())]
 
-    def _losses(self, rows: Rows, documents: Rows) -> tuple[Tensor, Tensor]:
-        """Loss of each probe, (n,), and what keeps the student close to the base."""
+    def _losses(self, rows: Rows, documents: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
+        """Loss of each probe by each factor of the logits, (F, n), and what keeps the student close to the base."""
         used, inverse = np.unique(documents, return_inverse=True)
         logits, penalty = self.student.logits(rows, used)
         at = torch.from_numpy(inverse.reshape(documents.shape))
-        law = logits.gather(1, at).log_softmax(dim=1)
+        law = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
         return surprise(self.contexts, self.heads, [self.lesson.probes[row] for row in rows], documents, law), penalty
 
 

@@ -7,7 +7,7 @@ and no query: raw documents are enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,17 +93,23 @@ class Revela:
 
     def look(self) -> float | None:
         """Mean loss of the held-out batches."""
+        return next(iter(self.tried((1.0,))), None)
+
+    def tried(self, factors: Sequence[float]) -> list[float]:
+        """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
         if not len(self.lesson.held):
-            return None
+            return []
         self.student.draw(self.schedule.seed)
         with torch.no_grad():
-            return float(np.mean([float(self._losses(rows)[0].mean()) for rows in self.lesson.held]))
+            losses = [self._losses(rows, factors)[0].mean(dim=1) for rows in self.lesson.held]
+        return [float(each) for each in torch.stack(losses).mean(dim=0)]
 
-    def _losses(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _losses(self, rows: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
+        """Loss of each chunk by each factor of the logits, (F, B), and what keeps the student close to the base."""
         logits, penalty = self.student.logits(rows, rows)
-        weights = looks(logits)
-        return surprise(self.box, [self.lesson.tokens[row] for row in rows], weights, self.schedule.even,
-                        bool(self._learns)), penalty  # fmt: skip
+        weights = torch.stack([looks(factor * logits) for factor in factors])
+        chunks = [self.lesson.tokens[row] for row in rows]
+        return surprise(self.box, chunks, weights, self.schedule.even, bool(self._learns)), penalty
 
 
 def looks(logits: Tensor) -> Tensor:
@@ -114,41 +120,53 @@ def looks(logits: Tensor) -> Tensor:
 def surprise(
     box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool = False
 ) -> Tensor:
-    """-log p of each chunk with the others in view, (B,) float32, nats per token.
+    """-log p of each chunk with the others in view, (..., B) float32, nats per token.
 
     Args:
         box: What reads.
         chunks: B, of at least two tokens each.
-        weights: (B, B) float32, how much each takes from each other one.
+        weights: (..., B, B) float32, how much each takes from each other one.
         even: Whether chunks whose values are long have no louder voice.
         learns: Whether the language model has weights that are trained.
 
     Raises:
         GeneratorError: There is no memory for a batch.
     """
-    states, ids, lengths = _read(box, chunks, weights, even, learns)
-    targets = torch.where(_before(lengths, ids.shape[1] - 1, ids.device), ids[:, 1:], 0)
-    return box.surprise(states[:, :-1], targets, _before(lengths, ids.shape[1] - 1, ids.device))
+    batch = _Batch.of(chunks, box)
+    losses = [batch.surprise(states) for states in batch.read(weights.reshape(-1, *weights.shape[-2:]), even, learns)]
+    return torch.stack(losses).reshape(weights.shape[:-1])
 
 
-def _before(lengths: Sequence[int], width: int, device: torch.device) -> Tensor:
-    """(B, width) True where the next token is one of the chunk."""
-    return torch.arange(width, device=device) < torch.tensor(lengths, device=device)[:, None] - 1
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Chunks side by side: (B, T) int64 tokens, and (B, T - 1) True where the next token is one of the chunk."""
 
+    box: WhiteBox
+    ids: Tensor
+    lengths: Sequence[int]
+    counted: Tensor
 
-def _read(
-    box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool
-) -> tuple[Tensor, Tensor, list[int]]:
-    lengths = [len(chunk) for chunk in chunks]
-    ids = torch.tensor([[*chunk, *[0] * (max(lengths) - len(chunk))] for chunk in chunks], device=box.device)
-    try:
-        alone = read(box, ids, lengths, learns)
-        return box.states(ids, Crossing(alone, weights.to(box.device), even)), ids, lengths
-    except torch.OutOfMemoryError as error:
-        raise GeneratorError(
-            f"{box.device} has no memory for {len(chunks)} chunks of {max(lengths)} tokens. Set train.revela_chunks or "
-            "train.tokens lower, or generator.device to cpu."
-        ) from error
+    @classmethod
+    def of(cls, chunks: Sequence[Sequence[int]], box: WhiteBox) -> _Batch:
+        lengths = [len(chunk) for chunk in chunks]
+        ids = torch.tensor([[*chunk, *[0] * (max(lengths) - len(chunk))] for chunk in chunks], device=box.device)
+        return cls(box, ids, lengths, _first([length - 1 for length in lengths], ids))
+
+    def read(self, laws: Tensor, even: bool, learns: bool) -> Iterator[Tensor]:
+        """States of the tokens by each of (L, B, B) laws; alone they are read once."""
+        try:
+            alone = read(self.box, self.ids, self.lengths, learns)
+            for weights in laws.to(self.box.device):
+                yield self.box.states(self.ids, Crossing(alone, weights, even))[:, :-1]
+        except torch.OutOfMemoryError as error:
+            raise GeneratorError(
+                f"{self.box.device} has no memory for {len(self.lengths)} chunks of {max(self.lengths)} tokens. Set "
+                "train.revela_chunks or train.tokens lower, or generator.device to cpu."
+            ) from error
+
+    def surprise(self, states: Tensor, counted: Tensor | None = None) -> Tensor:
+        """-log p of each chunk, (B,): of the tokens that count, or of all."""
+        return self.box.surprise(states, self.ids[:, 1:], self.counted if counted is None else counted)
 
 
 def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[np.float64]:
@@ -156,23 +174,24 @@ def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[n
 
     Which one is best is found on the first half of the tokens, and told on the second, so that chance gains nothing.
     """
-    count = len(chunks)
-    halves = []
+    count, batch = len(chunks), _Batch.of(chunks, box)
+    first = batch.counted & _first([max(length // 2, 1) for length in batch.lengths], batch.ids)
+    laws = torch.stack(
+        [looks(torch.zeros(count, count)), *(torch.eye(count).roll(shift, dims=1) for shift in range(1, count))]
+    )
     with torch.no_grad():
-        laws = [torch.eye(count).roll(shift, dims=1) for shift in range(1, count)]
-        for weights in (looks(torch.zeros(count, count)), *laws):
-            states, ids, lengths = _read(box, chunks, weights, even, False)
-            counted = _before(lengths, ids.shape[1] - 1, ids.device)
-            first = counted & (torch.arange(ids.shape[1] - 1, device=ids.device) < _middle(lengths, ids.device))
-            parts = [box.surprise(states[:, :-1], ids[:, 1:], part) for part in (first, counted & ~first)]
-            halves.append(torch.stack(parts).cpu().numpy())
-    losses = np.stack(halves)  # (1 + others, 2, B)
+        halves = [
+            torch.stack([batch.surprise(states, part) for part in (first, batch.counted & ~first)])
+            for states in batch.read(laws, even, False)
+        ]
+    losses = torch.stack(halves).cpu().numpy()  # (1 + others, 2, B)
     best = losses[1:, 0].argmin(axis=0)
     return np.asarray(losses[0, 1] - losses[1:, 1][best, np.arange(count)], dtype=np.float64)
 
 
-def _middle(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor([max(length // 2, 1) for length in lengths], device=device)[:, None]
+def _first(counts: Sequence[int], ids: Tensor) -> Tensor:
+    """(B, T - 1) True for so many of the first tokens."""
+    return torch.arange(ids.shape[1] - 1, device=ids.device) < torch.tensor(counts, device=ids.device)[:, None]
 
 
 def halves(texts: Sequence[str]) -> list[str]:

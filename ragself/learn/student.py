@@ -7,7 +7,7 @@ the encoder, under an adapter that stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,14 +56,9 @@ class Student(Protocol):
         ...
 
 
-def sharpen(student: Student, look: Callable[[], float | None], factors: Sequence[float]) -> float:
-    """Multiply all logits by the factor with the lowest loss before anything is learned, and return it."""
-    tried = []
-    for factor in factors:
-        student.sharpen(factor)
-        tried.append(look() or 0.0)
-        student.sharpen(1 / factor)
-    best = factors[int(np.argmin(tried))]
+def sharpen(student: Student, losses: Sequence[float], factors: Sequence[float]) -> float:
+    """Multiply all logits by the factor whose loss is the lowest, and return it; without losses nothing is changed."""
+    best = factors[int(np.argmin(losses))] if len(losses) else 1.0
     student.sharpen(best)
     return best
 

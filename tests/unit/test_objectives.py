@@ -271,16 +271,18 @@ def test_dream_teaches_a_student_what_the_model_copies(contexts: Contexts) -> No
 def test_the_sharpest_temperature_is_tried_not_guessed(contexts: Contexts) -> None:
     objective = by_dream(contexts)
     objective.student.sharpen(1 / 16)  # all alike
-    before = objective.look()
-    assert sharpen(objective.student, objective.look, dream.SHARPER) == 4.0
-    assert before is not None
-    assert (objective.look() or 9.0) < before
+    tried = objective.tried(dream.SHARPER)
+    assert objective.look() == pytest.approx(tried[dream.SHARPER.index(1.0)], abs=1e-5)
+    assert sharpen(objective.student, tried, dream.SHARPER) == 4.0
+    assert objective.look() == pytest.approx(min(tried), abs=1e-5)
+    assert min(tried) < tried[dream.SHARPER.index(1.0)]
 
 
 def test_without_held_out_probes_there_is_no_look(contexts: Contexts) -> None:
     objective = by_dream(contexts)
     objective.lesson = lesson(held=np.empty(0, dtype=np.int64))
     assert objective.look() is None
+    assert sharpen(objective.student, objective.tried(dream.SHARPER), dream.SHARPER) == 1.0
 
 
 class Killed(BaseException):
@@ -362,6 +364,12 @@ def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: Causa
         with torch.no_grad():
             objective.student.draw(0)
             return float((revela.looks(objective.student.logits(rows, rows)[0]) * twin).sum() / 8)
+
+    tried, single = objective.tried((0.5, 4.0)), objective.look()
+    assert sharpen(objective.student, tried, (0.5, 4.0)) == 4.0
+    assert objective.look() == pytest.approx(tried[1], abs=1e-5)
+    objective.student.sharpen(1 / 4)
+    assert objective.look() == pytest.approx(single, abs=1e-5)
 
     before = weight()
     _, held = descend(objective, course(16), None)
