@@ -1,7 +1,7 @@
 """The three objectives side by side: what each teaches on a planted corpus, and what a step costs.
 
     python tests/benchmarks/objectives.py learn [--topics 200] [--lm FOLDER] [--kinds residual hybrid lora]
-    python tests/benchmarks/objectives.py steps [--model FOLDER] [--rounds 5]
+    python tests/benchmarks/objectives.py steps [--model FOLDER] [--rounds 3]
 
 `learn` makes notes of jargon that no encoder has seen, two of the same words each, and a language model that copies
 (tests/language_models.py). Adapters learn from queries of some notes; told is the mean reciprocal rank at 10 of the
@@ -165,7 +165,6 @@ def steps(arguments: argparse.Namespace) -> dict[str, Any]:
         out[name] = _ratios(
             arguments.rounds, box, ids, lambda s=sharp: revealed(box, chunks, looks(near * s), True).sum()
         )
-    out["peak memory, GB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     return out
 
 
@@ -175,12 +174,14 @@ def _ratios(rounds: int, box: WhiteBox, ids: torch.Tensor, step: Callable[[], to
         inputs = box.model.get_input_embeddings()(ids).detach().requires_grad_()
         return box.model(inputs_embeds=inputs, labels=ids, use_cache=False).loss
 
-    taken: dict[str, list[float]] = {"trained": [], "frozen": [], "step": []}
+    ways = {"trained": lambda: plain(True), "frozen": lambda: plain(False), "step": step}
+    peak = {name: _peak(way) for name, way in ways.items()}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):  # the first warms up
-        for name, forward in (("trained", lambda: plain(True)), ("frozen", lambda: plain(False)), ("step", step)):
+        for name, way in ways.items():
             box.model.requires_grad_(False)
             began = time.process_time()
-            forward().backward()
+            way().backward()
             taken[name].append(time.process_time() - began)
             box.model.zero_grad(set_to_none=True)
             box.model.requires_grad_(False)
@@ -189,7 +190,25 @@ def _ratios(rounds: int, box: WhiteBox, ids: torch.Tensor, step: Callable[[], to
         "seconds": round(median["step"], 3),
         "times a plain step": round(median["step"] / median["trained"], 2),
         "times one of a frozen model": round(median["step"] / median["frozen"], 2),
+        "peak memory, GB": peak["step"],
+        "peak memory of a plain step, GB": peak["trained"],
+        "peak memory of one of a frozen model, GB": peak["frozen"],
     }
+
+
+def _peak(way: Callable[[], torch.Tensor]) -> float:
+    """Gigabytes that a process of its own has at most in a step, the model included."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        way().backward()
+        os.write(write, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as told:
+        kilobytes = told.read()
+    os.waitpid(child, 0)
+    return round(int(kilobytes) / 1e6, 2)
 
 
 def _model(folder: str | None) -> tuple[WhiteBox, Callable[..., list[list[int]]], list[int]]:
@@ -219,7 +238,7 @@ def main() -> None:
     parser.add_argument("--lm", help="folder of a language model; default: one that copies is made")
     parser.add_argument("--kinds", nargs="+", default=["residual", "hybrid", "lora"])
     parser.add_argument("--model", help="folder of a language model")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=8)
     parser.add_argument("--chunks", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=160)
