@@ -10,23 +10,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.subject import Subject
+from tests.language_models import copying_model, tokenizer
+
 PASSES: dict[str, dict[str, str]] = {  # and settings other than the defaults
     "cold": {},
     "ragself": {},
     "lora": {"RAGSELF_TRAIN__ADAPTERS": '["hybrid", "residual", "lora"]'},
+    "distill": {"RAGSELF_TRAIN__OBJECTIVE": "distill"},
+    "dream": {"RAGSELF_TRAIN__OBJECTIVE": "dream"},
+    "revela": {"RAGSELF_TRAIN__OBJECTIVE": "revela"},
 }
+CAUSAL = ("distill", "dream", "revela")  # supervised by a causal language model
+TITLED = ("scifact", "nfcorpus")  # collections that one is made for
+LM = {"size": 8192, "steps": 200}  # of its vocabulary, and of its training: some four minutes
 ROWS = {"teacher": " teacher", "adapted": "", "fused": " fused"}  # ranker of `ragself bench`, and its name after a pass
 NOTES = (
     "ragself: with the queries of a split that is not measured, where there is one, and without labels; cold: with "
     "neither; lora: as ragself, with LoRA on queries under the hybrid as one more candidate. Each is one plain vector "
     "query by the candidate, whatever the gate decided; fused is search mode fused of the same; the teacher is what an "
     "adapter learns towards.",
+    "distill, dream, revela: as ragself, but a causal language model scores and judges, and by the last two trains: a "
+    "Llama of two layers that the benchmark trains for some minutes to copy, and on titles and texts of the "
+    "collection. It knows little, and its judgement shows that.",
     "Seconds of ragself are those of a whole pass: learning, judging, building the new index, encoding what is held "
     "out and no earlier pass had encoded.",
 )
 
 
-def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -> list[dict[str, Any]]:
+def language_model(subject: Subject, folder: Path) -> Path:
+    """A language model for a collection with titles: made in a folder, if it is not there."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        titles = [(str(c.metadata.get("title", "")), c.text) for c in subject.collection.chunks]
+        titled = [(title, text.removeprefix(title).strip()) for title, text in titles if title]
+        beside = copying_model(
+            folder.with_suffix(".tmp"), tokenizer(subject.texts, LM["size"]), steps=LM["steps"], titled=titled
+        )
+        beside.rename(folder)
+    return folder
+
+
+def measure(
+    folder: Path, traffic: str | None, seed: int, kb: Path, name: str, lm: Path | None = None
+) -> list[dict[str, Any]]:
     """Rows of one pass: the candidate, the same in mode fused, and the teacher.
 
     Args:
@@ -35,6 +62,7 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
         seed: Of probes and training.
         kb: Folder of the knowledge base, made anew but for cache.db, its base vectors.
         name: Of the method, one of `PASSES`.
+        lm: Folder of the language model of those in `CAUSAL`.
 
     Raises:
         subprocess.CalledProcessError: The pass failed; it has said why on stderr.
@@ -47,6 +75,8 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, **PASSES[name], "RAGSELF_TRAIN__SEED": str(seed), "PYTHONPATH": path}
+    if lm is not None:
+        environment["RAGSELF_GENERATOR__MODEL"] = str(lm)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     result = json.loads(done.stdout)
     report = result["report"]
@@ -55,10 +85,11 @@ def measure(folder: Path, traffic: str | None, seed: int, kb: Path, name: str) -
         "traffic": result["traffic"], "decision": result["decision"], "reason": result["reason"],
         "candidate": report["candidate"], "weight": weight["weight"] if weight else None,
         "train_seconds": round(report["cpu"], 1) if report["cpu"] else None,
-        "steps": None, "encode_seconds": None, "stages": report["seconds"],
+        "steps": None, "encode_seconds": None, "stages": report["seconds"], "objective": report["objective"],
     }  # fmt: skip
+    told = {"adapted": ""} if name in CAUSAL else ROWS
     return [
         {"method": name + suffix, **result[ranker], **found}
-        for ranker, suffix in ROWS.items()
+        for ranker, suffix in told.items()
         if result[ranker]["ndcg@10"] is not None and (name, ranker) != ("lora", "teacher")  # which is ragself's
     ]

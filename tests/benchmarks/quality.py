@@ -2,13 +2,14 @@
 
     pip install -e ".[benchmarks]"
     python tests/benchmarks/quality.py DATA [--collections scifact ...] [--methods ragself cold crop ...] [--seeds 3]
-        [--budget 60] [--generator URL-or-path] [--work FOLDER] [--out FILE] [--again]
+        [--budget 60] [--generator URL-or-path] [--lm FOLDER] [--work FOLDER] [--out FILE] [--again]
 
 DATA holds BEIR folders. Labels are used for reporting only, the defaults are the same for all. Methods are `ragself`,
-a pass with unlabelled queries, `cold`, a pass without any, and `lora`, all in passes.py, and those in rivals.py. A row
-is kept as soon as it is measured; what is in FILE is not measured again, unless --again is given. FOLDER keeps vectors
-of the base model between runs. Everything at three seeds takes some eight hours of a processor, most of it to embed
-collections anew with what rivals have trained; without crop, ict and tsdae two.
+a pass with unlabelled queries, `cold`, a pass without any, `lora`, and, where a language model can be made, `distill`,
+`dream` and `revela`, all in passes.py; and those in rivals.py. A row is kept as soon as it is measured; what is in FILE
+is not measured again, unless --again is given. --work keeps vectors of the base model between runs. Everything at three
+seeds takes some ten hours of a processor, most of it to embed collections anew with what rivals have trained; without
+crop, ict and tsdae four.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, work: Path, say: Progress) -> None:
         self._data, self._work, self._say = arguments.data, work, say
+        self._lm = arguments.lm
         self._rivals = rivals.Rivals(arguments.budget, arguments.generator, work, say)
         self._subjects: dict[str, Subject] = {}
 
@@ -68,6 +70,8 @@ class Runner:
 
     def forecast(self, job: Job) -> float:
         """Seconds that a job may take."""
+        if job.method in passes.CAUSAL:
+            return 3 * PASS
         return PASS if job.method in passes.PASSES else self._rivals.forecast(self.subject(job.collection), job.method)
 
     def measure(self, job: Job) -> list[dict[str, Any]]:
@@ -76,7 +80,10 @@ class Runner:
         if job.method in passes.PASSES:
             traffic = None if job.method == "cold" else TRAFFIC.get(job.collection)
             folder = folder_of(self._data, job.collection, self._work)
-            rows = passes.measure(folder, traffic, job.seed, self._work / job.collection, job.method)
+            kb, lm = self._work / job.collection, None
+            if job.method in passes.CAUSAL:
+                lm = self._lm or passes.language_model(subject, self._work / "lm" / job.collection)
+            rows = passes.measure(folder, traffic, job.seed, kb, job.method, lm)
         else:
             rows = [{"method": job.method, **self._rivals.measure(subject, job.method, job.seed)}]
         shared = {"collection": job.collection, "seed": job.seed}
@@ -92,6 +99,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of training, each rival and seed")
     parser.add_argument("--generator", help="URL of a vLLM server, or name or path of a causal language model")
+    parser.add_argument(
+        "--lm", type=Path, help="folder of the language model of distill, dream and revela; default: made"
+    )
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "quality.json")
     parser.add_argument("--again", action="store_true", help="measure these methods again, also where FILE has them")
@@ -115,6 +125,7 @@ def _jobs(arguments: argparse.Namespace, rows: Rows) -> list[Job]:
         if method in arguments.methods
         and (method != "questions" or arguments.generator)
         and (method not in ("ragself", "lora") or TRAFFIC.get(collection))
+        and (method not in passes.CAUSAL or collection in passes.TITLED)
         and (method not in rivals.FREE or not seed)
     ]
     return [

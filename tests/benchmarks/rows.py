@@ -15,6 +15,7 @@ Row = dict[str, Any]
 METHODS = (
     "bm25", "dense", "rrf", "linear", "sketch", "adapter", "adapter-long", "crop", "ict", "tsdae", "questions",
     "cold teacher", "cold", "cold fused", "ragself teacher", "ragself", "ragself fused", "lora", "lora fused",
+    "distill", "dream", "revela",
 )  # fmt: skip
 
 
