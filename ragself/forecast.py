@@ -77,11 +77,11 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             seconds["score"] = tokens / rates["tokens"]
             space["scores.db"] = int(prompts * (_PER_SCORE + 4 * target))
             if config.train.objective != "distill":
-                from ragself.learn.backprop import FORWARDS, tokens_read  # loads torch, as the language model does
+                from ragself.learn import backprop  # loads torch, as the language model does
 
-                inside = tokens_read(config.train, context, target)
+                inside, forwards = backprop.forecast(config.train, context, target)
                 if not config.generator.url:  # else it was the server that was timed
-                    through = FORWARDS[config.train.objective] * inside / rates["tokens"]
+                    through = forwards * inside / rates["tokens"]
         texts, asked_texts = _to_encode(store, chunks, probes.probes)
         encode = len(texts) + len(asked_texts)
         if encode:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ragself.learn import kept
 from ragself.progress import Progress, silent
 
+EVERY = 10  # steps between two looks that are dear
 _SAVED = 20.0  # seconds of work that a kill can cost, and one step
 _WARM = 5  # steps until the rate is what it says
 

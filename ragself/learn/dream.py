@@ -26,7 +26,6 @@ from ragself.schema import Probe
 
 Rows = NDArray[np.int64]
 SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on trial
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors of all logits that are tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from ragself.models.cross import Crossing, read
 from ragself.models.whitebox import WhiteBox
 
 Rows = NDArray[np.int64]
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from ragself.models.residual import Residual
 
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Side = tuple[Sequence[str], FloatArray]
+"""Texts and their (count, base) base vectors."""
 
 
 class Student(Protocol):

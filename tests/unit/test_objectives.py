@@ -16,9 +16,10 @@ import torch
 from ragself.config import EncoderConfig, GeneratorConfig
 from ragself.errors import GeneratorError, InputError
 from ragself.learn import dream, revela
-from ragself.learn.backprop import Gap
+from ragself.learn.backprop import SHARPER
 from ragself.learn.contexts import Contexts
 from ragself.learn.descent import Course, descend, turn
+from ragself.learn.gap import Gap
 from ragself.learn.heads import Heads, find
 from ragself.learn.pools import distinct, plan
 from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words, sharpen
@@ -271,18 +272,18 @@ def test_dream_teaches_a_student_what_the_model_copies(contexts: Contexts) -> No
 def test_the_sharpest_temperature_is_tried_not_guessed(contexts: Contexts) -> None:
     objective = by_dream(contexts)
     objective.student.sharpen(1 / 16)  # all alike
-    tried = objective.tried(dream.SHARPER)
-    assert objective.look() == pytest.approx(tried[dream.SHARPER.index(1.0)], abs=1e-5)
-    assert sharpen(objective.student, tried, dream.SHARPER) == 4.0
+    tried = objective.tried(SHARPER)
+    assert objective.look() == pytest.approx(tried[SHARPER.index(1.0)], abs=1e-5)
+    assert sharpen(objective.student, tried, SHARPER) == SHARPER[-1]
     assert objective.look() == pytest.approx(min(tried), abs=1e-5)
-    assert min(tried) < tried[dream.SHARPER.index(1.0)]
+    assert min(tried) < tried[SHARPER.index(1.0)]
 
 
 def test_without_held_out_probes_there_is_no_look(contexts: Contexts) -> None:
     objective = by_dream(contexts)
     objective.lesson = lesson(held=np.empty(0, dtype=np.int64))
     assert objective.look() is None
-    assert sharpen(objective.student, objective.tried(dream.SHARPER), dream.SHARPER) == 1.0
+    assert sharpen(objective.student, objective.tried(SHARPER), SHARPER) == 1.0
 
 
 class Killed(BaseException):
