@@ -25,7 +25,7 @@ from ragself.progress import Progress
 
 Rows = NDArray[np.int64]
 
-FORWARDS = 1.2  # times that scoring as many tokens takes, measured on a CPU
+FORWARDS = 1.3  # times that scoring as many tokens takes, measured on a CPU
 _WATCHED = 64  # held-out probes that tell when to stop
 _FOUND = 128  # known-item probes that tell which heads look for what is asked, as in QRHead
 _KINDS = ("question", "title", "span")  # of known items, the most telling first
