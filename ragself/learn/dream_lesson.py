@@ -34,7 +34,15 @@ _FEW = 24  # known items below which less telling ones are taken, too
 
 @dataclass(frozen=True)
 class DreamLesson:
-    """Made once for all kinds of adapters; see `Backprop` for the attributes."""
+    """Made once for all kinds of adapters.
+
+    Attributes:
+        lm, box: The language model, and the same from inside.
+        study: Probes, documents and their vectors.
+        rows: Probes to train on.
+        config: Settings.
+        progress: Told of each stage.
+    """
 
     lm: CausalLM
     box: WhiteBox
@@ -67,11 +75,11 @@ class DreamLesson:
     @property
     def parts(self) -> tuple[object, ...]:
         """What the bits of a run depend on, settings aside."""
-        return self._schedule, self._lesson.train, self._lesson.held, self._found[0].chosen
+        return self._schedule, self._probes.train, self._probes.held, self._found[0].chosen
 
     def objective(self, student: Student, key: str) -> dream.Dream:
         """What is lowered."""
-        return dream.Dream(self._lesson, self._contexts, self._found[0], student, self._schedule, key)
+        return dream.Dream(self._probes, self._contexts, self._found[0], student, self._schedule, key)
 
     @cached_property
     def _used(self) -> Rows:
@@ -90,7 +98,7 @@ class DreamLesson:
         return dream.Schedule(self._documents, unit=self.gap.unit, seed=self.config.seed)
 
     @cached_property
-    def _lesson(self) -> dream.Lesson:
+    def _probes(self) -> dream.Lesson:
         """Probes that have enough documents that do not give them away, and known items among them."""
         study, config = self.study, self.config
         fit = ~np.isneginf(study.gains)
@@ -113,7 +121,7 @@ class DreamLesson:
     @cached_property
     def _found(self) -> tuple[Heads, Gap]:
         """Heads that obey, and what there is to learn: from known-item probes, half for each."""
-        study, lesson, config = self.study, self._lesson, self.config
+        study, lesson, config = self.study, self._probes, self.config
         if self._documents < 2:
             raise GeneratorError(
                 "DREAM tells documents apart; a context of one has nothing to tell. Set train.dream_documents to 2 or "

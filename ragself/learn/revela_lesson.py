@@ -31,7 +31,15 @@ _SHORT = 8  # tokens below which a chunk tells nothing
 
 @dataclass(frozen=True)
 class RevelaLesson:
-    """Made once for all kinds of adapters; see `Backprop` for the attributes."""
+    """Made once for all kinds of adapters.
+
+    Attributes:
+        lm, box: The language model, and the same from inside.
+        study: Documents and their vectors.
+        base: Encodes the first halves.
+        config: Settings.
+        progress: Told of each stage.
+    """
 
     lm: CausalLM
     box: WhiteBox
