@@ -128,8 +128,12 @@ def _changes(axes: Axes, story: Story, metric: str) -> None:
     passes = story.passes[-_SHOWN:]
     back = {event["before"] for event in story.events if event["event"] == "rollback"} - {story.status.live.number}
     axes.axhline(0, color=FAINT, linewidth=1)
+    names = set[str]()
     for row, event in enumerate(passes):
-        figures = next((value for key, value in event["report"]["figures"].items() if _same(key, metric)), None)
+        name, figures = next(
+            ((k, v) for k, v in event["report"]["figures"].items() if _same(k, metric)), (metric, None)
+        )
+        names.add(name)
         if figures is None:
             axes.plot(row, 0, "x", color=FAINT, markersize=6)
             continue
@@ -140,7 +144,7 @@ def _changes(axes: Axes, story: Story, metric: str) -> None:
         if promoted:
             label = ("↩\n" if event["version"] in back else "") + f"v{event['version']}"  # no wider than a pass has
             axes.annotate(label, (row, figures["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_ylabel(f"change of {metric}")
+    axes.set_ylabel(f"change of {metric if len(names) == 1 else metric.partition('@')[0]}")  # at several depths
     axes.margins(y=0.25)
     _dates(axes, passes)
 

@@ -6,6 +6,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.cli import page
+from ragself.cli import page, plots
 from ragself.report import gather
 from tests.integration.browser import browser, look  # noqa: F401
 from tests.integration.helpers import another
@@ -142,6 +143,11 @@ def test_a_store_that_was_rolled_back_says_so(promoted: Path, settings: Config, 
     with KnowledgeBase(promoted, config=settings) as kb:
         kb.rollback(reason=f"it is $\\frac{{bad {HOSTILE[0]} " + "very " * 40)
         story = gather(kb)
+    (name,) = {key for key in story.passes[-1]["report"]["figures"] if key.startswith("utility")}
+    assert f"change of {name}<" in plots.quality(story, name)
+    other = json.loads(json.dumps(story.passes[-1]).replace(name, "utility@2"))
+    told = plots.quality(replace(story, passes=[*story.passes, other]), "utility@2")
+    assert "change of utility<" in told  # of two depths
     title, lines = page.headline(story)
     assert title == "The base model is live: version 1 was rolled back"
     assert lines[0].startswith("from version 1: it is $")
