@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from ragself.config import EncoderConfig, GeneratorConfig
+from ragself.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ragself.errors import GeneratorError, InputError
 from ragself.learn import dream, revela
 from ragself.learn.backprop import SHARPER
 from ragself.learn.contexts import Contexts
 from ragself.learn.descent import Course, descend, turn
+from ragself.learn.dream_lesson import DreamLesson
 from ragself.learn.gap import Gap
 from ragself.learn.heads import Heads, find
 from ragself.learn.pools import distinct, plan
 from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words, sharpen
+from ragself.learn.study import Study
 from ragself.models.adapter import normalise
 from ragself.models.causal import CausalLM
 from ragself.models.encoder import Encoder
@@ -30,6 +32,7 @@ from ragself.models.hybrid import Hybrid
 from ragself.models.inject import NOWHERE, Injection
 from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
+from ragself.progress import silent
 from ragself.schema import Probe
 from tests.benchmarks.planted import corpus
 from tests.language_models import copying_model
@@ -118,6 +121,22 @@ def test_documents_give_way_and_too_many_are_refused(copier: CausalLM) -> None:
     assert len({int((read.owner == at).sum()) for at in range(4)}) == 1  # cut alike
     with pytest.raises(GeneratorError, match=r"sees 400 tokens at once, too few for 20 documents.*dream_documents"):
         contexts.read(PROBES[:1], np.arange(20)[None])
+
+
+def test_only_documents_that_are_a_candidate_are_read_and_each_is_the_same_as_before(copier: CausalLM) -> None:
+    given, junk = lesson(), [f"Nobody asks for number {number}." for number in range(10)]
+    texts, nothing = (*junk, *TEXTS), np.zeros(P, np.float32)
+    asked = tuple(replace(probe, kind="question") for probe in PROBES)
+    study = Study(
+        asked, texts, len(texts), vectors(len(texts), 2), vectors(P, 1), given.candidates + 10,
+        np.zeros(given.candidates.shape, np.float32), RIGHT + 10, RIGHT + 10, nothing.astype(int), nothing, RIGHT[:0],
+    )  # fmt: skip
+    config = TrainConfig(dream_documents=K)
+    made = DreamLesson(copier, copier.white_box(), study, np.arange(24), config, silent).objective(student(), "key")
+    read = np.array(made.contexts.texts)
+    assert set(read) == set(TEXTS)
+    assert (read[made.lesson.candidates] == np.array(texts)[study.candidates]).all()
+    assert (read[made.lesson.right] == np.array(texts)[study.positive]).all()
 
 
 # heads --------------------------------------------------------------------------------------------
