@@ -221,7 +221,7 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probes, documents, _ = known(6)
-    law = torch.zeros(6, K).log_softmax(dim=1)
+    law = torch.randn(2, 6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=2)
     expected = dream.surprise(contexts, HEADS, probes, documents, law)
     most, read = 2, Contexts.read
 
@@ -461,7 +461,10 @@ def test_a_batch_of_one_is_refused() -> None:
 
 
 def test_where_there_is_nothing_to_learn_it_is_told() -> None:
-    Gap.of(np.array([0.5, 0.6, 0.4])).check("dream")
+    found = Gap.of(np.array([0.5, 0.6, 0.4]))
+    found.check("dream")
+    assert found.unit == found.mean == 0.5
+    assert Gap.of(np.array([1e-3])).unit == 0.02  # the loss is never blown up beyond reason
     with pytest.raises(GeneratorError, match=r"nothing to learn by revela.* over 3 texts .* by 0.000 nats"):
         Gap.of(np.array([-0.5, 0.5, 0.0])).check("revela")
 
