@@ -32,7 +32,7 @@ NOTES = (
     "adapter learns towards.",
     "distill, dream, revela: as ragself, but a causal language model scores and judges, and by the last two trains: a "
     "Llama of two layers that the benchmark trains for some minutes to copy, and on titles and texts of the "
-    "collection. It knows little, and its judgement shows that.",
+    "collection. It knows little, and its judgement shows that. A pass that finds nothing to learn has no row.",
     "Seconds of ragself are those of a whole pass: learning, judging, building the new index, encoding what is held "
     "out and no earlier pass had encoded.",
 )

@@ -18,6 +18,7 @@ import argparse
 import datetime
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -144,7 +145,12 @@ def _run(runner: Runner, jobs: Sequence[Job], rows: Rows, budget: float) -> None
         left = sum(runner.forecast(other) for other in jobs[at:])
         _say(f"[{at + 1}/{len(jobs)}] {job.collection} {job.method} seed {job.seed}; about {duration(left)} left")
         date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        for row in runner.measure(job):
+        try:
+            measured = runner.measure(job)
+        except subprocess.CalledProcessError:  # it has said why: so that one that may not learn costs no other its row
+            _say(f"{job.collection} {job.method} seed {job.seed}: the pass ended with an error; it has no row")
+            continue
+        for row in measured:
             rows.add({**row, "budget": _budget(row["method"], budget), "date": date})
             _say(f"{job.collection} {row['method']} seed {job.seed}: nDCG@10 {row['ndcg@10']:.4f}, "
                  f"learning {row['train_seconds']} s, encoding {row['encode_seconds']} s")  # fmt: skip
