@@ -53,8 +53,10 @@ class Supervision:
         return LanguageModelScorer(documents, corpus, self.generator, self.cache, self.config, self.account)
 
     def report(self) -> dict[str, Any]:
-        """The model, and what it has cost."""
-        return {"scorer": self.name, **(asdict(self.account) if self.generator else {})}
+        """The model, and what scoring has cost."""
+        cost = asdict(self.account) if self.generator else {}
+        cost.pop("inside", None)  # told by `Report.objective`
+        return {"scorer": self.name, **cost}
 
 
 @contextmanager
