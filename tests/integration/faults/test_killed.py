@@ -53,7 +53,7 @@ def test_a_server_that_does_not_come_back_is_waited_for_as_long_as_is_set(accide
     assert away
     assert 3 <= int(away[1]) < 30  # a busy machine takes its time
     assert "Scores so far are kept; start it again and run the same command." in said
-    assert 3.0 <= accident.kb_seconds < 30.0
+    assert 2.0 <= accident.kb_seconds < 30.0  # it is away since its last answer, which came before the kill
     assert accident.kb_kept > 300
 
 
