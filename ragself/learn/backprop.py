@@ -25,7 +25,7 @@ from ragself.learn.dream_lesson import DreamLesson
 from ragself.learn.gap import Gap
 from ragself.learn.revela import Revela
 from ragself.learn.revela_lesson import RevelaLesson
-from ragself.learn.student import Pace, Side, Student, TextStudent, VectorStudent, Words, sharpen
+from ragself.learn.student import SHARPER, Pace, Side, Student, TextStudent, VectorStudent, Words, sharpen
 from ragself.learn.students import made
 from ragself.learn.study import Study
 from ragself.models.adapter import Adapter
@@ -39,7 +39,6 @@ from ragself.schema import Account
 
 Rows = NDArray[np.int64]
 
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried before anything is learned
 _PATIENCE = 4  # looks without a gain
 
 

@@ -15,7 +15,7 @@ from ragself.learn import revela
 from ragself.learn.descent import EVERY
 from ragself.learn.gap import Gap
 from ragself.learn.pools import plan
-from ragself.learn.student import Side, Student
+from ragself.learn.student import SHARPER, Side, Student
 from ragself.learn.study import Study
 from ragself.models.causal import CausalLM
 from ragself.models.vectors import BaseVectors
@@ -25,7 +25,6 @@ from ragself.progress import Progress
 FORWARDS = 3.5  # times that scoring as many tokens takes, measured on a CPU
 _WATCHED = 64  # held-out chunks that tell when to stop
 _TRIED = 32  # chunks that tell whether there is anything to learn
-_TEMPERATURES = 7  # readings when they are tried: alone, and with the others by each of them
 _SHORT = 8  # tokens below which a chunk tells nothing
 
 
@@ -124,5 +123,5 @@ def tokens_read(config: TrainConfig, courses: Sequence[int], document: float) ->
     """
     size = config.revela_chunks
     tried = 2 * max(_TRIED // size, 1) * (1 + size)  # alone, and then with the others in so many ways
-    looks = sum(_TEMPERATURES + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
+    looks = sum(1 + len(SHARPER) + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
     return int((tried + looks + 2 * sum(courses)) * size * min(document, config.tokens))

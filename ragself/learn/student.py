@@ -31,6 +31,8 @@ Rows = NDArray[np.int64]
 Side = tuple[Sequence[str], FloatArray]
 """Texts and their (count, base) base vectors."""
 
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried before anything is learned
+
 
 class Student(Protocol):
     """An adapter in training."""

@@ -16,14 +16,13 @@ import torch
 from ragself.config import EncoderConfig, GeneratorConfig, TrainConfig
 from ragself.errors import GeneratorError, InputError
 from ragself.learn import dream, revela
-from ragself.learn.backprop import SHARPER
 from ragself.learn.contexts import Contexts
 from ragself.learn.descent import Course, descend, turn
 from ragself.learn.dream_lesson import DreamLesson
 from ragself.learn.gap import Gap
 from ragself.learn.heads import Heads, find
 from ragself.learn.pools import distinct, plan
-from ragself.learn.student import Pace, Student, TextStudent, VectorStudent, Words, sharpen
+from ragself.learn.student import SHARPER, Pace, Student, TextStudent, VectorStudent, Words, sharpen
 from ragself.learn.study import Study
 from ragself.models.adapter import normalise
 from ragself.models.causal import CausalLM
