@@ -1,4 +1,4 @@
-"""Words and how often they occur: what BM25, the document language model and the sketch count."""
+"""Words: the unit that BM25, the document language model and the inverted index count."""
 
 from __future__ import annotations
 
@@ -14,27 +14,65 @@ import regex
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-_WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+")  # with marks: a vowel sign is part of its word
-_ASCII = re.compile(r"[A-Za-z0-9]+")  # the same of most English texts, with the next in a third of the time
-_ASCII_HUMP = re.compile(r"[a-z0-9](?=[A-Z])|[A-Z](?=[A-Z][a-z])")
-_HUMP = regex.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts without word spaces
+_RUN = regex.compile(r"[\p{L}\p{N}\p{M}_]+")  # with marks: a vowel sign is part of its word
+_PIECE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|(?:(?![{_UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}_])+")
+_HAS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
+_HUMP = regex.compile(r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})")
+_ASCII_RUN = re.compile(r"[A-Za-z0-9_]+")  # the same of most English texts, in a third of the time
+_ASCII_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_ASCII_COMPOUND = re.compile(r"_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")  # what only identifiers of several parts hold
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits in any script, identifiers split where their humps are.
+    """Lower-cased runs of letters and digits in any script.
+
+    An identifier gives its parts, split at humps and underscores, and then itself as a whole. Text in a script without
+    spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) gives single characters, and each pair of
+    neighbouring characters, as Lucene's CJK analyzer does.
 
     >>> words("Rate-limit of getHTTPResponse: 5 req/s")
-    ['rate', 'limit', 'of', 'get', 'http', 'response', '5', 'req', 's']
+    ['rate', 'limit', 'of', 'get', 'http', 'response', 'gethttpresponse', '5', 'req', 's']
+    >>> words("max_tokens 水泵A4")
+    ['max', 'tokens', 'max_tokens', '水', '水泵', '泵', 'a4']
     """
     if text.isascii():
-        return _ASCII.findall(_ASCII_HUMP.sub(r"\g<0> ", text).lower())
+        if not _ASCII_COMPOUND.search(text):
+            return _ASCII_RUN.findall(text.lower())
+        runs, hump = _ASCII_RUN.findall(text), _ASCII_HUMP
+    else:
+        runs, hump = _RUN.findall(unicodedata.normalize("NFKC", text)), _HUMP
     found: list[str] = []
-    for run in _WORD.findall(unicodedata.normalize("NFKC", text)):
+    for run in runs:
         lower = run.lower()
-        if lower[1:] == run[1:]:  # as most are: no hump
-            found.append(lower)
+        if lower[1:] == run[1:] and "_" not in run and (run.isascii() or not _HAS_UNSPACED.search(run)):
+            found.append(lower)  # as most are
+        elif run.isascii() or not _HAS_UNSPACED.search(run):
+            found += _identifier(run, hump)
         else:
-            found += [word.lower() for word in _HUMP.sub(" ", run).split(" ")]
+            found += _unspaced(run)
+    return found
+
+
+def _identifier(run: str, hump: re.Pattern[str]) -> list[str]:
+    """The parts of an identifier, and the whole of it where it has several."""
+    parts = hump.sub(" ", run).replace("_", " ").lower().split()
+    return [*parts, run.strip("_").lower()] if len(parts) > 1 else parts
+
+
+def _unspaced(run: str) -> list[str]:
+    """Characters and pairs of them; what is written in other scripts between them is as elsewhere."""
+    found: list[str] = []
+    before = ""
+    for piece in _PIECE.findall(run):
+        if _HAS_UNSPACED.match(piece):
+            if before:
+                found.append(before + piece)
+            found.append(piece)
+            before = piece
+        else:
+            found += _identifier(piece, _HUMP)
+            before = ""
     return found
 
 

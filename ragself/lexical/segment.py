@@ -1,0 +1,269 @@
+"""One segment of the index: the words of some chunks, by term and by document, in arrays that never change."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.words import words
+from ragself.lexical import stored
+from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_key, term_keys
+
+__all__ = ["MOST", "Document", "Segment", "term_key", "term_keys"]
+
+Document: TypeAlias = tuple[str, int, str, bytes]
+"""Id, sequence number, text, 16 bytes that name the text's base vector."""
+
+MOST = 255  # a count above it is kept as this
+_REMEMBERED = 4  # log-lengths, one for each `mu`
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Segment:
+    """n documents with T words, V of them distinct, and P postings; in RAM or mapped from a folder.
+
+    Attributes:
+        terms: (V,) uint64 ascending, the keys of the terms.
+        starts: (V+1,) int64, where the postings of a term begin.
+        rows: (P,) uint32, the documents that hold a term, ascending inside a term.
+        counts: (P,) uint8, how often; 255 stands for all that is more.
+        occurrences: (V,) int64, how often a term occurs in all.
+        tokens: (T,) uint32, the words of the documents in order, as indices into `terms`.
+        bounds: (n+1,) int64, where the words of a document begin.
+        ids: uint8, the ids as one blob of UTF-8.
+        id_bounds: (n+1,) int64, where an id begins.
+        id_order: (n,) uint32, rows in the order of the hashes of their ids.
+        id_hashes: (n,) uint64 ascending, those hashes.
+        sequence: (n,) int64, the journal's number of the change that wrote the document.
+        keys: (n, 16) uint8, what names the base vector of the text.
+    """
+
+    terms: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+    rows: NDArray[np.uint32]
+    counts: NDArray[np.uint8]
+    occurrences: NDArray[np.int64]
+    tokens: NDArray[np.uint32]
+    bounds: NDArray[np.int64]
+    ids: NDArray[np.uint8]
+    id_bounds: NDArray[np.int64]
+    id_order: NDArray[np.uint32]
+    id_hashes: NDArray[np.uint64]
+    sequence: NDArray[np.int64]
+    keys: NDArray[np.uint8]
+    _shortness: dict[float, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def build(cls, documents: Sequence[Document]) -> Segment:
+        """Index documents, whose ids are unique among themselves, in the order given."""
+        number: defaultdict[str, int] = defaultdict(count().__next__)  # of a word, by its first occurrence
+        flat: list[int] = []
+        ends = [0]
+        for _, _, text, _ in documents:
+            flat.extend(map(number.__getitem__, words(text)))
+            ends.append(len(flat))
+        terms, place = np.unique(term_keys(number), return_inverse=True)
+        tokens = place.astype(np.uint32)[np.array(flat, dtype=np.int64)]
+        bounds = np.array(ends, dtype=np.int64)
+        starts, rows, counts = _postings(tokens, bounds, len(terms))
+        blob, id_bounds = encoded(document[0] for document in documents)
+        hashes = id_hashes(document[0] for document in documents)
+        order = np.argsort(hashes, kind="stable").astype(np.uint32)
+        return cls(
+            terms=terms,
+            starts=starts,
+            rows=rows,
+            counts=counts,
+            occurrences=np.bincount(tokens, minlength=len(terms)).astype(np.int64),
+            tokens=tokens,
+            bounds=bounds,
+            ids=blob,
+            id_bounds=id_bounds,
+            id_order=order,
+            id_hashes=hashes[order],
+            sequence=np.array([document[1] for document in documents], dtype=np.int64),
+            keys=np.frombuffer(b"".join(document[3] for document in documents), dtype=np.uint8).reshape(-1, 16),
+        )
+
+    @classmethod
+    def merge(cls, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]]) -> Segment:
+        """One segment of those documents that are alive, in the order of the segments.
+
+        Args:
+            segments: At least one.
+            alive: (n,) bool for each.
+        """
+        pieces = [_Piece.of(segment, mask) for segment, mask in zip(segments, alive, strict=True)]
+        terms = np.unique(np.concatenate([piece.segment.terms[piece.held] for piece in pieces]))
+        frequency = np.zeros(len(terms), dtype=np.int64)
+        places = [np.searchsorted(terms, segment.terms) for segment in segments]  # of a term that is gone: anything
+        for piece, place in zip(pieces, places, strict=True):
+            frequency[place[piece.held]] += piece.frequency[piece.held]
+        starts = bounds_of(frequency)
+        rows = np.empty(starts[-1], dtype=np.uint32)
+        counts = np.empty(starts[-1], dtype=np.uint8)
+        occurrences = np.zeros(len(terms), dtype=np.int64)
+        tokens: list[NDArray[np.uint32]] = []
+        free = starts[:-1].copy()  # where the next posting of a term goes: those of one segment stay together
+        offset = 0
+        for piece, place in zip(pieces, places, strict=True):
+            own = place[piece.held]
+            lengths = piece.frequency[piece.held]
+            target = runs(free[own], lengths)
+            rows[target] = piece.rows + np.uint32(offset)
+            counts[target] = piece.counts
+            free[own] += lengths
+            tokens.append(place.astype(np.uint32)[piece.tokens])
+            occurrences += np.bincount(tokens[-1], minlength=len(terms))
+            offset += len(piece.kept)
+        hashes = np.concatenate([_by_row(piece.segment)[piece.kept] for piece in pieces])
+        order = np.argsort(hashes, kind="stable").astype(np.uint32)
+        return cls(
+            terms=terms,
+            starts=starts,
+            rows=rows,
+            counts=counts,
+            occurrences=occurrences,
+            tokens=np.concatenate(tokens),
+            bounds=bounds_of(np.concatenate([piece.lengths for piece in pieces])),
+            ids=np.concatenate([piece.ids for piece in pieces]),
+            id_bounds=bounds_of(np.concatenate([piece.id_lengths for piece in pieces])),
+            id_order=order,
+            id_hashes=hashes[order],
+            sequence=np.concatenate([piece.segment.sequence[piece.kept] for piece in pieces]),
+            keys=np.concatenate([piece.segment.keys[piece.kept] for piece in pieces]),
+        )
+
+    def save(self, folder: Path, owner: str) -> None:
+        """Write the segment, whole or not at all, for the knowledge base `owner`. Raises OSError."""
+        stored.write(folder, owner, len(self), self.arrays())
+
+    @classmethod
+    def open(cls, folder: Path, owner: str) -> Segment:
+        """Map a segment from a folder.
+
+        Raises:
+            StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
+        """
+        return cls(**stored.read(folder, owner))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name."""
+        return {name: getattr(self, name) for name in stored.LAYOUT}
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.sequence)
+
+    def lengths(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Numbers of words (r,) of documents (r,)."""
+        lengths: NDArray[np.int64] = self.bounds[rows + 1] - self.bounds[rows]
+        return lengths
+
+    def locate(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Indices into `terms` of keys (t,) of terms; -1 where no document holds the term."""
+        if not len(self.terms):
+            return np.full(len(keys), -1, dtype=np.int64)
+        place = np.minimum(np.searchsorted(self.terms, keys), len(self.terms) - 1)
+        return np.where(self.terms[place] == keys, place, -1)
+
+    def find(self, blob: NDArray[np.uint8], bounds: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Rows (m,) of ids, given by their UTF-8, where each begins (m+1,), and hashes (m,); -1 where there is none."""
+        found = np.full(len(hashes), -1, dtype=np.int64)
+        place = np.searchsorted(self.id_hashes, hashes)
+        left = np.arange(len(hashes))
+        while len(left):  # once, save where two ids have the same hash
+            left = left[place[left] < len(self)]
+            left = left[self.id_hashes[place[left]] == hashes[left]]
+            rows = self.id_order[place[left]].astype(np.int64)
+            same = self._same(rows, blob, bounds, left)
+            found[left[same]] = rows[same]
+            left = left[~same]
+            place[left] += 1
+        return found
+
+    def _same(
+        self, rows: NDArray[np.int64], blob: NDArray[np.uint8], bounds: NDArray[np.int64], asked: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether rows (m,) have the ids at `asked` (m,) in the blob."""
+        lengths = self.id_bounds[rows + 1] - self.id_bounds[rows]
+        same: NDArray[np.bool_] = lengths == bounds[asked + 1] - bounds[asked]
+        some = np.flatnonzero(same & (lengths > 0))
+        if len(some):
+            size = lengths[some]
+            equal = self.ids[runs(self.id_bounds[rows[some]], size)] == blob[runs(bounds[asked[some]], size)]
+            same[some] = np.logical_and.reduceat(equal, bounds_of(size)[:-1])
+        return same
+
+    def id(self, row: int) -> str:
+        """The id of one document."""
+        return bytes(self.ids[self.id_bounds[row] : self.id_bounds[row + 1]]).decode("utf-8", "surrogatepass")
+
+    def shortness(self, mu: float) -> NDArray[np.float32]:
+        """``log(mu / (words + mu))`` of each document: (n,) float32, remembered."""
+        found = self._shortness.get(mu)
+        if found is None:
+            if len(self._shortness) >= _REMEMBERED:
+                self._shortness.clear()
+            found = self._shortness[mu] = np.log(mu / (np.diff(self.bounds) + mu)).astype(np.float32)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What a merge takes over of one segment: the parts that belong to documents that are alive."""
+
+    segment: Segment
+    kept: NDArray[np.int64]  # their rows
+    held: NDArray[np.bool_]  # (V,), whether any of them holds a term
+    frequency: NDArray[np.int64]  # by how many
+    rows: NDArray[np.uint32]  # of the postings, counted without the dead
+    counts: NDArray[np.uint8]
+    tokens: NDArray[np.uint32]
+    lengths: NDArray[np.int64]
+    ids: NDArray[np.uint8]
+    id_lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, segment: Segment, alive: NDArray[np.bool_]) -> _Piece:
+        kept = np.flatnonzero(alive)
+        frequency, rows, counts, tokens, ids = (
+            np.diff(segment.starts), segment.rows, segment.counts, segment.tokens, segment.ids
+        )  # fmt: skip
+        lengths, id_lengths = np.diff(segment.bounds), np.diff(segment.id_bounds)
+        if len(kept) < len(segment):
+            holds = alive[rows]
+            # Differences of sums, as `reduceat` has no answer for a term without postings.
+            frequency = np.diff(bounds_of(holds)[segment.starts])
+            rows, counts = (np.cumsum(alive) - 1).astype(np.uint32)[rows[holds]], counts[holds]
+            tokens, ids = tokens[np.repeat(alive, lengths)], ids[np.repeat(alive, id_lengths)]
+            lengths, id_lengths = lengths[kept], id_lengths[kept]
+        return cls(segment, kept, frequency > 0, frequency, rows, counts, tokens, lengths, ids, id_lengths)
+
+
+def _by_row(segment: Segment) -> NDArray[np.uint64]:
+    hashes = np.empty(len(segment), dtype=np.uint64)
+    hashes[segment.id_order] = segment.id_hashes
+    return hashes
+
+
+def _postings(
+    tokens: NDArray[np.uint32], bounds: NDArray[np.int64], terms: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
+    """`starts`, `rows` and `counts` of documents whose words lie one after the other."""
+    shift = np.int64(len(bounds).bit_length())  # bits for the row: a pair sorts by term, then by row
+    pairs = tokens.astype(np.int64) << shift
+    pairs |= np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    pairs.sort()
+    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(pairs)), bool), pairs[1:] != pairs[:-1]]))
+    counts = np.minimum(np.diff(np.append(first, len(pairs))), MOST).astype(np.uint8)
+    pairs = pairs[first]
+    rows = (pairs & ((np.int64(1) << shift) - 1)).astype(np.uint32)
+    return bounds_of(np.bincount(pairs >> shift, minlength=terms)), rows, counts

@@ -1,0 +1,116 @@
+"""A segment on disk: one ``.npy`` file for each array, and what they must be like in ``segment.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.errors import StoreError
+
+FORMAT = 1
+LAYOUT = {
+    "terms": ("V", "<u8"), "starts": ("V+1", "<i8"), "rows": ("P", "<u4"), "counts": ("P", "|u1"),
+    "occurrences": ("V", "<i8"), "tokens": ("T", "<u4"), "bounds": ("n+1", "<i8"), "ids": ("B", "|u1"),
+    "id_bounds": ("n+1", "<i8"), "id_order": ("n", "<u4"), "id_hashes": ("n", "<u8"), "sequence": ("n", "<i8"),
+    "keys": ("n", "|u1"),
+}  # fmt: skip
+"""Length and type of each array; what is called the same is as long. `keys` has 16 columns."""
+_ENDS = {"starts": "rows", "bounds": "tokens", "id_bounds": "ids"}  # the last number of one is the length of the other
+_DESCRIPTION = "segment.json"
+
+
+def write(folder: Path, owner: str, documents: int, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write arrays into `folder`, whole or not at all, so that they survive a power cut. Raises OSError."""
+    scratch = folder.with_name(folder.name + ".new")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
+        for name, array in arrays.items():
+            write_array(scratch / f"{name}.npy", array)
+        described = {name: [list(array.shape), array.dtype.str] for name, array in arrays.items()}
+        content = {"format": FORMAT, "owner": owner, "documents": documents, "arrays": described}
+        write_text(scratch / _DESCRIPTION, json.dumps(content, indent=2, ensure_ascii=False))
+        sync(scratch)
+        scratch.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def read(folder: Path, owner: str) -> dict[str, NDArray[Any]]:
+    """Map the arrays of `folder`.
+
+    Raises:
+        StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
+    """
+    try:
+        found = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        if (found["format"], found["owner"]) != (FORMAT, owner):
+            raise StoreError(f"{folder} has format {found['format']} and is of {found['owner']}.")
+        described = {name: (tuple(shape), kind) for name, (shape, kind) in found["arrays"].items()}
+        arrays = {name: read_array(folder / f"{name}.npy") for name in LAYOUT}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"Cannot read {folder}: {error}.") from error
+    for name, array in arrays.items():
+        if described.get(name) != (array.shape, array.dtype.str):
+            raise StoreError(f"{folder / name}.npy is not what {_DESCRIPTION} says.")
+    _check(folder, found["documents"], arrays)
+    return arrays
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write one array durably. Raises OSError."""
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Map one array. Raises OSError or ValueError where it is missing, cut off or none."""
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ArithmeticError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if mapped.offset + mapped.nbytes != path.stat().st_size:
+        raise ValueError(f"{path.name} is longer than its array")
+    return mapped.view(np.ndarray)  # a memmap is slow to slice
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one text file durably. Raises OSError."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Make what was named in a folder survive a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check(folder: Path, documents: Any, arrays: dict[str, NDArray[Any]]) -> None:
+    """Raise StoreError where arrays do not fit each other."""
+    lengths: dict[str, int] = {"n": documents}
+    for name, (length, kind) in LAYOUT.items():
+        array = arrays[name]
+        symbol, _, more = length.partition("+")
+        size = array.shape[0] - int(more or 0) if array.ndim else -1
+        columns = (16,) if name == "keys" else ()
+        if array.dtype.str != kind or array.shape[1:] != columns or lengths.setdefault(symbol, size) != size:
+            raise StoreError(f"{folder / name}.npy has the shape {array.shape} and the type {array.dtype.str}.")
+    for name, other in _ENDS.items():
+        if (arrays[name][0], arrays[name][-1]) != (0, len(arrays[other])):
+            raise StoreError(f"{folder / name}.npy does not fit {other}.npy.")

@@ -1,0 +1,167 @@
+"""What the index holds at one moment: statistics of terms, and the documents that hold them, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.lexical.part import Part, best_first
+from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_keys
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Statistics:
+    """How widespread terms (t,) are.
+
+    Attributes:
+        frequency: (t,) int64, documents that hold the term.
+        occurrences: (t,) int64, times that it occurs.
+    """
+
+    frequency: NDArray[np.int64]
+    occurrences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The documents after one change of the journal. Rows are of this view only: another one counts anew.
+
+    Attributes:
+        parts: Searched one after the other; a row is that of its part, behind all rows of the parts before.
+    """
+
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def documents(self) -> int:
+        """How many there are."""
+        return sum(part.documents for part in self.parts)
+
+    @cached_property
+    def words(self) -> int:
+        """How many words they have in all."""
+        return sum(part.words for part in self.parts)
+
+    def statistics(self, terms: Sequence[str]) -> Statistics:
+        """Count the documents and the occurrences of terms."""
+        keys = term_keys(terms)
+        frequency, occurrences = np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
+        for part in self.parts:
+            documents, times = part.statistics(keys)
+            frequency += documents
+            occurrences += times
+        return Statistics(frequency, occurrences)
+
+    def top(
+        self,
+        terms: Sequence[str],
+        impact: NDArray[np.float32],
+        level: float,
+        k: int,
+        allowed: Sequence[str] | None = None,
+        lengths_floor: float = 200.0,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the best documents, of those with a positive impact of at least one term.
+
+        The score of a document is the sum of ``impact[t, times that it holds t]``, plus
+        ``level * log(mu / (words + mu))``.
+
+        Args:
+            terms: t of them.
+            impact: (t, 256) float32; the last column is for 255 times and more.
+            level: What a document pays for its length.
+            k: How many.
+            allowed: Ids of the documents that may be found; None: all.
+            lengths_floor: mu.
+
+        Returns:
+            Rows (<=k,) int64 and scores float32, best first, those alike by row.
+        """
+        keys, impact = term_keys(terms), np.ascontiguousarray(impact, dtype=np.float32)
+        within = None if allowed is None else self.rows(allowed)
+        rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
+        for part, offset in zip(self.parts, self._offsets[:-1].tolist(), strict=True):
+            own = None
+            if within is not None:
+                own = within[(within >= offset) & (within < offset + len(part.segment))] - offset
+                if not len(own):
+                    continue
+            found, score = part.top(keys, impact, level, k, lengths_floor, own)
+            rows.append(found + offset)
+            scores.append(score)
+        all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
+        order = best_first(all_scores, all_rows, k)
+        return all_rows[order], all_scores[order]
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Rows (n,) int64 of documents; -1 where there is none of that id."""
+        blob, bounds = encoded(ids)
+        hashes = id_hashes(ids)
+        found = np.full(len(hashes), -1, dtype=np.int64)
+        for part, offset in zip(self.parts, self._offsets[:-1].tolist(), strict=True):
+            own = part.find(blob, bounds, hashes)
+            found = np.where(own >= 0, own + offset, found)
+        return found
+
+    def ids(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """Ids of documents."""
+        found = [""] * len(rows)
+        for part, places, own in self._split(rows):
+            for place, row in zip(places.tolist(), own.tolist(), strict=True):
+                found[place] = part.segment.id(row)
+        return found
+
+    def keys(self, rows: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
+        """What names the base vectors of documents: 16 bytes each."""
+        found = [b""] * len(rows)
+        for part, places, own in self._split(rows):
+            for place, key in zip(places.tolist(), part.segment.keys[own], strict=True):
+                found[place] = key.tobytes()
+        return found
+
+    def lengths(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of words of documents: (n,) int64."""
+        found = np.zeros(len(rows), dtype=np.int64)
+        for part, places, own in self._split(rows):
+            found[places] = part.segment.lengths(own)
+        return found
+
+    def held(
+        self, terms: Sequence[str], rows: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The words of documents, one after the other.
+
+        Returns:
+            Which of `terms` each word is, or -1: (w,) int64; which of `rows` it is of: (w,) int64; and the numbers of
+            words (n,) int64.
+        """
+        keys = term_keys(terms)
+        lengths = self.lengths(rows)
+        bounds = bounds_of(lengths)
+        found = np.empty(bounds[-1], dtype=np.int64)
+        for part, places, own in self._split(rows):
+            columns, sizes = part.held(keys, own)
+            found[runs(bounds[places], sizes)] = columns
+        return found, np.repeat(np.arange(len(lengths), dtype=np.int64), lengths), lengths
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        """(p+1,): the first row of each part."""
+        return bounds_of(np.array([len(part.segment) for part in self.parts], dtype=np.int64))
+
+    def _split(
+        self, rows: Sequence[int] | NDArray[np.int64]
+    ) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.int64]]]:
+        """Parts with the places in `rows` that are theirs, and with their own numbers of those rows."""
+        asked: NDArray[Any] = np.asarray(rows, dtype=np.int64)
+        if len(asked) and not 0 <= asked.min() <= asked.max() < self._offsets[-1]:
+            raise IndexError(f"The view has rows 0 to {self._offsets[-1] - 1}, not {asked.min()} to {asked.max()}.")
+        owner = np.searchsorted(self._offsets, asked, side="right") - 1
+        for number in np.unique(owner).tolist():
+            places = np.flatnonzero(owner == number)
+            yield self.parts[number], places, asked[places] - self._offsets[number]
