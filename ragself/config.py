@@ -37,7 +37,6 @@ ObjectiveName: TypeAlias = Literal["distill", "dream", "revela"]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def _url(value: str) -> str:
@@ -107,7 +106,7 @@ class GeneratorConfig(_Table):
     )
     context: Annotated[int, Field(ge=16)] = Field(512, description="Tokens of a document that are read, at most.")
     candidates: Annotated[int, Field(ge=4)] = Field(
-        16, description="Documents per probe that are scored: half nearest, a quarter by BM25, a quarter random."
+        16, description="Documents per probe that are scored: half nearest, a quarter by words, a quarter random."
     )
     pairs: Positive = Field(20_000, description="Pairs of document and probe that a pass scores, at most.")
     connections: Positive = Field(4, description="Requests in flight to each server.")
@@ -173,23 +172,20 @@ class TeacherConfig(_Table):
     """What the student learns from."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Weight of the likelihood gain against the base similarity; None calibrates it."
+        None, description="Weight of the likelihood gain on top of the untrained ranking; None calibrates it."
     )
-    dense: Positive = Field(32, description="Candidates per probe from the live vectors.")
-    lexical: Count = Field(32, description="Candidates per probe from BM25.")
+    dense: Positive = Field(64, description="Candidates per probe from the live vectors.")
+    lexical: Count = Field(64, description="Candidates per probe that its words choose.")
     random: Count = Field(16, description="Candidates per probe drawn at random.")
 
 
 class TrainConfig(_Table):
     """The training step."""
 
-    adapters: tuple[Literal["hybrid", "residual", "lora"], ...] = Field(
-        ("hybrid", "residual"),
-        description="Which to train. `lora` changes the encoder's own weights, under the hybrid where that is trained, "
-        "too; it takes minutes instead of seconds.",
-    )
-    sketch: Annotated[int, Field(ge=64, multiple_of=8)] = Field(
-        2560, description="Dimensions of the lexical sketch of `hybrid`."
+    adapters: tuple[Literal["weights", "residual", "lora"], ...] = Field(
+        ("weights", "residual"),
+        description="Which candidates to train. `weights`: of the lexical scores and of single words. `residual`: a "
+        "low-rank change of the vectors, and weights. `lora`: the encoder's own weights; that takes minutes.",
     )
     steps: Positive = Field(100, description="Optimiser steps; a step sees 64 probes.")
     seed: int = 0
@@ -218,8 +214,13 @@ class GateConfig(_Table):
 
     k: Positive = Field(10, description="Depth at which rankings are judged.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    tolerance: Fraction = Field(
-        0.005, description="How far the lower bound of known-item nDCG@k may lie below the live version."
+    gain: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.003, description="A smaller rise of a metric is no reason to switch, however sure it is."
+    )
+    margin: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.02,
+        description="Loss of a metric that the held-out probes must be able to exclude; where they are too few for it, "
+        "nothing is promoted.",
     )
     min_probes: Positive = Field(30, description="With fewer held-out probes, nothing is promoted.")
 

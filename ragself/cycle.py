@@ -1,7 +1,7 @@
-"""One pass: probes, candidates, likelihoods, adapters, gate, new index, switch. The table of contents of ragself.
+"""One pass: probes, candidates, likelihoods, rankings, gate, new index, switch. The table of contents of ragself.
 
 Everything before the last step leaves the live version alone. What is expensive is on disk as soon as it is
-done (base vectors in the cache, trained adapters in the folder of the pass, a half-built index in Chroma), so
+done (base vectors in the cache, trained rankings in the folder of the pass, a half-built index in Chroma), so
 that a pass that was killed goes on where it was.
 """
 
@@ -28,16 +28,15 @@ from ragself.learn.calibrate import weigh
 from ragself.learn.choose import choose, confirm
 from ragself.learn.echoes import SEVERAL
 from ragself.learn.filters import DOUBTFUL
+from ragself.learn.fusion import fusion_weights
 from ragself.learn.gate import Decision
 from ragself.learn.probes import Probes, make
 from ragself.learn.questions import Questions, keep_found, write
-from ragself.learn.students import Bench, lexicon_of, teach, untrained
+from ragself.learn.students import ORDER, Bench, inner, teach
 from ragself.learn.study import Study, study
-from ragself.learn.supervision import Supervision, affordable, inside, narrowed, supervise, wanted_questions
-from ragself.models.adapter import Adapter
-from ragself.models.lexicon import Lexicon
-from ragself.models.lora import bound
-from ragself.models.saved import fingerprint, load
+from ragself.learn.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
+from ragself.models.ranking import Ranking
+from ragself.models.saved import fingerprint, identity, load
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
 from ragself.serve.anew import anew
@@ -51,7 +50,7 @@ from ragself.serve.store import Store
 logger = logging.getLogger(__name__)
 
 MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
-UNTRAINED = "untrained hybrid"
+FUSION = "fusion weights"
 OBJECTIVE = "objective.json"  # in the folder of a pass
 ECHOES = f"document that repeats {SEVERAL} queries or more, word for word"
 _FEW = 100  # changes that may be left for the moment of the switch
@@ -85,9 +84,10 @@ def run(
     with supervise(config, store.directory, account) as supervision:
         report, better = _learn(store, queries, config, supervision, clock, progress)
     if better is not None:
-        with store.filling(better.version) as index:
-            with clock("re-embed"):
-                _fill(store, better.version, index, progress)
+        with _new_index(store, better) as index:
+            if index is not None:
+                with clock("re-embed"):
+                    _fill(store, better.version, index, progress)
             report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
             with store.turn.taken(), uncollected():
                 report = _switch(store, better, index, report, notes or {})
@@ -116,7 +116,7 @@ def _learn(
     """What was found, and the version that is better, if one is."""
     chunks = store.journal.chunks()
     live = store.registry.version(store.registry.live())
-    adapter = store.adapter(live)
+    ranking = store.ranking(live)
     with clock("questions"):
         questions = _questions(chunks, store, config, supervision, progress)
     with clock("probes"):
@@ -134,14 +134,14 @@ def _learn(
             probes.probes,
             chunks,
             store.base,
-            adapter,
+            ranking,
             supervision.scorer,
-            narrowed(config),
+            config.teacher,
             config.train.seed,
             progress,
+            scored(config),
         )
-        lexicon = lexicon_of(lesson)
-        weight = weigh(lesson, lexicon, config, counted=supervision.generator is None)
+        weight = weigh(lesson, config, counted=supervision.generator is None)
     echoed = {ECHOES: len(lesson.echoes)} if len(lesson.echoes) else {}
     report = replace(report, dropped={**report.dropped, **lesson.judged[1], **echoed}, likelihood=supervision.report())
     asked, mute = sum(probe.scored for probe in probes.probes), sum(lesson.judged[1].values())
@@ -152,7 +152,7 @@ def _learn(
         )
         return replace(report, reason=reason), None
     if not weight.weight:
-        reason = f"the language model's likelihood finds nothing that the base does not ({weight.reason})"
+        reason = f"the language model's likelihood adds nothing to the untrained ranking ({weight.reason})"
         return replace(report, reason=reason, weight=asdict(weight)), None
     cost = anew(store.base, lesson.texts, config.train)
     if cost is not None:
@@ -160,42 +160,43 @@ def _learn(
         logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
-        adapters = _students(store, folder, lesson, lexicon, weight.weight, config, supervision, progress)
-        report = replace(report, objective=_objective(folder))
+        rankings = _students(store, folder, lesson, weight.weight, config, supervision, progress)
+        report = replace(report, objective=_objective(folder), weight=asdict(weight))
+    if not rankings:
+        return replace(report, reason=_untaught(lesson, config)), None
     with clock("judge"):
-        best = choose(lesson, adapters, adapter, weight.weight, config.gate, progress, UNTRAINED)
-        decision = confirm(lesson, best.adapter, adapter, weight.weight, config.gate, store.registry.seen_off())
+        best = choose(lesson, rankings, ranking, weight.weight, config.gate, progress)
+        decision = confirm(lesson, best.ranking, ranking, weight.weight, config.gate, store.registry.seen_off())
     report = replace(
         report,
-        reason=decision.reason + ("" if len(adapters) > 1 else _untaught(lesson, config)),
-        kind=best.adapter.kind,
+        reason=decision.reason,
+        kind=best.ranking.kind,
         candidate=best.name,
-        weight=asdict(weight),
         candidates=best.table,
         figures=decision.figures,
     )
-    if best.name not in adapters:  # a weaker one
-        store.save(best.adapter, folder / _file(best.name))
+    if best.name not in rankings:  # a weaker one
+        store.save(best.ranking, folder / _file(best.name))
     write_json(folder / "judged.json", {"best": best.name})
     if not decision.promote:
         return report, None
     if store.registry.pinned:
         reason = f"version {live.number} is pinned, though the candidate is better: {decision.reason}"
         return replace(report, reason=reason), None
-    again = store.registry.taken_back().get(fingerprint(store.manifest.fingerprint, best.adapter))
+    again = store.registry.taken_back().get(identity(store.manifest.fingerprint, best.ranking))
     if again is not None:
         reason = f"the candidate is version {again} again, which was rolled back; there is nothing new in it"
         return replace(report, reason=reason), None
-    return report, _Better(_version(store, folder, best.adapter, decision), live)
+    return report, _Better(_version(store, folder, best.ranking, decision, live), live)
 
 
-def judged_adapter(store: Store) -> Adapter | None:
-    """The adapter that the last pass put before the gate, whatever the gate said; None where there is none."""
+def judged_ranking(store: Store) -> Ranking | None:
+    """The ranking that the last pass put before the gate, whatever the gate said; None where there is none."""
     folder = store.directory / "pass"
     if not (folder / "judged.json").exists():
         return None
     best = read_json(folder / "judged.json")["best"]
-    return bound(load(folder / _file(best), store.manifest.fingerprint), store.base)
+    return load(folder / _file(best), store.manifest.fingerprint).bound(store.base)
 
 
 # the steps ----------------------------------------------------------------------------------------
@@ -237,40 +238,40 @@ def _students(
     store: Store,
     folder: Path,
     lesson: Study,
-    lexicon: Lexicon,
     weight: float,
     config: Config,
     supervision: Supervision,
     progress: Progress,
-) -> dict[str, Adapter]:
-    """Train what is to be trained, or read what this pass had trained before it was killed."""
-    mark = store.manifest.fingerprint
-    plain = untrained(lesson, lexicon, weight, config.train.sketch)
-    adapters: dict[str, Adapter] = {UNTRAINED: plain}
-    store.save(plain, folder / _file(UNTRAINED))
+) -> dict[str, Ranking]:
+    """Train the candidates, or read those that this pass had trained before it was killed."""
+    rankings: dict[str, Ranking] = {}
     rows = _trainable(lesson)
-    kinds = sorted(config.train.adapters, key=lambda kind: kind == "lora")  # which is trained under the hybrid
+    kinds = sorted(config.train.adapters, key=ORDER.index)
     with inside(config, supervision) as model:
         backprop = None
         if model is not None:
             from ragself.learn.backprop import Backprop  # loads torch, which only training needs
 
-            backprop = Backprop(
-                model, lesson, rows, lexicon, weight, store.base, config.train, supervision.account, progress
-            )
+            backprop = Backprop(model, lesson, rows, store.base, config.train, supervision.account, progress)
         for kind in kinds if len(rows) >= config.probes.min_train else ():
             path = folder / _file(kind)
             if not path.exists():
                 state = folder / f"{kind}-state.safetensors"
-                bench = Bench(store.base, adapters.get("hybrid"), state, backprop)
-                trained = teach(kind, lesson, rows, lexicon, weight, config.train, progress, bench)
+                bench = Bench(store.base, inner(rankings), state, backprop)
+                trained = teach(kind, lesson, rows, weight, config.train, progress, bench)
                 if backprop is not None:
                     seen = _objective(folder).get("seen", {}) | backprop.seen
                     write_json(folder / OBJECTIVE, {"name": config.train.objective, "seen": seen})
                 store.save(trained, path)
                 state.unlink(missing_ok=True)
-            adapters[kind] = bound(load(path, mark), store.base, progress)
-    return adapters
+            rankings[kind] = load(path, store.manifest.fingerprint).bound(store.base, progress)
+    if "weights" in kinds:
+        known = np.concatenate([lesson.rows("train"), lesson.rows("select")])
+        found = fusion_weights(lesson, known, config.gate.confidence)
+        if found is not None:
+            rankings[FUSION] = Ranking(None, found)
+            store.save(rankings[FUSION], folder / _file(FUSION))
+    return rankings
 
 
 def _objective(folder: Path) -> dict[str, Any]:
@@ -285,25 +286,45 @@ def _trainable(lesson: Study) -> NDArray[np.int64]:
 
 
 def _untaught(lesson: Study, config: Config) -> str:
-    """Why there was nothing but the untrained candidate, if that is not what was asked for."""
-    count = len(_trainable(lesson))
-    if count >= config.probes.min_train:
-        return ""
-    return f"; nothing was trained: {count} probes to train on, {config.probes.min_train} are needed"
+    """Why there is no candidate."""
+    return (
+        f"nothing was trained: {len(_trainable(lesson))} probes to train on, {config.probes.min_train} are needed; and "
+        "no weight of words finds hard known items better beyond doubt"
+    )
 
 
-def _version(store: Store, folder: Path, adapter: Adapter, decision: Decision) -> Version:
-    """The version to build, its adapter written. A build that was killed goes on under the same number."""
+def _version(store: Store, folder: Path, ranking: Ranking, decision: Decision, live: Version) -> Version:
+    """The version to build, its ranking written. A build that was killed goes on under the same number."""
     plan = folder / "build.json"
     number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
     write_json(plan, {"version": number})
-    mark = fingerprint(store.manifest.fingerprint, adapter)
-    name = store.manifest.collection(number, store.server)
-    version = Version(number, adapter.kind, name, mark, adapter.dimension, now(), dict(decision.figures), adapter.space)
+    place = store.place(number, ranking, live)
+    version = Version(
+        number=number,
+        kind=ranking.kind,
+        collection=place.collection,
+        fingerprint=fingerprint(store.manifest.fingerprint, ranking.adapter),
+        dimension=store.manifest.dimension,
+        created=now(),
+        figures=dict(decision.figures),
+        documents=place.documents,
+        index=place.home,
+        weights=ranking.weights.mark,
+    )
     path = store.registry.adapter_path(number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.save(adapter, path)
+    store.save(ranking, path)
     return version
+
+
+@contextmanager
+def _new_index(store: Store, better: _Better) -> Iterator[Index | None]:
+    """The collection of the new version to fill; None where it shares that of the live one, which others keep up."""
+    if store.shares(better.version, better.live):
+        yield None
+        return
+    with store.filling(better.version) as index:
+        yield index
 
 
 def _fill(store: Store, version: Version, index: Index, progress: Progress) -> None:
@@ -320,23 +341,25 @@ def _fill(store: Store, version: Version, index: Index, progress: Progress) -> N
         raise
 
 
-def _switch(store: Store, better: _Better, index: Index, report: Report, notes: Mapping[str, Any]) -> Report:
+def _switch(store: Store, better: _Better, index: Index | None, report: Report, notes: Mapping[str, Any]) -> Report:
     """Catch up with the last documents and move the pointer, while nobody else changes anything."""
     live, version, began = better.live, better.version, time.perf_counter()
-    follow(store.journal, version.collection, index, store.base, store.adapter(version))
-    if len(index) != len(store.journal):
-        store.clear(version)
-        raise VerificationError(
-            f"The new index holds {len(index)} chunks, expected {len(store.journal)}. Nothing was switched; run it "
-            "again to build it anew."
-        )
+    if index is not None:
+        follow(store.journal, version.collection, index, store.base, store.adapter(version))
+        if len(index) != len(store.journal):
+            store.clear(version)
+            raise VerificationError(
+                f"The new index holds {len(index)} chunks, expected {len(store.journal)}. Nothing was switched; run it "
+                "again to build it once more."
+            )
     if store.registry.live() != live.number or store.registry.pinned:
         reason = f"version {live.number} was rolled back or pinned during the pass; what it learned is of the past"
         return replace(report, reason=reason)
     store.registry.add(version)
     report = replace(report, decision="promote", version=version.number)
     held = round(time.perf_counter() - began, 4)  # seconds in which nobody else could change anything
-    details = {**notes, "fingerprint": version.fingerprint, "held": held, "report": asdict(report)}
+    mark = identity(store.manifest.fingerprint, store.ranking(version))
+    details = {**notes, "fingerprint": mark, "held": held, "report": asdict(report)}
     store.registry.point(version.number, "promote", report.reason, **details)
     (store.directory / "pass" / "build.json").unlink(missing_ok=True)
     return report
@@ -349,7 +372,7 @@ def _folder(store: Store, probes: Sequence[Probe], scorer: str, config: Config, 
     """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
     asked = [(probe.id, probe.weight) for probe in probes]
     settings = config.model_dump(mode="json", exclude={"watch": True, "queries": True, "generator": {"pairs"}})
-    inputs = [store.journal.head, asked, scorer, settings, live.fingerprint]
+    inputs = [store.journal.head, asked, scorer, settings, live.fingerprint, live.weights]
     key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = store.directory / "pass"
     stamp = folder / "pass.json"

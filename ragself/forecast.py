@@ -15,7 +15,7 @@ from ragself.errors import LimitError
 from ragself.learn.probes import make
 from ragself.learn.questions import LOOKALIKES, plan
 from ragself.learn.study import without
-from ragself.learn.supervision import Supervision, affordable, narrowed, supervise, wanted_questions
+from ragself.learn.supervision import Supervision, affordable, scored, supervise, wanted_questions
 from ragself.models.gain import IRRELEVANT
 from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
 from ragself.models.prompt import QUESTION_TOKENS, TARGET_TOKENS, prompt
@@ -63,12 +63,12 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         prompts = tokens = inside = 0
         through = None
         if reads:
-            teacher = narrowed(config)
+            teacher = scored(config) or config.teacher
             width = min(teacher.dense + teacher.lexical + teacher.random, len(chunks)) + IRRELEVANT
             # A question is read with each of its look-alikes; then, as a probe, with its candidates.
             checked = questions * (min(LOOKALIKES + 1, len(chunks)) + IRRELEVANT)
-            scored = sum(probe.scored for probe in probes.probes)
-            asked = min(scored + questions, affordable(config, questions) or sys.maxsize)
+            to_score = sum(probe.scored for probe in probes.probes)
+            asked = min(to_score + questions, affordable(config, questions) or sys.maxsize)
             prompts = checked + asked * width + NOISE_PAIRS
             context, target = _lengths(supervision, chunks, probes.probes, config)
             about_questions = checked + questions + min(questions, asked) * width
@@ -177,12 +177,12 @@ def _encoding_rate(store: Store, documents: Sequence[str], queries: Sequence[str
 
 
 def _index_bytes(store: Store, config: Config, chunks: int) -> int:
-    """Size of a new index, as large by number of the vectors as those that are here."""
-    versions = store.registry.versions()
+    """Size of a new index, as large by number of the vectors as those that are here; 0 where no vector can move."""
+    if not {"residual", "lora"} & set(config.train.adapters):
+        return 0
+    versions = {version.collection for version in store.registry.versions()}
     here = read_status(store.directory).bytes["versions"]
-    numbers = chunks * sum(version.dimension for version in versions)
-    wide = store.base.dimension + (config.train.sketch if "hybrid" in config.train.adapters else 0)
-    return int(here / max(numbers, 1) * chunks * wide)
+    return int(here / max(chunks * len(versions), 1) * chunks)
 
 
 def within(tokens: int, cost: Forecast, config: Config) -> Config:

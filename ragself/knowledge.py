@@ -8,22 +8,20 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
-from ragself import cycle, review
 from ragself.config import Config, ObjectiveName, aimed, load
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
-from ragself.corpus.files import find, read, source_of
-from ragself.corpus.journal import Journal
-from ragself.corpus.split import split
-from ragself.errors import InputError, StoreError, StoreLocked
-from ragself.forecast import forecast
+from ragself.corpus.journal import LEXICAL, Journal
+from ragself.corpus.reader import ChunkReader
+from ragself.errors import InputError, RagselfError, StoreError, StoreLocked
+from ragself.lexical.index import LexicalIndex
 from ragself.models.encoder import Encoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
@@ -49,7 +47,7 @@ from ragself.serve.beacon import shining
 from ragself.serve.collect import collect
 from ragself.serve.export import export
 from ragself.serve.following import Following
-from ragself.serve.fused import Fused
+from ragself.serve.hybrid import HybridSearch
 from ragself.serve.live import Live
 from ragself.serve.lock import ProcessLock, Turn
 from ragself.serve.memory import give_back, uncollected
@@ -66,6 +64,7 @@ from ragself.telemetry import passes, span
 
 logger = logging.getLogger(__name__)
 
+_AT_THE_END = 200  # changes that the index of words has not published yet, so that the next process need not read them
 _PATIENCE = 2.0  # seconds to wait for another write of this program where there is something better to do
 
 
@@ -117,10 +116,13 @@ class KnowledgeBase:
         self._following = Following(self.path, self._registry, self._journal, self._base)
         self._server = self._manifest.place(self.config.chroma)
         self._registry.name = lambda number: self._manifest.collection(number, self._server)
-        self._fused = Fused(self._journal, self._base)
+        self._lexical = LexicalIndex(self.path / "lexical", self.path / "corpus.db", self._manifest.id, self._base.key)
+        self._reader = ChunkReader(self.path / "corpus.db")
+        self._hybrid = HybridSearch(self._lexical, self._base, self._reader)
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
         )
+        self._bring_up_to_date()
 
     # documents ------------------------------------------------------------------------------------
 
@@ -165,6 +167,9 @@ class KnowledgeBase:
             InputError: A path does not exist. Nothing was written.
             StoreLocked: Another process is writing.
         """
+        from ragself.corpus.files import find, read  # parsers of files take as long to load as a search
+        from ragself.corpus.split import split
+
         files = find([Path(path) for path in paths])
         with span("ragself.add"), self._as_writer():
             encoder = self._base.encoder
@@ -193,6 +198,8 @@ class KnowledgeBase:
         Raises:
             StoreLocked: Another process is writing.
         """
+        from ragself.corpus.files import source_of
+
         above, spared = ({PurePath(source_of(Path(path))) for path in paths} for paths in (folders, away))
         kept = {source_of(path) for path in keep}
         with self._writing():
@@ -328,24 +335,23 @@ class KnowledgeBase:
         k: int = 10,
         where: Mapping[str, Any] | None = None,
         *,
-        mode: Mode = "vector",
+        mode: Mode = "hybrid",
         embedding: Embedding | None = None,
     ) -> list[Hit]:
-        """The `k` chunks nearest to `query` in the live version, nearest first. Safe from several threads.
+        """The best `k` chunks for `query` in the live version, best first. Safe from several threads.
 
-        Mode ``vector`` is one plain vector query. Mode ``fused`` takes some milliseconds more: the 100 nearest, or `k`
-        where that is more, are ranked again by their dense cosine plus strength times the exact lexical score, which
-        also counts pairs of neighbouring words. Strength and the weights of words are those of the live version; where
-        it has none they are counted from the corpus when this is first asked for. Scores are comparable within one
-        search only.
+        Mode ``hybrid`` takes the nearest chunks by vector and the best by words, 100 of each or `k` where that is more,
+        and ranks their union by cosine plus two lexical scores, a document language model and BM25:
+        `ragself.lexical.law`. Mode ``vector`` is one plain vector query, ranked by cosine alone.
 
         Args:
-            query: What to look for; of several texts the middle of their vectors.
+            query: What to look for. Of several texts the middle of their vectors counts, and the mean of their lexical
+                scores.
             k: At most this many hits.
             where: Chroma's metadata filter such as ``{"source": "a.md"}``; None searches everything.
-            mode: ``vector`` or ``fused``.
+            mode: ``hybrid`` or ``vector``.
             embedding: What `embed` made of the query; where another version is live meanwhile, `query` is encoded.
-                Mode ``fused`` takes words from `query` in any case.
+                Words are those of `query` in any case.
 
         Raises:
             InputError: An empty query, `k` below 1, another mode, or a filter that Chroma does not understand.
@@ -354,9 +360,9 @@ class KnowledgeBase:
             raise InputError(f"k is {k!r}, expected a whole number, 1 or more.")
         if where is not None and not isinstance(where, Mapping):
             raise InputError(f'The filter is {where!r:.60}, expected a dict such as {{"source": "a.md"}}.')
-        if mode not in ("vector", "fused"):
-            raise InputError(f"The mode is {mode!r:.60}, expected 'vector' or 'fused'.")
-        search = self._fused.search if mode == "fused" else Snapshot.search
+        if mode not in ("hybrid", "vector"):
+            raise InputError(f"The mode is {mode!r:.60}, expected 'hybrid' or 'vector'.")
+        search = self._hybrid.search if mode == "hybrid" else Snapshot.search
         self.check_open()
         queries = [query] if isinstance(query, str) else query
         with self._traffic.asking(queries, lambda: self._live.number, self._registry.live) as answered:
@@ -417,6 +423,8 @@ class KnowledgeBase:
             StoreLocked: Another process is learning.
             VerificationError: The new index failed its checks; the live version was not touched.
         """
+        from ragself import cycle  # what only a pass needs takes a second to load
+
         config = aimed(self._supervised_by(generator), objective)
         given, account = check_asked(queries), Account()
         with (
@@ -468,16 +476,21 @@ class KnowledgeBase:
         """Compare the live version with the one that it replaced, by remembered queries that were asked since.
 
         Returns:
-            None where the live version was not promoted, or too few were asked.
+            None where the live version was not promoted, the one before it is gone, or too few were asked.
 
         Raises:
             GeneratorError: The language model cannot be loaded or reached.
         """
+        from ragself import review
+
         event = self._registry.promotion()
         if event is None:
             return None
         queries = self._traffic.asked(datetime.fromisoformat(event["at"]).timestamp())
-        version, before = (self._registry.version(event[key]) for key in ("version", "before"))
+        try:
+            version, before = (self._registry.version(event[key]) for key in ("version", "before"))
+        except InputError:  # the one before was removed, or is of an earlier ragself
+            return None
         weight, account = float(event["report"]["weight"]["weight"]), Account()
         config = self._supervised_by(generator)
         with spending(self.path, account):
@@ -485,11 +498,13 @@ class KnowledgeBase:
 
     def lack(self) -> str | None:
         """Why `adapt` would find nothing to learn from, as far as that can be told at once; None where it may."""
+        from ragself.cycle import too_few
+
         self.check_open()
-        return cycle.too_few(len(self._journal))
+        return too_few(len(self._journal))
 
     def spent(self, within: float) -> tuple[float, int]:
-        """What passes have taken of late, also those that failed, were stopped or died.
+        """What recent passes have taken, also those that failed, were stopped or died.
 
         Args:
             within: Seconds up to now.
@@ -559,6 +574,8 @@ class KnowledgeBase:
             ConfigError: The objective needs a language model in this process, and none is named.
             GeneratorError: The language model cannot be loaded or reached.
         """
+        from ragself.forecast import forecast
+
         config = aimed(self._supervised_by(generator), objective)
         self.check_open()
         return forecast(self.store(), Counter(check_asked(queries)) + Counter(self.asked()), config, progress)
@@ -580,21 +597,30 @@ class KnowledgeBase:
         if target.number == live:
             raise InputError(f"Version {live} is live already. Versions here: {self._numbers()}.")
         store = self.store()
+        store.ranking(target)  # raises where it cannot be read
         with self._turn.taken():  # nobody else writes to it now
-            adapter = store.adapter(target)
-            if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
-                store.mend(target)
-            with store.filling(target) as index:
-                if follow(self._journal, target.collection, index, self._base, adapter):
-                    self._lock.begin_generation()  # whoever of this process has it open does not see that
+            self._prepare(store, target)
         with self._live.prepared(target.number) as snapshot, self._turn.taken(), uncollected():  # warm by now
             if self._registry.stamp() != stamp:
                 raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
-            follow(self._journal, target.collection, snapshot.index, self._base, adapter)
+            follow(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
             why = f"from version {live}" + (f": {reason}" if reason else "")
             self._registry.point(target.number, "rollback", why, started=started)
             self._live.switch(snapshot)
         return target
+
+    def _prepare(self, store: Store, target: Version) -> None:
+        """Bring the collection of a version up to the documents; nothing is to be done where the live one has it."""
+        shared = store.shares(target, self._registry.pointed())
+        if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
+            with self._live.paused() if shared else nullcontext():
+                store.mend(target)
+                self._lock.begin_generation()
+        if shared and not self._journal.pending(self._journal.applied(target.collection)):
+            return
+        with store.filling(target) as index:
+            if follow(self._journal, target.collection, index, self._base, store.adapter(target)):
+                self._lock.begin_generation()  # what this process has open of it does not show that
 
     def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
         """Keep a version live whatever later passes find. They go on, and say what they would have done.
@@ -624,12 +650,12 @@ class KnowledgeBase:
                 self._registry.pin(pinned, reason, started=started)
 
     def export(self, directory: str | Path, *, merged: bool = False) -> list[Path]:
-        """Write the live version so that others can use it: adapter, model card, how to load it.
+        """Write the live version so that others can use it: adapter, word weights, model card, how to load it.
 
         Args:
             directory: A new or empty folder.
-            merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself; for
-                versions without a sketch of words only.
+            merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself. Word
+                weights are not part of it.
 
         Returns:
             The files written.
@@ -708,9 +734,14 @@ class KnowledgeBase:
                 return
             self._closed = True
             with ExitStack() as parts:  # each is closed, whatever happens to the others; the last named first
-                for part in (self._lock.release, self._cache.close, self._journal.close, self._live.close):
+                for part in (
+                    self._lock.release, self._cache.close, self._journal.close, self._reader.close,
+                    self._lexical.close, self._hybrid.close, self._live.close,
+                ):  # fmt: skip
                     parts.callback(part)
                 self._traffic.close()
+                with suppress(StoreError):  # what is not published is read again
+                    self._publish(_AT_THE_END)
 
     def __enter__(self) -> KnowledgeBase:
         """Return itself."""
@@ -749,6 +780,7 @@ class KnowledgeBase:
             self._base,
             self._turn,
             self._server,
+            self._lexical,
         )
 
     def _open(self, number: int) -> Snapshot:
@@ -824,6 +856,38 @@ class KnowledgeBase:
     def _follow_live(self, progress: Progress) -> None:
         with self._live.pinned(newest=True) as live:
             follow(self._journal, live.version.collection, live.index, self._base, live.embedder.adapter, progress)
+        self._lexical.view(progress)
+        self._publish()
+
+    def _publish(self, least: int | None = None) -> None:
+        """Publish the index of words, where many changes are not published yet and this process may write."""
+        if not (self._server or self._lock.here or self._lock.holder() is None):
+            return
+        if self._lexical.checkpoint() if least is None else self._lexical.checkpoint(least):
+            self._journal.mark_applied(LEXICAL, self._lexical.seq)
+
+    def _bring_up_to_date(self) -> None:
+        """Do what a knowledge base of an earlier ragself needs, once."""
+        with suppress(RagselfError):  # a pointer that is damaged or cannot be written is met when it is needed
+            self._retire()
+        if self._journal.follows(LEXICAL):
+            return
+        with suppress(StoreError):  # where nothing can be written the words stay in memory
+            if self._journal.head:
+                logger.info("%s: indexing the words of %d chunks, once", self.path, len(self._journal))
+                self._publish(1)
+            self._journal.mark_applied(LEXICAL, self._lexical.seq)
+
+    def _retire(self) -> None:
+        """Make version 0 live where the live version is of a kind that is not served any more."""
+        if not self._registry.serves(self._registry.pointed()):
+            with self._turn.taken():
+                retired = self._registry.retire()
+            if retired is not None:
+                logger.warning(
+                    "%s: version %d is of a kind that this ragself does not serve any more (%s). Version 0 is live. "
+                    "To learn again: ragself adapt", self.path, retired.number, retired.kind,
+                )  # fmt: skip
 
     def _before(self, live: int) -> int:
         before = self._registry.before()

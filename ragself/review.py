@@ -16,7 +16,7 @@ from ragself.learn.judge import judge, weights
 from ragself.learn.metrics import bootstrap
 from ragself.learn.probes import make
 from ragself.learn.study import study
-from ragself.learn.supervision import affordable, narrowed, supervise
+from ragself.learn.supervision import affordable, scored, supervise
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Review, Version
 from ragself.serve.snapshot import Snapshot
@@ -58,8 +58,10 @@ def review(
         probes = [p for p in make(chunks, queries, config.probes, 0, (), limit).probes if p.kind == "traffic"]
         if len(chunks) < MIN_DOCUMENTS or len(probes) < config.gate.min_probes:
             return None
-        now, then = store.adapter(version), store.adapter(before)
-        lesson = study(probes, chunks, store.base, then, supervision.scorer, narrowed(config), 0, progress)
+        now, then = store.ranking(version), store.ranking(before)
+        lesson = study(
+            probes, chunks, store.base, then, supervision.scorer, config.teacher, 0, progress, scored(config)
+        )
     rows = np.arange(len(probes))
     earlier, later = judge(lesson, rows, [then, now], weight, config.gate)
     change = later["utility"] - earlier["utility"]

@@ -10,9 +10,8 @@ Scalar: TypeAlias = str | int | float | bool
 Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
-VersionKind: TypeAlias = Literal["base", "residual", "hybrid", "lora"]
-Mode: TypeAlias = Literal["vector", "fused"]  # what search ranks by
-Space: TypeAlias = Literal["cosine", "ip"]  # how vectors are compared, in Chroma's words
+VersionKind: TypeAlias = Literal["base", "weights", "residual", "lora"]
+Mode: TypeAlias = Literal["hybrid", "vector"]  # what search ranks by
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,11 @@ class Hit:
         id: The chunk's id.
         text: The chunk's text, or what it shows in its place.
         metadata: The chunk's metadata.
-        score: Larger is nearer; to be compared within one search only. Cosine of query and chunk, -1 to 1, where
-            ``version`` is the base model or a residual. A hybrid, and any version in mode ``fused``, adds the lexical
-            score in units of cosine, which may lead beyond 1 and below -1.
+        score: Larger is better. In mode ``vector`` the cosine of query and chunk, -1 to 1; in mode ``hybrid`` the sum
+            of `parts`, which may lead beyond 1 and below -1.
         version: Number of the index version that answered.
+        parts: Contribution of each part to the score: ``vector``, the cosine, and in mode ``hybrid`` also
+            ``language_model`` and ``bm25`` (`ragself.lexical.law`).
     """
 
     id: str
@@ -71,6 +71,7 @@ class Hit:
     metadata: Metadata
     score: float
     version: int
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +116,22 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An index version: one adapter and one Chroma collection, immutable once promoted.
+    """An index version: what it ranks by, and a Chroma collection; immutable once promoted.
 
     Attributes:
         number: 0 is the plain base model; then counted up, never used again.
-        kind: Kind of the adapter; ``base`` means that there is none.
+        kind: ``base``: nothing was learned. ``weights``: the weights of the lexical scores only, so that the vectors
+            are those of the base model. ``residual``, ``lora``: an adapter of the vectors, and weights.
         collection: Name of the Chroma collection.
-        fingerprint: Hash of encoder and adapter; the collection carries the same.
+        fingerprint: Hash of encoder and adapter: of the space in which queries lie.
         dimension: Width of its vectors.
         created: UTC time, ISO 8601.
         figures: Held-out figures of the gate's confirm split, empty for version 0.
-        space: How its vectors are compared.
+        documents: Hash of all that the vectors of documents depend on, which the collection carries; empty where it is
+            the fingerprint.
+        index: Number of the version that the collection was built for: versions whose documents have the same vectors
+            share one. None: for this one.
+        weights: Hash of the weights of the lexical scores; empty where they are untrained.
     """
 
     number: int
@@ -135,7 +141,9 @@ class Version:
     dimension: int
     created: str
     figures: Mapping[str, Any] = field(default_factory=dict)
-    space: Space = "cosine"
+    documents: str = ""
+    index: int | None = None
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

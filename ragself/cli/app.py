@@ -114,9 +114,9 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
     where: Annotated[str | None, typer.Option(help="Chroma's metadata filter as JSON.")] = None,
     mode: Annotated[
-        Literal["vector", "fused"],
-        typer.Option(help="fused: the nearest are ranked again by their words, for some milliseconds more."),
-    ] = "vector",
+        Literal["hybrid", "vector"],
+        typer.Option(help="hybrid: by vector and by words. vector: the plain vector query."),
+    ] = "hybrid",
     json: Json = False,
 ) -> None:
     """Search the live version.
@@ -180,9 +180,9 @@ def export(
     ] = "adapter",
     json: Json = False,
 ) -> None:
-    """Write the live version's adapter so that others can use it, with a model card and how to load it.
+    """Write the live version's adapter and word weights for others, with a model card and how to load it.
 
-    No document text, no query and no local path is written. Words are kept as hashes with a weight: someone who
+    No document text, no query and no local path is written. Words that have a weight are kept as hashes: someone who
     guesses a word can tell whether it occurs in your documents.
     """
     with open_kb(kb) as base:

@@ -17,23 +17,22 @@ from numpy.typing import NDArray
 
 from ragself.corpus.queries import read_queries
 from ragself.corpus.words import words
-from ragself.cycle import judged_adapter
+from ragself.cycle import judged_ranking
 from ragself.errors import InputError
 from ragself.knowledge import KnowledgeBase
-from ragself.learn.candidates import Bm25
 from ragself.learn.metrics import bootstrap, ndcg, recall, relevance_of
-from ragself.learn.teacher import fused, trust
-from ragself.models.fusion import count, fuse
-from ragself.models.hybrid import STRENGTH, Hybrid
-from ragself.models.lexicon import Lexicon
-from ragself.models.lora import lexical
+from ragself.learn.teacher import TAU, taught, trust
+from ragself.lexical.law import Query, match
+from ragself.lexical.view import View
 from ragself.models.ngram import NgramScorer
+from ragself.models.ranking import Ranking
+from ragself.models.spread import unit
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 
 DEPTH = 100
-RRF_DEPTH = 1000  # of each list; a document without a word of the query is in no BM25 list
-RANKERS = ("bm25", "base", "rrf", "teacher", "adapted", "fused")
+LIST_DEPTH = 1000  # of each list; a document without a word of the query is in no BM25 list
+RANKERS = ("bm25", "base", "rrf", "linear", "untrained", "trained", "teacher")
 RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 
 
@@ -56,6 +55,10 @@ def run(
     directory: Path, split: str, traffic: str | None, kb: Path | None, progress: Progress = silent
 ) -> dict[str, Any]:
     """Learn from a collection's documents and traffic, and measure every ranker on the split.
+
+    The result has, for each of `RANKERS`, ``ndcg@10`` and ``recall@100`` with their intervals, None where there is no
+    such ranker; ``gain``, the paired difference of nDCG@10 of ``trained`` and ``untrained`` with its interval;
+    ``decision``, ``reason`` and ``report`` of the pass, and ``seconds`` in all.
 
     Args:
         directory: BEIR folder.
@@ -84,6 +87,7 @@ def run(
         "queries": len(qrels),
         "traffic": len(asked),
         **{name: results.get(name, empty) for name in RANKERS},
+        "gain": _gain(rankings, qrels),
         "decision": report.decision,
         "reason": report.reason,
         "report": report,
@@ -125,67 +129,124 @@ def _traffic(directory: Path, traffic: str | None) -> list[str]:
 def _rank(
     base: KnowledgeBase, collection: Collection, report: Report, progress: Progress
 ) -> dict[str, list[list[str]]]:
-    """Exact rankings of the corpus by every ranker, `DEPTH` deep."""
+    """Rankings of the corpus by every ranker, `DEPTH` deep."""
     store = base.store()
     texts = [chunk.text for chunk in collection.chunks]
     ids = np.array([chunk.id for chunk in collection.chunks])
     asked = list(collection.queries.values())
     documents, queries = store.base.documents(texts, progress), store.base.queries(asked, progress)
-    dense = queries @ documents.T
-    rows, scores = Bm25(texts).top(asked, len(texts))
-    counted = np.zeros_like(dense)
-    np.put_along_axis(counted, rows, scores, axis=1)
-    gains = NgramScorer(texts).matrix(asked)
+    cosines, counted = queries @ documents.T, bm25(texts, asked)
+    law = Law(texts, asked, unit(store.base))
     ranked = {
         "bm25": counted,
-        "base": dense,
-        "rrf": _reciprocal_ranks(counted, counted > 0)
-        + _reciprocal_ranks(dense, np.isfinite(dense))
-        + 1e-9 * dense,  # reciprocal ranks tie often; the nearer one first
+        "base": cosines,
+        "rrf": rrf(counted, cosines),
+        "linear": linear(counted, cosines),
+        "untrained": law.scores(cosines, Ranking(), progress),
     }
     if report.weight:
         lengths = np.array([len(words(query)) for query in asked], dtype=np.int64)
-        ranked["teacher"] = fused(gains, dense, trust(float(report.weight["weight"]), lengths))
-    adapter = judged_adapter(store) if report.kind else None
-    if adapter is not None:
-        vectors = adapter.queries(queries, asked), adapter.documents(documents, texts)
-        near = vectors[0] @ vectors[1].T
-        ranked.update(adapted=near, fused=_again(near, lexical(adapter), vectors, asked, texts))
+        weight, tau = float(report.weight["weight"]), TAU * law.unit
+        ranked["teacher"] = taught(NgramScorer(texts).matrix(asked), ranked["untrained"], trust(weight, lengths), tau)
+    ranking = judged_ranking(store) if report.kind else None
+    if ranking is not None:
+        near = cosines
+        if ranking.adapter is not None:
+            near = ranking.adapter.queries(queries, asked) @ ranking.adapter.documents(documents, texts).T
+        ranked["trained"] = law.scores(near, ranking, progress)
     return {name: _top(matrix, ids) for name, matrix in ranked.items()}
 
 
-def _again(
-    near: NDArray[np.float32],
-    adapter: Hybrid | None,
-    vectors: tuple[NDArray[np.float32], NDArray[np.float32]],
-    asked: Sequence[str],
-    texts: Sequence[str],
-) -> NDArray[np.float32]:
-    """What search in mode fused ranks by: scores of the `DEPTH` nearest of each query, -inf for all others."""
-    dense, lexicon, strength = near, None, STRENGTH
-    if adapter is not None:
-        width = adapter.residual.dimension
-        dense = vectors[0][:, :width] @ vectors[1][:, :width].T
-        lexicon, strength = adapter.lexicon, adapter.strength
-    lexicon, counted = lexicon or Lexicon.count(texts), [count(text) for text in texts]
-    out = np.full_like(near, -np.inf)
-    for row, best in enumerate(np.argsort(-near, axis=1, kind="stable")[:, :DEPTH]):
-        held = [counted[column] for column in best]
-        out[row, best] = fuse(lexicon, [asked[row]], held, dense[row, best], strength)
+class Law:
+    """What hybrid search ranks by, for many queries over one corpus."""
+
+    def __init__(self, texts: Sequence[str], asked: Sequence[str], unit: float) -> None:
+        """Index the corpus and analyse the queries."""
+        self._corpus = View.of(texts)
+        self._queries = [Query.of(text, self._corpus) for text in asked]
+        self.unit = unit
+
+    def scores(
+        self, cosines: NDArray[np.float32], ranking: Ranking, progress: Progress = silent
+    ) -> NDArray[np.float32]:
+        """Scores of the candidates of each query as search ranks them, -inf for all other documents.
+
+        Args:
+            cosines: (queries, documents) in the ranking's dense space.
+            ranking: Brings the weights.
+            progress: Receives the number of queries done.
+        """
+        out = np.full(cosines.shape, -np.inf, dtype=np.float32)
+        depth = min(DEPTH, cosines.shape[1])
+        for number, (query, near) in enumerate(zip(self._queries, cosines, strict=True)):
+            nearest = np.argpartition(-near, depth - 1)[:depth]
+            rows = np.union1d(nearest, query.candidates(self._corpus, ranking.weights, DEPTH))
+            language_model, counted = match(query, self._corpus, rows).parts(query, ranking.weights)
+            out[number, rows] = near[rows] + self.unit * (language_model + counted)
+            progress("measure", number + 1, len(cosines))
+        return out
+
+
+def bm25(texts: Sequence[str], asked: Sequence[str]) -> NDArray[np.float32]:
+    """Scores of bm25s with its defaults (Lucene's variant, English stop words), (queries, documents) float32."""
+    import bm25s
+
+    tokens = bm25s.tokenize(list(texts), show_progress=False)
+    out = np.zeros((len(asked), len(texts)), dtype=np.float32)
+    if not tokens.vocab:  # a corpus of stop words has nothing to index
+        return out
+    index = bm25s.BM25()
+    index.index(tokens, show_progress=False)
+    split = bm25s.tokenize(list(asked), return_ids=False, show_progress=False)
+    rows, scores = index.retrieve(split, k=len(texts), show_progress=False)
+    np.put_along_axis(out, np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32), axis=1)
     return out
 
 
-def _top(scores: NDArray[np.float32], ids: NDArray[np.str_]) -> list[list[str]]:
+def rrf(counted: NDArray[np.float32], cosines: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Reciprocal rank fusion of BM25 and cosine scores; ties, of which there are many, by cosine."""
+    ranks = _reciprocal_ranks(counted, counted > 0) + _reciprocal_ranks(cosines, np.isfinite(cosines))
+    return np.asarray(ranks + 1e-9 * cosines)
+
+
+def linear(counted: NDArray[np.float32], cosines: NDArray[np.float32], weight: float = 0.5) -> NDArray[np.float32]:
+    """`weight` of the cosine and the rest of BM25, each scaled to 0 to 1 over its list of each query."""
+    return weight * _scaled(cosines, np.isfinite(cosines)) + (1.0 - weight) * _scaled(counted, counted > 0)
+
+
+def _scaled(scores: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float32]:
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :LIST_DEPTH]
+    inside = np.zeros_like(listed)
+    np.put_along_axis(inside, order, True, axis=1)
+    inside &= listed
+    low = np.where(inside, scores, np.inf).min(axis=1, keepdims=True)
+    high = np.where(inside, scores, -np.inf).max(axis=1, keepdims=True)
+    span = np.where(high > low, high - low, 1.0)
+    return np.where(inside, np.where(high > low, (scores - low) / span, 1.0), 0.0).astype(np.float32)
+
+
+def _top(scores: NDArray[Any], ids: NDArray[np.str_]) -> list[list[str]]:
     order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
     return [ids[row].tolist() for row in order]
 
 
 def _reciprocal_ranks(scores: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """1 / (k + rank) of the first `RRF_DEPTH` documents of a list, 0 of all others."""
+    """1 / (k + rank) of the first `LIST_DEPTH` documents of a list, 0 of all others."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :], axis=1)
-    return np.where(listed & (ranks <= RRF_DEPTH), 1.0 / (RRF_K + ranks), 0.0)
+    return np.where(listed & (ranks <= LIST_DEPTH), 1.0 / (RRF_K + ranks), 0.0)
+
+
+def _gain(rankings: dict[str, list[list[str]]], qrels: Sequence[dict[str, int]]) -> dict[str, float] | None:
+    """What training adds to nDCG@10; None where nothing was trained."""
+    if "trained" not in rankings:
+        return None
+    trained, untrained = (
+        ndcg(*relevance_of(rankings[name], qrels, DEPTH)[:2], 10) for name in ("trained", "untrained")
+    )
+    change = bootstrap(trained - untrained, 0.95)
+    return {"mean": round(change.mean, 4), "low": round(change.low, 4), "high": round(change.high, 4)}
 
 
 def _measure(ranking: list[list[str]], qrels: Sequence[dict[str, int]]) -> dict[str, Any]:

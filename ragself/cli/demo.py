@@ -15,7 +15,7 @@ from ragself.errors import StoreError
 from ragself.knowledge import KnowledgeBase
 from ragself.learn.metrics import Values, bootstrap, known_item
 from ragself.progress import Progress, silent
-from ragself.schema import Chunk
+from ragself.schema import Chunk, Mode
 
 _MARK = "demo.txt"
 _MEASURED = 0.3  # share of the modules that learning never sees a summary line of
@@ -46,10 +46,13 @@ def run(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         start = time.perf_counter()
         kb.add(seen, progress)
         seconds["index"] = time.perf_counter() - start
-        before, found_before = _measure(kb, measured, progress, "measure before")
+        base, found_before = _measure(kb, measured, "vector", progress, "measure the base")
+        untrained, found_after = _measure(kb, measured, "hybrid", progress, "measure hybrid search")
         report = kb.adapt(progress=progress, started="ragself demo")
         seconds.update(report.seconds)
-        after, found_after = _measure(kb, measured, progress, "measure after")
+        trained = untrained
+        if report.decision == "promote":
+            trained, found_after = _measure(kb, measured, "hybrid", progress, "measure after training")
     seconds["total"] = time.perf_counter() - began
     return {
         "kb": folder,
@@ -59,10 +62,12 @@ def run(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         "decision": report.decision,
         "reason": report.reason,
         "version": report.version,
-        "before": _summary(before),
-        "after": _summary(after),
-        "change": _difference(before, after),
-        "examples": _examples(measured, before, after, found_before, found_after),
+        "base": _summary(base),
+        "untrained": _summary(untrained),
+        "trained": _summary(trained),
+        "floor": _difference(base, untrained),
+        "training": _difference(untrained, trained),
+        "examples": _examples(measured, base, trained, found_before, found_after),
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
         "report": report,
     }
@@ -85,11 +90,13 @@ def _held_out(module: str) -> bool:
     return hashlib.blake2b(module.encode(), digest_size=4).digest()[0] / 256 < _MEASURED
 
 
-def _measure(kb: KnowledgeBase, chunks: list[Chunk], progress: Progress, stage: str) -> tuple[dict[str, Values], Any]:
-    """Known-item metrics at 10 of finding a body by its summary line, through real searches."""
+def _measure(
+    kb: KnowledgeBase, chunks: list[Chunk], mode: Mode, progress: Progress, stage: str
+) -> tuple[dict[str, Values], list[str]]:
+    """Known-item metrics at 10 of finding a body by its summary line, through real searches; and the first hits."""
     ranks, firsts = [], []
     for done, chunk in enumerate(chunks):
-        hits = kb.search(str(chunk.title), _DEPTH)
+        hits = kb.search(str(chunk.title), _DEPTH, mode=mode)
         ids = [hit.id for hit in hits]
         ranks.append(ids.index(chunk.id) + 1 if chunk.id in ids else _DEPTH + 1)
         firsts.append(ids[0])

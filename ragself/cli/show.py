@@ -43,7 +43,9 @@ def hits(query: str, found: Sequence[Hit]) -> None:
     for rank, hit in enumerate(found, 1):
         where = escape(str(hit.metadata.get("source", hit.id)))
         title = escape(str(hit.metadata.get("title", "")))
-        out.print(f"[bold]{rank}[/bold]  {hit.score:.3f}  [cyan]{where}[/cyan]  {title}".rstrip())
+        parts = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in hit.parts.items())
+        shown = f"  [dim]({parts})[/dim]" if len(hit.parts) > 1 else ""
+        out.print(f"[bold]{rank}[/bold]  {hit.score:.3f}{shown}  [cyan]{where}[/cyan]  {title}".rstrip())
         out.print("   " + escape(" ".join(hit.text.split())[:240]))
 
 
@@ -187,19 +189,21 @@ def demo(result: Mapping[str, Any]) -> None:
     rows = [
         (
             name,
-            *(f"{result[when][name]['mean']:.3f}" for when in ("before", "after")),
-            _interval(result["change"][name], "+"),
+            *(f"{result[when][name]['mean']:.3f}" for when in ("base", "untrained", "trained")),
+            *(_interval(result[what][name], "+") for what in ("floor", "training")),
         )
-        for name in result["before"]
+        for name in result["base"]
     ]
     table(
-        f"{result['documents']} docstrings of {result['modules']} modules", "", "before", "after", "change", rows=rows
-    )
+        f"{result['documents']} docstrings of {result['modules']} modules",
+        "", "base (vectors)", "hybrid, untrained", "trained", "hybrid search adds", "training adds",
+        rows=rows,
+    )  # fmt: skip
     for example in result["examples"]:
         out.print(
             f"\n[bold]{escape(str(example['query']))}[/bold]  (wanted: [cyan]{escape(example['expected'])}[/cyan])\n"
-            f"   before: rank {_rank(example['rank before'])}, first was {escape(example['first before'])}\n"
-            f"   after:  rank {_rank(example['rank after'])}, first is  {escape(example['first after'])}"
+            f"   base: rank {_rank(example['rank before'])}, first was {escape(example['first before'])}\n"
+            f"   now:  rank {_rank(example['rank after'])}, first is  {escape(example['first after'])}"
         )
     out.print()
     _seconds(result["seconds"])
@@ -214,13 +218,15 @@ def bench(result: Mapping[str, Any]) -> None:
     """All rankers on a labelled collection."""
     rows = [
         (name, *(_measured(result[name], metric) for metric in ("ndcg@10", "recall@100")))
-        for name in ("bm25", "base", "rrf", "teacher", "adapted", "fused")
+        for name in ("bm25", "base", "rrf", "linear", "untrained", "trained", "teacher")
     ]
     title = (
         f"{result['dataset']} {result['split']}: {result['documents']} documents, {result['queries']} queries, "
         f"{result['traffic']} unlabelled queries as traffic"
     )
     table(title, "ranker", "nDCG@10", "recall@100", rows=rows)
+    if result["gain"] is not None:
+        out.print(f"Training adds {_interval(result['gain'], '+')} to nDCG@10 of the untrained ranking.")
     out.print(f"decision: {result['decision']} ({escape(result['reason'])})")
     _seconds({**result["report"].seconds, "total": result["seconds"]})
 

@@ -6,7 +6,9 @@ Losing this file costs time and nothing else.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ CREATE TABLE IF NOT EXISTS vectors (
 CREATE TABLE IF NOT EXISTS passes (count INTEGER NOT NULL);
 INSERT INTO passes SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM passes);
 """
+_ROOM = 64_000_000  # bytes of vectors that are kept in memory for searches
 _BATCH = 512  # texts encoded between two commits: what a kill can cost
 
 
@@ -32,6 +35,8 @@ class VectorCache:
     def __init__(self, path: Path) -> None:
         """Open or create the cache at `path`. Raises StoreError where it is damaged."""
         self._db = Database(path, _SCHEMA)
+        self._held: dict[bytes, bytes] = {}
+        self._holding = threading.Lock()
         with self._db.read() as db:
             if "used" not in {row[1] for row in db.execute("PRAGMA table_info(vectors)")}:  # of an earlier release
                 db.execute("ALTER TABLE vectors ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
@@ -65,7 +70,7 @@ class VectorCache:
         Returns:
             (len(texts), dimension) float32, in the order of `texts`.
         """
-        keys = [_key(space, text) for text in texts]
+        keys = [key_of(space, text) for text in texts]
         out = np.empty((len(texts), dimension), dtype=np.float32)
         known = self._lookup(keys, mark=True)
         missing: dict[bytes, str] = {}
@@ -81,33 +86,41 @@ class VectorCache:
                 out[row] = fresh[key]
         return out
 
-    def kept(self, space: str, texts: Sequence[str], dimension: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors of `texts` as far as they are here, (len(texts), dimension) float32, and which are; the others are 0.
+    def named(self, keys: Sequence[bytes], dimension: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Vectors that are here, (len(keys), dimension) float32, and which these are; the others are 0.
 
-        Nothing is written: for searches, which need not be remembered.
+        Nothing is written: a search is no use that has to be remembered.
+
+        Args:
+            keys: Of texts, as `key_of` makes them.
+            dimension: Width of the vectors.
         """
-        keys = [_key(space, text) for text in texts]
-        found = self._lookup(keys)
-        out, known = np.zeros((len(texts), dimension), np.float32), np.array([key in found for key in keys], np.bool_)
-        for row in np.flatnonzero(known):
-            out[row] = np.frombuffer(found[keys[row]], dtype=np.float32)
-        return out, known
+        found = {key: vector for key in keys if (vector := self._held.get(key)) is not None}
+        if len(found) < len(keys):
+            fresh = self._lookup([key for key in keys if key not in found])
+            self._hold(fresh)
+            found |= fresh
+        known = np.array([key in found for key in keys], np.bool_)
+        nothing = bytes(4 * dimension)
+        blob = b"".join([found.get(key, nothing) for key in keys])
+        return np.frombuffer(blob, np.float32).reshape(len(keys), dimension), known
 
     def keep(self, space: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
-        rows = [(_key(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
+        rows = [(key_of(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
         with self._db.write() as db:
             db.executemany(f"INSERT OR IGNORE INTO vectors VALUES (?, ?, {self._pass})", rows)
 
     def drop(self, space: str, texts: Sequence[str]) -> None:
         """Forget the vectors of texts."""
         with self._db.write() as db:
-            db.executemany("DELETE FROM vectors WHERE key = ?", [(_key(space, text),) for text in texts])
+            db.executemany("DELETE FROM vectors WHERE key = ?", [(key_of(space, text),) for text in texts])
+        self._release()
         self._db.empty_log()  # which holds them, too
 
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet, each once."""
-        keys = {text: _key(space, text) for text in texts}
+        keys = {text: key_of(space, text) for text in texts}
         known = self._lookup(list(keys.values()))
         return [text for text, key in keys.items() if key not in known]
 
@@ -116,15 +129,29 @@ class VectorCache:
         with self._db.write() as db:
             db.execute("CREATE TEMP TABLE IF NOT EXISTS needed (key BLOB PRIMARY KEY) WITHOUT ROWID")
             db.execute("DELETE FROM needed")
-            keys = (_key(space, text) for space, texts in needed.items() for text in texts)
+            keys = (key_of(space, text) for space, texts in needed.items() for text in texts)
             db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((key,) for key in keys))
             done = db.execute(
                 "DELETE FROM vectors WHERE used < (SELECT count - 1 FROM passes) "  # passes of other processes count
                 "AND key NOT IN (SELECT key FROM needed)"
             )
             count = done.rowcount
+        self._release()
         self._db.compact()
         return count
+
+    def _hold(self, fresh: Mapping[bytes, bytes]) -> None:
+        """Keep vectors in memory; where there is no room, those go first that have been there longest."""
+        with self._holding:
+            self._held |= fresh
+            size = sum(map(len, islice(self._held.values(), 1)))  # all are about as long
+            for key in [*islice(self._held, max(len(self._held) - _ROOM // max(size, 1), 0))]:
+                del self._held[key]
+
+    def _release(self) -> None:
+        """Keep none in memory: some may have been forgotten."""
+        with self._holding:
+            self._held = {}
 
     def _lookup(self, keys: Sequence[bytes], *, mark: bool = False) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -165,5 +192,6 @@ class VectorCache:
         self._db.close()
 
 
-def _key(space: str, text: str) -> bytes:
+def key_of(space: str, text: str) -> bytes:
+    """The 16 bytes that name the vector of a text in a space."""
     return hashlib.blake2b(f"{space}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

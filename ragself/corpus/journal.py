@@ -1,4 +1,4 @@
-"""The documents, in SQLite: what was acknowledged is here, and every Chroma collection follows it.
+"""The documents, in SQLite: what was acknowledged is here. Every Chroma collection and the index of words follow it.
 
 Each change of a chunk gets the next sequence number; a deleted chunk leaves a tombstone. A collection
 remembers up to which number it has followed, so that catching up after a kill, a rollback or a long
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- at this mo
 CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chunks that somebody else's collection holds
 """
 _BATCH = 1000
+LEXICAL = "lexical"  # how far the published index of words goes is remembered as that of a collection of this name
 REBUILT = " built anew"  # after the name of a collection, as a mark beside its own
 
 
@@ -122,10 +123,6 @@ class Journal:
         """Those ids of which there is a chunk."""
         return {row[0] for row in self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")}
 
-    def embedded(self, ids: Sequence[str]) -> dict[str, str]:
-        """The texts, by id, of those chunks among `ids` that show something else."""
-        return dict(self._among(ids, "SELECT id, text FROM chunks WHERE document IS NOT NULL AND id IN"))
-
     def adopted(self, ids: Sequence[str] | None = None) -> set[str]:
         """Ids of the chunks that come from the collection that is followed; None: of all, else of those among `ids`."""
         if ids is not None:
@@ -205,6 +202,11 @@ class Journal:
         with self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO applied (collection, seq) VALUES (?, ?)", (collection, seq))
 
+    def follows(self, collection: str) -> bool:
+        """Whether it is remembered how far a collection has followed."""
+        with self._db.read() as db:
+            return bool(db.execute("SELECT 1 FROM applied WHERE collection = ?", (collection,)).fetchone())
+
     @contextmanager
     def writing(self, collection: str) -> Iterator[None]:
         """Mark a collection as being written to. The mark stays where this does not come to its end."""
@@ -236,7 +238,7 @@ class Journal:
         return changed
 
     def forget(self, collection: str) -> None:
-        """Drop what is remembered of a collection that is no more, and tombstones that all others have seen.
+        """Drop what is remembered of a deleted collection, and tombstones that all others have followed.
 
         The mark of one that is being written to stays: it is deleted to be built anew.
         """

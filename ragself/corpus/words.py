@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts without word spaces
 _RUN = regex.compile(r"[\p{L}\p{N}\p{M}_]+")  # with marks: a vowel sign is part of its word
@@ -127,6 +130,8 @@ class Vocabulary:
         Returns:
             (len(tokenised), V) float32 CSR.
         """
+        from scipy.sparse import csr_matrix  # takes .3 s, and searching needs none of it
+
         indptr = [0]
         indices: list[int] = []
         data: list[int] = []

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ragself.learn.metrics import Values
 from ragself.learn.study import Study
-from ragself.models.lexicon import Lexicon
+from ragself.lexical.law import match
 
 _NEAREST = 32  # documents that the witnesses are asked about, chosen by neither of them
 _DRAWS = 8  # ways to halve a query
@@ -18,7 +18,7 @@ _BATCH = 256
 _ENOUGH = 500  # probes that are asked: more make the interval no telling narrower
 
 
-def halves(study: Study, rows: NDArray[np.int64], lexicon: Lexicon, seed: int) -> Values:
+def halves(study: Study, rows: NDArray[np.int64], seed: int) -> Values:
     """How far two random halves of a query's words favour the same documents, of those nearest by base vectors.
 
     Where queries and documents name things alike, a document that one half of the words speaks for has the others
@@ -27,7 +27,6 @@ def halves(study: Study, rows: NDArray[np.int64], lexicon: Lexicon, seed: int) -
     Args:
         study: Probes and documents.
         rows: Which probes.
-        lexicon: Of the corpus.
         seed: Of the halving.
 
     Returns:
@@ -36,18 +35,14 @@ def halves(study: Study, rows: NDArray[np.int64], lexicon: Lexicon, seed: int) -
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(rows)[:_ENOUGH])
     documents, size = study.documents[: study.size], min(_NEAREST, study.size)
-    asked = lexicon.weigh([study.probes[row].text for row in rows], "query")
     found = []
     for start in range(0, len(rows), _BATCH):
-        scores = study.queries[rows[start : start + _BATCH]] @ documents.T
-        near = np.argpartition(-scores, size - 1, axis=1)[:, :size]
-        used, inverse = np.unique(near, return_inverse=True)
-        held = lexicon.weigh([study.texts[row] for row in used], "document")
-        for row, at in enumerate(inverse.reshape(near.shape), start):
-            query = asked[row]
-            if query.nnz >= 2:
-                parts = held[at][:, query.indices].toarray() * query.data  # (documents, words)
-                found.append(_split(parts, random))
+        some = rows[start : start + _BATCH]
+        near = np.argpartition(-(study.queries[some] @ documents.T), size - 1, axis=1)[:, :size]
+        for row, at in zip(some.tolist(), near, strict=True):
+            query = study.words.queries[row]
+            if len(query.terms) >= 2:
+                found.append(_split(match(query, study.words.documents, at).gain, random))
     return np.array([value for value in found if value is not None], dtype=np.float64)
 
 

@@ -23,15 +23,17 @@ from ragself.learn.descent import EVERY, Course, descend
 from ragself.learn.dream import Dream
 from ragself.learn.dream_lesson import DreamLesson
 from ragself.learn.gap import Gap
+from ragself.learn.matches import Words
 from ragself.learn.revela import Revela
 from ragself.learn.revela_lesson import RevelaLesson
-from ragself.learn.student import SHARPER, Pace, Side, Student, TextStudent, VectorStudent, Words, sharpen
-from ragself.learn.students import made
+from ragself.learn.student import SHARPER, Pace, Side, Student, TextStudent, VectorStudent, sharpen
 from ragself.learn.study import Study
-from ragself.models.adapter import Adapter
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.models.causal import CausalLM
-from ragself.models.lexicon import Lexicon
-from ragself.models.saved import fingerprint
+from ragself.models.ranking import Ranking
+from ragself.models.saved import identity
 from ragself.models.vectors import BaseVectors
 from ragself.models.whitebox import WhiteBox
 from ragself.progress import Progress, silent
@@ -89,7 +91,7 @@ class Backprop:
     """
 
     def __init__(
-        self, lm: CausalLM, study: Study, rows: Rows, lexicon: Lexicon, weight: float, base: BaseVectors,
+        self, lm: CausalLM, study: Study, rows: Rows, base: BaseVectors,
         config: TrainConfig, account: Account, progress: Progress = silent,
     ) -> None:  # fmt: skip
         """Name the parts; nothing is read yet.
@@ -98,23 +100,21 @@ class Backprop:
             lm: The language model.
             study: Probes, documents and their vectors.
             rows: Probes to train on.
-            lexicon: Word weights, where training begins.
-            weight: The teacher's: strength of words to begin with.
             base: The encoder and its vectors.
             config: Settings.
             account: Takes the tokens that are read.
             progress: Told of each stage.
         """
-        self._lm, self._study, self._rows, self._lexicon, self._weight = lm, study, rows, lexicon, weight
+        self._lm, self._study, self._rows = lm, study, rows
         self._base, self._config, self._account, self._progress = base, config, account, progress
         self.seen: dict[str, dict[str, Any]] = {}
 
-    def teach(self, kind: str, inner: Adapter | None, state: Path) -> Adapter:
-        """Train an adapter of a kind.
+    def teach(self, kind: str, inner: Ranking, state: Path) -> Ranking:
+        """Train a ranking of a kind.
 
         Args:
-            kind: ``residual``, ``hybrid`` or ``lora``.
-            inner: Put around LoRA; None for none.
+            kind: ``weights``, ``residual`` or ``lora``.
+            inner: What LoRA is trained under.
             state: A file to go on from where training was killed, and to write to.
 
         Raises:
@@ -144,7 +144,7 @@ class Backprop:
             "tokens": self._account.inside - before,
             **lesson.facts,
         }
-        return self._adapter(student, inner)
+        return self._ranking(student, inner)
 
     @cached_property
     def _lesson(self) -> Lesson:
@@ -154,30 +154,36 @@ class Backprop:
             return DreamLesson(lm, box, study, self._rows, config, self._progress)
         return RevelaLesson(lm, box, study, self._base, config, self._progress)
 
-    def _student(self, kind: str, inner: Adapter | None) -> Student:
+    def _student(self, kind: str, inner: Ranking) -> Student:
         queries, documents = self._lesson.asked, self._lesson.searched
-        config, tau = self._config, self._study.tau
+        config, tau, words = self._config, self._study.tau, self._words
         if kind == "lora":
             pace = Pace(config.lora_rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
-            return TextStudent(self._base.encoder, inner, config.lora_sides, queries, documents, tau, pace)
-        words = Words.of(self._lexicon, queries[0], documents[0]) if kind == "hybrid" else None
-        pace = Pace(strength=self._weight, width=config.sketch, seed=config.seed)
-        return VectorStudent(queries[1], documents[1], words, tau, pace)
+            encoder, sides = self._base.encoder, config.lora_sides
+            return TextStudent(encoder, inner.adapter, sides, queries, documents, words, inner.weights, tau, pace)
+        pace = Pace(seed=config.seed) if kind == "residual" else Pace(rank=0, seed=config.seed)
+        return VectorStudent(queries[1], documents[1], words, tau, pace, Weights())
 
-    def _adapter(self, student: Student, inner: Adapter | None) -> Adapter:
-        config = self._config
+    @cached_property
+    def _words(self) -> Words:
+        """Of what the objective reads. Statistics are those of the corpus."""
+        corpus = View.of(self._study.texts[: self._study.size])
+        queries, documents = self._lesson.asked[0], self._lesson.searched[0]
+        return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._study.words.unit)
+
+    def _ranking(self, student: Student, inner: Ranking) -> Ranking:
         if isinstance(student, TextStudent):
-            lora = replace(student.reader.lora(config.lora_sides), inner=inner)
-            return lora.bound(self._base, self._progress)
+            lora = replace(student.reader.lora(self._config.lora_sides), inner=inner.adapter)
+            return Ranking(lora.bound(self._base, self._progress), inner.weights)
         assert isinstance(student, VectorStudent)
-        return made(*student.found(), self._lexicon, self._study, config.sketch)
+        return Ranking(*student.learned())
 
-    def _key(self, kind: str, inner: Adapter | None) -> str:
+    def _key(self, kind: str, inner: Ranking) -> str:
         """Hash of all that the bits of a run depend on."""
         study = self._study
         digest = hashlib.blake2b(digest_size=16)
-        settings, mark = self._config.model_dump(mode="json"), fingerprint(self._base.encoder.fingerprint, inner)
-        digest.update(repr((kind, self._lm.name, mark, settings, self._weight)).encode())
+        settings, mark = self._config.model_dump(mode="json"), identity(self._base.encoder.fingerprint, inner)
+        digest.update(repr((kind, self._lm.name, mark, settings)).encode())
         for part in self._lesson.parts:
             told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
             digest.update(told)

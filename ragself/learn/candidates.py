@@ -1,67 +1,42 @@
-"""Candidates: the documents whose likelihood is asked for, few and telling, for each probe."""
+"""Candidates: the documents that a probe is studied with, those that search would rank and a few random ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TeacherConfig
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.progress import Progress, silent
 
 _BATCH = 256
 
 
-class Bm25:
-    """BM25 over a corpus, with bm25s' defaults (Lucene's variant, English stop words)."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        """Index `texts`."""
-        self._size = len(texts)
-        tokens = bm25s.tokenize(list(texts), show_progress=False)
-        self._bm25 = bm25s.BM25() if tokens.vocab else None  # a corpus of stop words has nothing to index
-        if self._bm25 is not None:
-            self._bm25.index(tokens, show_progress=False)
-
-    def top(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Best documents of each query.
-
-        Args:
-            queries: n texts.
-            k: Depth, cut to the size of the corpus.
-
-        Returns:
-            Rows (n, k) int64, best first, and their scores (n, k) float32; a score of 0 means no word in common.
-        """
-        k = min(k, self._size)
-        if self._bm25 is None or k == 0 or not queries:
-            return np.tile(np.arange(k), (len(queries), 1)), np.zeros((len(queries), k), np.float32)
-        tokens = bm25s.tokenize(list(queries), return_ids=False, show_progress=False)
-        rows, scores = self._bm25.retrieve(tokens, k=k, show_progress=False)
-        return np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32)
-
-
 def gather(
-    queries: NDArray[np.float32],
-    texts: Sequence[str],
+    vectors: NDArray[np.float32],
+    queries: Sequence[Query],
     documents: NDArray[np.float32],
-    bm25: Bm25,
+    corpus: View,
+    weights: Weights,
     config: TeacherConfig,
     seed: int,
     progress: Progress = silent,
 ) -> NDArray[np.int64]:
-    """Choose candidates for each probe: nearest by vector, best by BM25, and random ones.
+    """Choose candidates for each probe: nearest by vector, best by words, and random ones.
 
     Args:
-        queries: (P, dimension) vectors of the probes in the live version.
-        texts: Their P texts.
+        vectors: (P, dimension) vectors of the probes in the live version.
+        queries: The P probes, analysed.
         documents: (N, dimension) vectors of the documents in the live version.
-        bm25: Over the same N documents.
+        corpus: The same N documents, in the same rows.
+        weights: Of words in the live version.
         config: How many of each.
         seed: Of the random ones.
-        progress: Told of probes.
+        progress: Receives the number of probes done.
 
     Returns:
         (P, K) int64 rows of the corpus, distinct in each row; K is the sum of the three, at most N.
@@ -69,21 +44,21 @@ def gather(
     rng = np.random.default_rng(seed)
     size = len(documents)
     width = min(size, config.dense + config.lexical + config.random)
-    out = np.empty((len(texts), width), dtype=np.int64)
-    for start in range(0, len(texts), _BATCH):
-        rows = slice(start, start + _BATCH)
-        dense = _nearest(queries[rows], documents, min(config.dense, size))
-        lexical, scores = bm25.top(texts[rows], config.lexical)
-        for probe in range(len(dense)):
-            chosen = dict.fromkeys(dense[probe].tolist())
-            chosen.update(dict.fromkeys(lexical[probe][scores[probe] > 0].tolist()))
+    out = np.empty((len(queries), width), dtype=np.int64)
+    for start in range(0, len(queries), _BATCH):
+        dense = _nearest(vectors[start : start + _BATCH], documents, min(config.dense, size))
+        for row, near in enumerate(dense):
+            query = queries[start + row]
+            chosen = dict.fromkeys(near.tolist())
+            if config.lexical:
+                chosen.update(dict.fromkeys(query.candidates(corpus, weights, config.lexical).tolist()))
             while len(chosen) < width:  # duplicates are made up for with random documents
                 draw = rng.integers(0, size, size=2 * (width - len(chosen)))
                 chosen.update(dict.fromkeys(draw.tolist()))
                 if len(chosen) < width and width == size:
                     chosen.update(dict.fromkeys(range(size)))
-            out[start + probe] = list(chosen)[:width]
-        progress("candidates", min(start + _BATCH, len(texts)), len(texts))
+            out[start + row] = list(chosen)[:width]
+        progress("candidates", min(start + _BATCH, len(queries)), len(queries))
     return out
 
 

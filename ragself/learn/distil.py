@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from ragself.learn.frame import Frame, Probed
 from ragself.learn.reader import BUDGET, Reader
+from ragself.learn.student import under
 from ragself.learn.teacher import TAU
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
@@ -27,6 +27,29 @@ FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64]
 _TAUS = tuple(TAU * 2.0 ** (step / 4) for step in range(-12, 21))  # temperatures to begin with
 _WATCHED = 32  # held-out probes whose candidates are read where documents are, too
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Probes of one split, and what the teacher says of their candidates.
+
+    Attributes:
+        texts: P probes.
+        queries: (P, base) float32 base vectors.
+        candidates: (P, K) int64 rows of the documents.
+        target: (P, K) float32 the teacher's law: rows sum to 1, or to 0 where every candidate is out.
+        leaks: (P, K) True where a candidate would leak the target: it is neither pulled nor pushed.
+        weights: (P,) float32, how much each probe counts.
+        lexical: (P, K) float32 lexical scores of the candidates, which stay as they are.
+    """
+
+    texts: Sequence[str]
+    queries: FloatArray
+    candidates: NDArray[np.int64]
+    target: FloatArray
+    leaks: NDArray[np.bool_]
+    weights: FloatArray
+    lexical: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +105,14 @@ class Schedule:
 
 
 class Student:
-    """The encoder in training, the temperature, and the inner adapter's constants of both splits."""
+    """The encoder in training, the temperature, and the vectors of documents that stay as they are."""
 
     def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
         self.lesson, self.schedule = lesson, schedule
         self.reader = Reader(encoder, schedule.rank, schedule.alpha, schedule.seed)
+        self.inner = inner
+        self.documents = under(inner, torch.from_numpy(lesson.documents))
         splits = (lesson.train, lesson.held)
-        self.frame = Frame(inner, lesson.documents, lesson.texts, splits)
-        self.around = {id(split): around for split, around in zip(splits, self.frame.around, strict=True)}
         self.asked = {id(split): self.reader.tokens(split.texts, "query") for split in splits}
         reads = schedule.sides == "both"
         self.searched = self.reader.tokens(lesson.texts, "document") if reads else None
@@ -99,10 +122,10 @@ class Student:
     def _temperature(self) -> float:
         """The one that lies closest to the teacher before anything is learned, so that LoRA need not make up for it."""
         split = self.lesson.train
-        scale, extra = self.around[id(split)]
-        queries = self.frame.dense(torch.from_numpy(split.queries)).numpy() * scale[:, None]
-        pairs = zip(queries, split.candidates, strict=True)
-        scores = torch.from_numpy(np.stack([self.frame.documents[row] @ query for query, row in pairs]) + extra)
+        queries = under(self.inner, torch.from_numpy(split.queries))
+        pairs = zip(queries, torch.from_numpy(split.candidates), strict=True)
+        cosines = torch.stack([self.documents[row] @ query for query, row in pairs])
+        scores = cosines + torch.from_numpy(split.lexical)
         weighted = torch.from_numpy(split.target * split.weights[:, None])
 
         def cross_entropy(tau: float) -> float:
@@ -132,21 +155,19 @@ class Student:
             columns: (n, k) which of their candidates.
         """
         lesson = self.lesson
-        scale, extra = self.around[id(split)]
         found = np.take_along_axis(split.candidates[rows], columns, axis=1)
         new = self.reader.read(self.asked[id(split)], rows)
         moved = _distance(new, split.queries[rows])
-        queries = self.frame.dense(new) * torch.from_numpy(scale[rows])[:, None]
+        queries = under(self.inner, new)
         if self.searched is None:
-            documents = torch.from_numpy(self.frame.documents[found])
+            documents = self.documents[torch.from_numpy(found)]
         else:
             used, inverse = np.unique(found, return_inverse=True)
             read = self.reader.read(self.searched, used)
             moved = moved + _distance(read, lesson.documents[used])
-            scaled = self.frame.dense(read) * torch.from_numpy(self.frame.scale[used])[:, None]
-            documents = scaled[torch.from_numpy(inverse.reshape(found.shape))]
+            documents = under(self.inner, read)[torch.from_numpy(inverse.reshape(found.shape))]
         scores = torch.einsum("nd,nkd->nk", queries, documents)
-        scores = scores + torch.from_numpy(np.take_along_axis(extra[rows], columns, axis=1))
+        scores = scores + torch.from_numpy(np.take_along_axis(split.lexical[rows], columns, axis=1))
         leaks = torch.from_numpy(np.take_along_axis(split.leaks[rows], columns, axis=1))
         logs = log_softmax((scores / self.log_tau.exp()).masked_fill(leaks, -1e4), dim=-1)
         mass = np.take_along_axis(split.target[rows], columns, axis=1)

@@ -97,7 +97,6 @@ class Dream:
         rows = turn(lesson.train, schedule.batch, schedule.seed, step)
         documents = arranged(lesson, rows, schedule.documents, np.random.default_rng([schedule.seed, step]))
         share = torch.from_numpy(lesson.weights[rows] / lesson.weights[rows].sum())
-        self.student.draw(schedule.seed, step)
         total = 0.0
         for part in self.contexts.groups(documents):
             (losses,), penalty = self._losses(rows[part], documents[part])
@@ -116,7 +115,6 @@ class Dream:
         if not len(lesson.held):
             return []
         documents = arranged(lesson, lesson.held, schedule.documents, np.random.default_rng(schedule.seed))
-        self.student.draw(schedule.seed)
         total = torch.zeros(len(factors))
         with torch.no_grad():
             for part in self.contexts.groups(documents):

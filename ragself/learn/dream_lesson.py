@@ -101,7 +101,7 @@ class DreamLesson:
     def _probes(self) -> dream.Lesson:
         """Probes that have enough documents that do not give them away, and known items among them."""
         study, config = self.study, self.config
-        fit = ~np.isneginf(study.gains)
+        fit = ~np.isneginf(study.gains) & ~study.leaks
         known = study.positive >= 0
         fit[known] |= study.candidates[known] == study.positive[known][:, None]
         enough = fit.sum(axis=1) >= self._documents

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from ragself.config import TeacherConfig
 from ragself.corpus.words import words
 from ragself.errors import InputError
-from ragself.learn.candidates import Bm25, gather
+from ragself.learn.candidates import gather
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.progress import Progress, silent
 
 Rows = NDArray[np.int64]
@@ -69,7 +72,9 @@ def plan(
     asked = np.unique(leaders[: count * first])
     some = [texts[row] for row in rows]
     half = TeacherConfig(dense=_NEAR // 2 + 1, lexical=_NEAR // 2 + 1, random=1)  # one more: it finds itself
-    near = gather(vectors[rows[asked]], [some[row] for row in asked], vectors[rows], Bm25(some), half, seed, progress)
+    corpus = View.of(some)
+    analysed = [Query.of(some[row], corpus) for row in asked]
+    near = gather(vectors[rows[asked]], analysed, vectors[rows], corpus, Weights(), half, seed, progress)
     place = {int(row): at for at, row in enumerate(asked)}
     out = np.empty((count, size), dtype=np.int64)
     for batch in range(count):

@@ -19,7 +19,12 @@ from ragself.schema import Chunk, Probe, ProbeKind, Split
 _SAME = 0.8  # word overlap from which two queries count as one
 _JUDGES = "more known items than probes.known_items"
 _STRICT: tuple[Split, ...] = ("confirm", "select", "train")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n{2,}")
+_EACH = 3  # spans of a chunk, at most
+_PIECES = 12  # sentences and lines of a chunk that are looked at
+_FEWEST, _REST, _LONGEST = 4, 8, 60  # words of a span at least, of the rest at least, of a span at most
+_CUT = 8  # words that are asked of a text without sentences
+_PROSE = 0.9  # share of letters and spaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,9 @@ def make(
         written = _questions(chunks, questions, held_out=True)
     titles = _titles(chunks, dropped, held_out=False)
     titles_to_train_on = questions_to_train_on + sum(probe.split == "train" for probe in titles)
-    spans = [span for span in _spans(chunks, held_out=False) if span.split != "train"]  # spans only judge
+    spans = [
+        span for span in _spans(chunks, config.known_items, held_out=False) if span.split != "train"
+    ]  # spans only judge
     held = sum(probe.split == "confirm" for probe in [*traffic, *written, *titles, *spans])
     enough = queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on
     if enough and held >= need:
@@ -80,7 +87,7 @@ def make(
     else:  # no title is trained on, so that all may judge
         half = max(config.known_items - sum(probe.split != "train" for probe in written), 0) // 2
         titles = _sample(_titles(chunks, Counter(), held_out=True), half, rng, _JUDGES, dropped)
-        spans = _spans(chunks, held_out=True)
+        spans = _spans(chunks, config.known_items, held_out=True)
     room = config.known_items - sum(probe.split != "train" for probe in [*written, *titles])
     spans = _sample(spans, max(room, 0), rng, _JUDGES, dropped)
     return Probes(tuple(_thin([*traffic, *written, *titles, *spans], limit, need, rng, dropped)), dict(dropped))
@@ -146,15 +153,41 @@ def _titles(chunks: Sequence[Chunk], dropped: Counter[str], *, held_out: bool) -
     return probes
 
 
-def _spans(chunks: Sequence[Chunk], *, held_out: bool) -> list[Probe]:
-    """First sentence of a chunk, after its title, to be found in what follows it."""
-    probes = []
-    for chunk in chunks:
-        parts = _SENTENCE.split(_body(chunk), maxsplit=1)
-        if len(parts) == 2 and len(words(parts[0])) >= 4 and len(words(parts[1])) >= 8:
-            split = _split(chunk.source, held_out=held_out)
-            probes.append(_probe("span", parts[0].strip(), parts[0].strip(), chunk.id, split))
-    return probes
+def _spans(chunks: Sequence[Chunk], most: int, *, held_out: bool) -> list[Probe]:
+    """Sentences of chunks, to be found in the rest of their chunk: one of each chunk, or more where chunks are few.
+
+    They are the first sentences or lines that read as prose: of code that is comments, never signatures. Text without
+    sentences is cut after its first words.
+    """
+    each = min(max(most // max(len(chunks), 1), 1), _EACH)
+    return [
+        _probe("span", span, span, chunk.id, _split(chunk.source, held_out=held_out))
+        for chunk in chunks
+        for span in _sentences(_body(chunk), each)
+    ]
+
+
+def _sentences(body: str, most: int) -> list[str]:
+    """What can be asked of a text, at most so many."""
+    total = len(words(body))
+    pieces: list[str] = _SENTENCE.split(body, maxsplit=_PIECES)[:_PIECES]
+    found: list[str] = []
+    for piece in pieces:
+        for part in dict.fromkeys((piece, *piece.split("\n"))):
+            if _FEWEST <= len(words(part)) <= min(_LONGEST, total - _REST) and _reads_as_prose(part):
+                found.append(part.strip())
+                break
+    if found or not _reads_as_prose(body) or total < _FEWEST + _REST:
+        return found[:most]
+    runs = list(re.finditer(r"\S+", body))
+    end = min(_CUT, len(runs) // 2)
+    return [body[: runs[end - 1].end()].strip()] if end >= _FEWEST else []
+
+
+def _reads_as_prose(text: str) -> bool:
+    """Whether a text is words rather than code: few signs among its letters."""
+    letters = sum(character.isalpha() or character.isspace() for character in text)
+    return letters >= _PROSE * len(text)
 
 
 def _body(chunk: Chunk) -> str:

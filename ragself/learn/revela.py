@@ -84,7 +84,6 @@ class Revela:
 
     def learn(self, step: int) -> float:
         """Add the gradient of a batch; its mean loss, nats per token."""
-        self.student.draw(self.schedule.seed, step)
         losses, penalty = self._losses(self.lesson.train[step])
         loss = losses.mean()
         (loss.cpu() / self.schedule.unit + penalty).backward()  # type: ignore[no-untyped-call]
@@ -98,7 +97,6 @@ class Revela:
         """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
         if not len(self.lesson.held):
             return []
-        self.student.draw(self.schedule.seed)
         with torch.no_grad():
             losses = [self._losses(rows, factors)[0].mean(dim=1) for rows in self.lesson.held]
         return [float(each) for each in torch.stack(losses).mean(dim=0)]

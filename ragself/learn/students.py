@@ -1,8 +1,9 @@
-"""The candidates for the next version: adapters trained in different ways, and one that is not trained at all."""
+"""The candidates for the next version: rankings that were trained in different ways."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,39 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TrainConfig
-from ragself.learn.calibrate import WEIGHT
 from ragself.learn.study import Study
 from ragself.learn.teacher import law, trust
-from ragself.models.adapter import Adapter
-from ragself.models.hybrid import Hybrid
-from ragself.models.lexicon import Lexicon
-from ragself.models.residual import Residual
+from ragself.lexical.weights import Weights
+from ragself.models.ranking import Ranking
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 
 if TYPE_CHECKING:
     from ragself.learn.backprop import Backprop
-    from ragself.learn.frame import Probed
+    from ragself.learn.distil import Probed
 
-
-def lexicon_of(study: Study) -> Lexicon:
-    """Words of the corpus, and which of them are asked in training; what is held out is not looked at."""
-    asked = [study.probes[row].text for row in study.rows("train", ["traffic"])]
-    return Lexicon.fit(study.texts[: study.size], asked)
-
-
-def untrained(study: Study, lexicon: Lexicon, weight: float, width: int) -> Hybrid:
-    """The base vectors unchanged, widened by a sketch of word weights that were counted in the corpus, not learned.
-
-    Args:
-        study: What the corpus is, and the temperature of its cosines.
-        lexicon: Of the corpus.
-        weight: The teacher's; more than the usual one says nothing about words that nothing was learned for.
-        width: Of the sketch.
-    """
-    base = study.documents.shape[1]
-    nothing = Residual(np.zeros((base, 1), np.float32), np.zeros((1, base), np.float32))
-    return Hybrid.around(nothing, lexicon, min(weight, WEIGHT) * study.tau, width, study.texts[: study.size])
+ORDER = ("weights", "residual", "lora")  # each may start from what those before it have learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +31,39 @@ class Bench:
 
     Attributes:
         base: The encoder, and where its vectors are.
-        inner: The adapter that is put around it, trained before; None for none.
+        inner: The ranking that LoRA is trained under; its adapter is None or a residual.
         state: A file to go on from where training was killed.
         backprop: What lowers a language model's loss; None distils its likelihoods.
     """
 
     base: BaseVectors
-    inner: Adapter | None
+    inner: Ranking
     state: Path
     backprop: Backprop | None = None
+
+
+def inner(trained: Mapping[str, Ranking]) -> Ranking:
+    """What LoRA is trained under: the last of the others, or nothing that was learned."""
+    return next((trained[kind] for kind in ("residual", "weights") if kind in trained), Ranking())
 
 
 def teach(
     kind: str,
     study: Study,
     rows: NDArray[np.int64],
-    lexicon: Lexicon,
     weight: float,
     config: TrainConfig,
     progress: Progress = silent,
     bench: Bench | None = None,
-) -> Adapter:
-    """Train an adapter of a kind.
+) -> Ranking:
+    """Train a ranking of a kind.
 
     Args:
-        kind: ``residual``, ``hybrid`` or ``lora``.
+        kind: ``weights``, ``residual`` or ``lora``.
         study: The probes and what the teacher knows of them.
         rows: Which of them to train on.
-        lexicon: Word weights of the corpus, where training begins.
         weight: The teacher's.
-        config: Steps, width and seed.
+        config: Steps and seed.
         progress: Told of steps.
         bench: What ``lora`` and objectives that backpropagate need besides; others do without.
 
@@ -89,61 +72,36 @@ def teach(
         GeneratorError: The objective cannot be learned with the language model.
     """
     if bench is not None and bench.backprop is not None:
-        return bench.backprop.teach(kind, bench.inner if kind == "lora" else None, bench.state)
+        return bench.backprop.teach(kind, bench.inner, bench.state)
     if kind == "lora":
         assert bench is not None
         return _tuned(study, rows, weight, config, bench, progress)
-    from ragself.learn.student import Words
     from ragself.learn.train import Lesson, Schedule, train  # loads torch, which only training needs
 
-    used, inverse = np.unique(study.candidates[rows], return_inverse=True)
     lesson = Lesson(
         study.queries[rows],
-        study.documents[used],
-        inverse.reshape(len(rows), -1).astype(np.int64),
-        study.gains[rows],
+        study.documents,
+        study.candidates[rows],
+        target(study, rows, weight),
+        np.isneginf(study.gains[rows]),
         study.weights[rows],
-        trust(weight, study.lengths[rows]),
+        study.words,
+        study.matches.take(rows),
         study.tau,
+        Weights(),
     )
-    schedule = Schedule(steps=config.steps, strength=weight, width=config.sketch, seed=config.seed)
-    if kind == "residual":
-        learned = train(lesson, schedule, progress, "train residual")
-        return Residual(learned.down, learned.up)
-    asked, searched = [study.probes[row].text for row in rows], [study.texts[row] for row in used]
-    words = Words.of(lexicon, asked, searched)
-    learned = train(replace(lesson, words=words), schedule, progress, "train hybrid")
-    return made(learned.down, learned.up, learned.log_weight, learned.strength, lexicon, study, config.sketch)
+    schedule = Schedule(steps=config.steps, seed=config.seed, **({} if kind == "residual" else {"rank": 0}))
+    return train(lesson, schedule, progress, f"train {kind}").ranking
 
 
-def made(
-    down: NDArray[np.float32],
-    up: NDArray[np.float32],
-    log_weight: NDArray[np.float32] | None,
-    strength: float,
-    lexicon: Lexicon,
-    study: Study,
-    width: int,
-) -> Adapter:
-    """The residual that was learned, and with words the hybrid.
-
-    Args:
-        down, up: Of the residual.
-        log_weight: Logarithms of what was learned of each word, (V,); None where there were no words.
-        strength: Of the lexical score, in cosine per nat.
-        lexicon: Word weights, as before.
-        study: What the corpus is.
-        width: Of the sketch.
-    """
-    residual = Residual(down, up)
-    if log_weight is None:
-        return residual
-    return Hybrid.around(residual, lexicon.learned(log_weight), strength, width, study.texts[: study.size])
+def target(study: Study, rows: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
+    """The teacher's law over the candidates of some probes, (len(rows), K) float32."""
+    return law(study.gains[rows], study.floor[rows], trust(weight, study.lengths[rows]), study.tau)
 
 
 def _tuned(
     study: Study, rows: NDArray[np.int64], weight: float, config: TrainConfig, bench: Bench, progress: Progress
-) -> Adapter:
+) -> Ranking:
     from ragself.learn.distil import Lesson, Schedule
     from ragself.learn.tune import tune
 
@@ -153,21 +111,22 @@ def _tuned(
     used, inverse = np.unique(study.candidates[np.concatenate([rows, held])], return_inverse=True)
     places = inverse.reshape(-1, study.candidates.shape[1]).astype(np.int64)
     lesson = Lesson(
-        _probed(study, rows, places[: len(rows)], weight),
-        _probed(study, held, places[len(rows) :], weight),
+        _probed(study, rows, places[: len(rows)], weight, bench.inner),
+        _probed(study, held, places[len(rows) :], weight, bench.inner),
         [study.texts[row] for row in used],
         study.documents[used],
     )
     batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as twenty without
     schedule = Schedule(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
-    learned = tune(lesson, bench.base.encoder, bench.inner, schedule, bench.state, progress)
-    return learned.lora.bound(bench.base, progress)
+    learned = tune(lesson, bench.base.encoder, bench.inner.adapter, schedule, bench.state, progress)
+    return Ranking(learned.lora.bound(bench.base, progress), bench.inner.weights)
 
 
-def _probed(study: Study, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float) -> Probed:
+def _probed(study: Study, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float, inner: Ranking) -> Probed:
     """Probes with the teacher's law: the one place where it is decided what LoRA learns towards."""
-    from ragself.learn.frame import Probed
+    from ragself.learn.distil import Probed
 
-    gains, texts = study.gains[rows], [study.probes[row].text for row in rows]
-    mass = law(gains, study.base[rows], trust(weight, study.lengths[rows]), study.tau)
-    return Probed(texts, study.queries[rows], places, mass, np.isneginf(gains), study.weights[rows])
+    texts = [study.probes[row].text for row in rows]
+    lexical = study.matches.take(rows).scores(inner.weights, study.words.log_weight(inner.weights))
+    out = np.isneginf(study.gains[rows])
+    return Probed(texts, study.queries[rows], places, target(study, rows, weight), out, study.weights[rows], lexical)

@@ -12,18 +12,24 @@ from numpy.typing import NDArray
 
 from ragself.config import TeacherConfig
 from ragself.corpus.words import Vocabulary, words
-from ragself.learn.candidates import Bm25, gather
+from ragself.learn.candidates import gather
 from ragself.learn.duplicates import jaccard
 from ragself.learn.echoes import echoes
 from ragself.learn.filters import judge_probes
-from ragself.learn.teacher import temperature
-from ragself.models.adapter import Adapter
+from ragself.learn.matches import Block, Words
+from ragself.learn.teacher import TAU
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
+from ragself.models.ranking import Ranking
 from ragself.models.scorer import LikelihoodScorer
+from ragself.models.spread import unit
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
 _RUN = 13  # words in a row that nobody writes twice by chance
+_ALIKE = 1e-6  # scores that differ by no more are the same, computed in another order
 _NEAR = 0.8  # word overlap from which a candidate counts as a copy of the probe's source
 
 
@@ -37,9 +43,13 @@ class Study:
         size: N.
         documents: (N + M, base) float32 base vectors.
         queries: (P, base) float32 base vectors.
-        candidates: (P, K) int64 rows of `texts`.
-        gains: (P, K) float32, nats per token; -inf where the candidate would leak the target, nan
-            for a probe that the language model was not asked about. Of one that echoes what users ask, the least.
+        words: Of the probes and the documents.
+        candidates: (P, K) int64 rows of `texts`: what search would rank, and random ones.
+        matches: Lexical scores of the candidates.
+        leaks: (P, K) True where a candidate would leak the target: the source of the probe, or a copy of it.
+        gains: (P, K) float32, nats per token; -inf where the candidate leaks, or is none of those that the language
+            model is asked about; nan for a probe that it was not asked about. Of a candidate that repeats what users
+            ask, the least.
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
@@ -53,7 +63,10 @@ class Study:
     size: int
     documents: NDArray[np.float32]
     queries: NDArray[np.float32]
+    words: Words
     candidates: NDArray[np.int64]
+    matches: Block
+    leaks: NDArray[np.bool_]
     gains: NDArray[np.float32]
     positive: NDArray[np.int64]
     source: NDArray[np.int64]
@@ -74,37 +87,75 @@ class Study:
     def depth(self, k: int) -> int:
         """Ranks that the utility of a ranking counts: k, but an eighth of the candidates at most.
 
-        Among few candidates nearly all of the teacher's mass is in the first ten, whoever ranks.
+        Among few candidates nearly all of the teacher's mass is in the first ten of any ranking.
         """
-        return min(k, max(int(self.candidates.shape[1]) // 8, 1))
+        scored = int(np.isfinite(self.gains).sum(axis=1).max(initial=0))
+        return min(k, max(scored // 8, 1))
 
     @property
     def weights(self) -> NDArray[np.float32]:
         """(P,) float32, how much each probe counts."""
         return np.array([probe.weight for probe in self.probes], dtype=np.float32)
 
-    @cached_property
+    @property
     def tau(self) -> float:
-        """Temperature of the base cosines."""
-        return temperature(self.base)
+        """Temperature of the scores."""
+        return TAU * self.words.unit
 
     @cached_property
-    def base(self) -> NDArray[np.float32]:
+    def cosines(self) -> NDArray[np.float32]:
         """(P, K) float32, cosine of base vectors of each probe and candidate."""
-        if not len(self.queries):
-            return np.empty((0, 0), np.float32)
-        return np.stack([self.documents[row] @ query for query, row in zip(self.queries, self.candidates, strict=True)])
+        return self._cosines(self.candidates, self.queries, self.documents)
+
+    @cached_property
+    def floor(self) -> NDArray[np.float32]:
+        """(P, K) float32, scores of the untrained ranking."""
+        return self.cosines + self._lexical(Weights())
+
+    def scores(self, rows: NDArray[np.int64], ranking: Ranking) -> NDArray[np.float32]:
+        """Scores of the candidates of some probes in a ranking, (len(rows), K) float32."""
+        adapter, cosines = ranking.adapter, self.cosines[rows]
+        if adapter is not None:
+            used, place = np.unique(self.candidates[rows], return_inverse=True)
+            asked = adapter.queries(self.queries[rows], [self.probes[row].text for row in rows])
+            found = adapter.documents(self.documents[used], [self.texts[row] for row in used])
+            cosines = self._cosines(place.reshape(cosines.shape), asked, found)
+        return np.asarray(cosines + self._lexical(ranking.weights)[rows], dtype=np.float32)
+
+    def ranks(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Rank of the document that known-item probes should find, (len(rows),) int64, 1 is best.
+
+        Args:
+            rows: Known-item probes.
+            scores: (len(rows), K) of their candidates. What would leak the target is passed over.
+        """
+        own = (self.candidates[rows] == self.positive[rows][:, None]).argmax(axis=1)
+        wanted = np.take_along_axis(scores, own[:, None], axis=1)
+        better = (scores > wanted + _ALIKE) & ~self.leaks[rows]
+        return np.asarray(1 + better.sum(axis=1), dtype=np.int64)
+
+    def _lexical(self, weights: Weights) -> NDArray[np.float32]:
+        return self.matches.scores(weights, self.words.log_weight(weights))
+
+    @staticmethod
+    def _cosines(
+        candidates: NDArray[np.int64], queries: NDArray[np.float32], documents: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        if not len(candidates):
+            return np.empty(candidates.shape, np.float32)
+        return np.stack([documents[near] @ query for query, near in zip(queries, candidates, strict=True)])
 
 
 def study(
     probes: Sequence[Probe],
     chunks: Sequence[Chunk],
     base: BaseVectors,
-    live: Adapter | None,
+    live: Ranking,
     scorer: Callable[[Sequence[str], int], LikelihoodScorer],
     config: TeacherConfig,
     seed: int,
     progress: Progress = silent,
+    asked: TeacherConfig | None = None,
 ) -> Study:
     """Choose candidates for each probe and ask the language model about them.
 
@@ -112,11 +163,12 @@ def study(
         probes: To study.
         chunks: The corpus.
         base: Base vectors.
-        live: Adapter of the live version, whose nearest documents are candidates; None for the base model.
+        live: What the live version ranks by: what it would rank are candidates.
         scorer: Makes a scorer of documents and the number of those that are the corpus.
         config: Numbers of candidates.
         seed: Of random candidates.
         progress: Told of each stage.
+        asked: Numbers of the candidates that the language model is asked about; None: all of them.
     """
     texts = [chunk.text for chunk in chunks]
     row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
@@ -133,36 +185,63 @@ def study(
     documents = base.documents(everything, progress)
     queries = base.queries([p.text for p in probes], progress)
 
-    asked = [p.text for p in probes]
-    live_queries = queries if live is None else live.queries(queries, asked)
-    live_documents = documents[: len(texts)] if live is None else live.documents(documents[: len(texts)], texts)
-    found = gather(live_queries, asked, live_documents, Bm25(texts), config, seed, progress)
-    # A known-item probe always meets its own passage, in place of the last random candidate.
-    known = (positive >= 0) & ~(found == positive[:, None]).any(axis=1)
-    found[known, -1] = positive[known]
+    corpus = View.of(texts)
+    analysed = [Query.of(p.text, corpus) for p in probes]
+    vectors, near = queries, documents[: len(texts)]
+    if live.adapter is not None:
+        vectors = live.adapter.queries(queries, [p.text for p in probes])
+        near = live.adapter.documents(near, texts)
+    found = gather(vectors, analysed, near, corpus, live.weights, config, seed, progress)
+    scored_width = found.shape[1]
+    if asked is not None:
+        first = gather(vectors, analysed, near, corpus, live.weights, asked, seed)
+        scored_width = first.shape[1]
+        found = _joined(first, found)
+    _include(found, positive, scored_width - 1)
 
+    leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
     scored = np.array([probe.scored for probe in probes], dtype=np.bool_)
     gains = np.full(found.shape, np.nan, dtype=np.float32)
-    gains[scored] = scorer(everything, len(texts)).gains([p for p in probes if p.scored], found[scored], progress)
-    leaks, overlap = _compare_words(probes, everything, len(texts), source, positive, found)
+    gains[scored] = -np.inf
+    gains[scored, :scored_width] = scorer(everything, len(texts)).gains(
+        [p for p in probes if p.scored], found[scored, :scored_width], progress
+    )
     gains[leaks & scored[:, None]] = -np.inf
     echoed = echoes(probes, everything, found)
     _humble(gains, np.isin(found, echoed))
-    lengths = np.array([len(words(p.target)) for p in probes], dtype=np.int64)
+    held = Words(analysed, View((*corpus.parts, *View.of(passages).parts)), unit(base))
     return Study(
-        tuple(probes),
-        tuple(everything),
-        len(texts),
-        documents,
-        queries,
-        found,
-        gains,
-        positive,
-        source,
-        lengths,
-        overlap,
-        echoed,
+        probes=tuple(probes),
+        texts=tuple(everything),
+        size=len(texts),
+        documents=documents,
+        queries=queries,
+        words=held,
+        candidates=found,
+        matches=held.listed(found, leaks),
+        leaks=leaks,
+        gains=gains,
+        positive=positive,
+        source=source,
+        lengths=np.array([len(words(p.target)) for p in probes], dtype=np.int64),
+        overlap=overlap,
+        echoes=echoed,
     )
+
+
+def _include(found: NDArray[np.int64], positive: NDArray[np.int64], place: int) -> None:
+    """Have every known-item probe meet its own passage, in a place at or before `place`."""
+    for row in np.flatnonzero((positive >= 0) & ~(found[:, : place + 1] == positive[:, None]).any(axis=1)).tolist():
+        found[row, found[row] == positive[row]] = found[row, place]  # a row holds no document twice
+        found[row, place] = positive[row]
+
+
+def _joined(first: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The candidates of `first`, (P, n), and then those of `rest`, (P, K), that are not among them, (P, K)."""
+    out = rest.copy()
+    for row, (some, more) in enumerate(zip(first.tolist(), rest.tolist(), strict=True)):
+        out[row] = list(dict.fromkeys([*some, *more]))[: rest.shape[1]]
+    return out
 
 
 def _humble(gains: NDArray[np.float32], echoed: NDArray[np.bool_]) -> None:

@@ -104,10 +104,10 @@ def scores_file(config: Config, directory: Path) -> Path:
     return config.generator.cache or directory / SCORES
 
 
-def narrowed(config: Config) -> TeacherConfig:
-    """Numbers of candidates: those of the teacher, or fewer where a language model reads each of them."""
+def scored(config: Config) -> TeacherConfig | None:
+    """Numbers of the candidates that a causal language model reads; None where words are counted, of all of them."""
     if not (config.generator.url or config.generator.model):
-        return config.teacher
+        return None
     count = config.generator.candidates
     return config.teacher.model_copy(
         update={"dense": count // 2, "lexical": count // 4, "random": count - count // 2 - count // 4}

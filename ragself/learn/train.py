@@ -1,4 +1,4 @@
-"""The training step: an adapter learns a teacher's law, on vectors and word weights that are cached.
+"""The training step: a ranking learns a teacher's law, on cached vectors and lexical scores.
 
 No transformer runs here. The cost of a step depends on the batch and its candidates, not on the corpus.
 """
@@ -6,7 +6,7 @@ No transformer runs here. The cost of a step depends on the batch and its candid
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from ragself.learn.student import Pace, VectorStudent, Words
-from ragself.learn.teacher import TAU, law
+from ragself.learn.matches import Block, Words
+from ragself.learn.student import Pace, VectorStudent
+from ragself.learn.teacher import TAU
+from ragself.lexical.weights import Weights
+from ragself.models.ranking import Ranking
 from ragself.progress import Progress, silent
 
 FloatArray = NDArray[np.float32]
@@ -27,23 +30,27 @@ class Lesson:
 
     Attributes:
         queries: (P, base) base vectors of the probes.
-        documents: (N, base) base vectors of the documents that are a candidate of any probe.
+        documents: (N, base) base vectors of the documents.
         candidates: (P, K) int rows of `documents`.
-        gains: (P, K) likelihood gain, nats per token; -inf where a candidate must not be learned from.
+        target: (P, K) float32 the teacher's law: rows sum to 1, or to 0 where every candidate is out.
+        out: (P, K) True where a candidate must not be learned from: it is neither pulled nor pushed.
         weights: (P,) float32, how much each probe counts.
-        trust: (P,) float32, weight of the gain against the base similarity in the teacher's law.
-        tau: Temperature of the base cosines.
-        words: What the texts are made of; None to train no sketch.
+        words: Of the same queries and documents.
+        matches: Lexical scores of the candidates.
+        tau: Temperature of the scores.
+        start: Weights of the lexical scores to begin with.
     """
 
     queries: FloatArray
     documents: FloatArray
     candidates: NDArray[np.int64]
-    gains: FloatArray
+    target: FloatArray
+    out: NDArray[np.bool_]
     weights: FloatArray
-    trust: FloatArray
+    words: Words
+    matches: Block
     tau: float = TAU
-    words: Words | None = None
+    start: Weights = field(default_factory=Weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +71,11 @@ class Learned:
     """What was learned.
 
     Attributes:
-        down, up: The residual, (base, rank) and (rank, base) float32.
-        log_weight: (V,) float32, what each word's importance is multiplied by, as a logarithm; None without sketch.
-        strength: Of the lexical score, in cosine per nat; 0 without sketch.
+        ranking: The residual, if one was trained, and the weights of the lexical scores.
         loss: KL divergence of each step.
     """
 
-    down: FloatArray
-    up: FloatArray
-    log_weight: FloatArray | None
-    strength: float
+    ranking: Ranking
     loss: tuple[float, ...]
 
 
@@ -109,7 +111,7 @@ def _minimise(student: _Student, schedule: Schedule, progress: Progress, stage: 
         optimiser.step()
         losses.append(divergence.item())
         progress(stage, step + 1, schedule.steps)
-    return student.learned(tuple(losses))
+    return Learned(Ranking(*student.learned()), tuple(losses))
 
 
 def _batches(count: int, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
@@ -127,7 +129,7 @@ class _Student(VectorStudent):
     """The student before a teacher."""
 
     def __init__(self, lesson: Lesson, schedule: Schedule) -> None:
-        super().__init__(lesson.queries, lesson.documents, lesson.words, lesson.tau, schedule)
+        super().__init__(lesson.queries, lesson.documents, lesson.words, lesson.tau, schedule, lesson.start)
         self.lesson = lesson
 
     def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -135,17 +137,11 @@ class _Student(VectorStudent):
         lesson = self.lesson
         used, inverse = np.unique(lesson.candidates[rows], return_inverse=True)
         at = torch.from_numpy(inverse.reshape(len(rows), -1))
-        queries, documents = torch.from_numpy(lesson.queries[rows]), torch.from_numpy(lesson.documents[used])
-        base = (queries @ documents.T).gather(1, at).numpy()
-        target = torch.from_numpy(law(lesson.gains[rows], base, lesson.trust[rows], lesson.tau))
-        scores, penalty = self.logits(rows, used)
-        logits = scores.gather(1, at)
+        cosines, penalty = self.cosines(rows, used)
+        scores = cosines.gather(1, at) + self.lexical(lesson.matches.take(rows))
         # What would leak the target is out of both laws: it is neither pulled nor pushed.
-        leaks = torch.from_numpy(np.isneginf(lesson.gains[rows]))
-        logs = log_softmax(logits.masked_fill(leaks, -1e4), dim=-1)
-        weights = torch.from_numpy(lesson.weights[rows])
+        out = torch.from_numpy(lesson.out[rows])
+        logs = log_softmax((scores / self.log_tau.exp()).masked_fill(out, -1e4), dim=-1)
+        target, weights = torch.from_numpy(lesson.target[rows]), torch.from_numpy(lesson.weights[rows])
         divergence = (target * (torch.log(target + 1e-12) - logs)).sum(dim=1) @ weights / weights.sum()
         return divergence, penalty
-
-    def learned(self, losses: tuple[float, ...]) -> Learned:
-        return Learned(*self.found(), losses)

@@ -49,7 +49,7 @@ def tune(
     Args:
         lesson: What to learn from.
         encoder: The base, which stays as it is.
-        inner: Frozen, around the vectors; None, a Residual or a Hybrid.
+        inner: Frozen, applied to the vectors; None or a Residual.
         schedule: How.
         state: A ``.safetensors`` file to go on from and to write to; None keeps nothing.
         progress: Told of steps.
@@ -102,7 +102,7 @@ def _key(lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Sche
     digest = hashlib.blake2b(repr((fingerprint(encoder.fingerprint, inner), schedule)).encode(), digest_size=16)
     for split in (lesson.train, lesson.held):
         digest.update("\0".join(split.texts).encode("utf-8", "surrogatepass"))
-        for array in (split.queries, split.candidates, split.target, split.leaks, split.weights):
+        for array in (split.queries, split.candidates, split.target, split.leaks, split.weights, split.lexical):
             digest.update(np.ascontiguousarray(array).data)
     digest.update(np.ascontiguousarray(lesson.documents).data)
     return digest.hexdigest()

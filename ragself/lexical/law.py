@@ -163,15 +163,16 @@ def match(query: Query, corpus: View, rows: NDArray[np.int64]) -> Match:
         nothing = np.zeros(len(rows))
         return Match(nothing, nothing, np.zeros((len(rows), size), np.float32))
     found, owner, lengths = corpus.held(query.terms, rows)
-    known = found >= 0
-    counts = _tally(owner[known], found[known], (len(rows), size))
+    place = np.flatnonzero(found >= 0)  # few of all words are those of the query
+    found, owner = found[place], owner[place]
+    counts = _tally(owner, found, (len(rows), size))
     norm = 1.0 / np.sqrt(_WORDS * query.informative)
     gain = norm * query.times * np.log1p(counts / (MU * query.share))
     level = _LENGTH * np.sqrt(query.informative / _WORDS) * np.log(MU / (lengths + MU))
     total = gain.sum(axis=1) + level
     asked = (query.order[:-1] >= 0) & (query.order[1:] >= 0)
     if asked.any():
-        together = known[:-1] & known[1:] & (owner[:-1] == owner[1:])
+        together = (place[1:] == place[:-1] + 1) & (owner[:-1] == owner[1:])
         held = found[:-1][together] * size + found[1:][together]
         pairs = query.order[:-1][asked] * size + query.order[1:][asked]
         total = total + norm * _pairs(pairs, counts, lengths, query.share, owner[:-1][together], held)

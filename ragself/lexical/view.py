@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.lexical.part import Part, best_first
+from ragself.lexical.segment import Segment
 from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_keys
 
 
@@ -36,6 +37,12 @@ class View:
     """
 
     parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> View:
+        """Texts in memory, each in the row of its place, with that as its id."""
+        documents = [(str(row), row + 1, text, bytes(16)) for row, text in enumerate(texts)]
+        return cls((Part.of(Segment.build(documents)),))
 
     @cached_property
     def documents(self) -> int:
@@ -146,7 +153,10 @@ class View:
         found = np.empty(bounds[-1], dtype=np.int64)
         for part, places, own in self._split(rows):
             columns, sizes = part.held(keys, own)
-            found[runs(bounds[places], sizes)] = columns
+            if len(columns) == len(found):  # all of them
+                found[:] = columns
+            else:
+                found[runs(bounds[places], sizes)] = columns
         return found, np.repeat(np.arange(len(lengths), dtype=np.int64), lengths), lengths
 
     @cached_property

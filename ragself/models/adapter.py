@@ -8,20 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.schema import Space, VersionKind
+from ragself.schema import VersionKind
 
 
 class Adapter(Protocol):
-    """A learned map from base vectors (and the texts behind them) to the vectors of a version."""
+    """A learned map from base vectors (and the texts behind them) to the vectors of a version, as wide, normalised."""
 
     @property
     def kind(self) -> VersionKind:
         """Which map it is."""
-        ...
-
-    @property
-    def space(self) -> Space:
-        """How the vectors that it makes are compared: those of cosine are normalised."""
         ...
 
     @property
@@ -37,7 +32,7 @@ class Adapter(Protocol):
         """Map base vectors of queries, (n, base) float32, to (n, dimension) float32."""
         ...
 
-    def faded(self, alpha: float) -> Adapter:
+    def interpolated(self, alpha: float) -> Adapter:
         """The adapter between the base model, `alpha` 0, and this one, 1."""
         ...
 

@@ -34,14 +34,14 @@ class Embedder:
         return self.encoder.dimension if self.adapter is None else self.adapter.dimension
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts that are searched, (len(texts), dimension) float32, those of a hybrid not normalised."""
+        """Vectors of texts that are searched, (len(texts), dimension) float32, normalised."""
         if self.adapter is None:
             return self.encoder.documents(texts)
         own = reads(self.adapter, "document")
         return self.adapter.documents(_nothing(texts) if own else self.encoder.documents(texts), texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts that are asked, (len(texts), dimension) float32, those of a hybrid not normalised."""
+        """Vectors of texts that are asked, (len(texts), dimension) float32, normalised."""
         if self.adapter is None:
             return self.encoder.queries(texts)
         own = reads(self.adapter, "query")
@@ -75,7 +75,7 @@ class Embedder:
                 f"{folder} is no exported version ({error!r}). Expected what `ragself export` wrote."
             ) from error
         encoder = Encoder(EncoderConfig(model=name, prompts=prompts))
-        adapter = None if kind == "base" else load(folder / "adapter.safetensors", encoder.fingerprint)
+        adapter = None if kind == "base" else load(folder / "adapter.safetensors", encoder.fingerprint).adapter
         embedder = cls(encoder, bound(adapter, encoder))
         check_canary(embedder.documents(CANARIES), canary, name)
         return embedder
@@ -89,8 +89,7 @@ def _nothing(texts: Sequence[str]) -> NDArray[np.float32]:
 def agreement(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Least cosine of vectors and what they should be, (n, dimension) each, n at least 1; -1 for other shapes.
 
-    Told by their distance, which says as much where they are normalised, and where they are longer sees a difference in
-    length and is not more lenient with the part that the encoder made.
+    It is computed from their distance, which is the same for normalised vectors, and also sees another length.
     """
     if found.shape != expected.shape:
         return -1.0
@@ -98,7 +97,7 @@ def agreement(found: NDArray[np.float32], expected: NDArray[np.float32]) -> floa
 
 
 def check_canary(found: NDArray[np.float32], expected: NDArray[np.float32], name: str) -> None:
-    """Compare the vectors of the canary texts with those of old.
+    """Compare the vectors of the canary texts with the recorded ones.
 
     Raises:
         EncoderError: They differ: a library may have changed how the model is run.

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from ragself.errors import AdapterError
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
-from ragself.models.hybrid import Hybrid
 from ragself.models.residual import Residual
 from ragself.models.tuned import Tuned
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
-from ragself.schema import Space, VersionKind
+from ragself.schema import VersionKind
 
 Matrix = NDArray[np.float32]
 Sides: TypeAlias = Literal["query", "both"]
 
-_INNER: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid}
+_INNER: dict[str, Any] = {"residual": Residual}
 _SETTINGS = ("alpha", "width", "sides", "inner_kind")
 _WEIGHTS, _OF_INNER = "lora.", "inner."
 
@@ -64,11 +63,6 @@ class Lora:
                 )
 
     @property
-    def space(self) -> Space:
-        """That of the inner adapter, else cosine."""
-        return "cosine" if self.inner is None else self.inner.space
-
-    @property
     def dimension(self) -> int:
         """Width of the vectors: that of the base, or what the inner adapter makes of it."""
         return self.width if self.inner is None else self.inner.dimension
@@ -101,10 +95,10 @@ class Lora:
         dense = self._bound.queries(texts)
         return dense if self.inner is None else self.inner.queries(dense, texts)
 
-    def faded(self, alpha: float) -> Lora:
+    def interpolated(self, alpha: float) -> Lora:
         """Between the base model, 0, and this, 1, inner adapter and all; bound to the same encoder."""
         layers = {name: (down, (up * alpha).astype(np.float32)) for name, (down, up) in self.layers.items()}
-        inner = None if self.inner is None else self.inner.faded(alpha)
+        inner = None if self.inner is None else self.inner.interpolated(alpha)
         other = replace(self, layers=layers, inner=inner)
         return other if self.base is None else other.bound(self.base)
 
@@ -182,12 +176,6 @@ def bound(adapter: Adapter | None, base: BaseVectors | Encoder, progress: Progre
 def bound(adapter: Adapter | None, base: BaseVectors | Encoder, progress: Progress = silent) -> Adapter | None:
     """An adapter ready for use: a LoRA with the encoder that it changes, any other as it is."""
     return adapter.bound(base, progress) if isinstance(adapter, Lora) else adapter
-
-
-def lexical(adapter: Adapter | None) -> Hybrid | None:
-    """The hybrid that an adapter is, or is over; None where no words are looked at."""
-    inner = adapter.inner if isinstance(adapter, Lora) else adapter
-    return inner if isinstance(inner, Hybrid) else None
 
 
 def reads(adapter: Adapter | None, side: Literal["document", "query"]) -> bool:

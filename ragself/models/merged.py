@@ -11,19 +11,16 @@ from numpy.typing import NDArray
 from ragself.errors import InputError
 from ragself.models.adapter import Adapter
 from ragself.models.encoder import Encoder
-from ragself.models.lora import Lora
 from ragself.models.residual import Residual
 
 
 def check_linear(adapter: Adapter | None) -> Residual | None:
     """The adapter, if it can be merged. Raises InputError where it is more than a linear map."""
     if adapter is not None and not isinstance(adapter, Residual):
-        why = (
-            "changes the encoder itself, for queries as it may not for documents"
-            if isinstance(adapter, Lora)
-            else "looks at the words of a text, which no module of sentence-transformers does"
+        raise InputError(
+            f"A {adapter.kind} adapter changes the encoder itself, for queries as it may not for documents. Export it "
+            "with its own loader: leave --format out."
         )
-        raise InputError(f"A {adapter.kind} adapter {why}. Export it with its own loader: leave --format out.")
     return adapter
 
 

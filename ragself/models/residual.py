@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.models.adapter import normalise
-from ragself.schema import Space, VersionKind
+from ragself.schema import VersionKind
 
 Matrix = NDArray[np.float32]
 
@@ -27,7 +27,6 @@ class Residual:
     down: Matrix
     up: Matrix
     kind: VersionKind = "residual"
-    space: Space = "cosine"
 
     @property
     def dimension(self) -> int:
@@ -42,7 +41,7 @@ class Residual:
         """The same map as for documents."""
         return self.documents(vectors, texts)
 
-    def faded(self, alpha: float) -> Residual:
+    def interpolated(self, alpha: float) -> Residual:
         """Between the base model, 0, and this, 1."""
         return replace(self, up=(self.up * alpha).astype(np.float32))
 

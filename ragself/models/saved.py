@@ -1,4 +1,4 @@
-"""Adapters on disk: safetensors with a fingerprint, checked whenever one is opened."""
+"""What a version ranks by, on disk: safetensors with a fingerprint, checked whenever one is opened."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ragself.errors import AdapterError, StoreError
+from ragself.lexical.weights import Weights
 from ragself.models.adapter import Adapter
-from ragself.models.hybrid import Hybrid
 from ragself.models.lora import Lora
+from ragself.models.ranking import Ranking
 from ragself.models.residual import Residual
 
 FORMAT = "1"
 KEY = "ragself"
-_KINDS: dict[str, Any] = {"residual": Residual, "hybrid": Hybrid, "lora": Lora}
+_KINDS: dict[str, Any] = {"residual": Residual, "lora": Lora}
+_WEIGHTS = "weights."  # before the names of their tensors
 
 
 def fingerprint(encoder: str, adapter: Adapter | None) -> str:
@@ -33,11 +35,17 @@ def fingerprint(encoder: str, adapter: Adapter | None) -> str:
     return digest.hexdigest()
 
 
-def save(adapter: Adapter, path: Path, encoder: str, name: str, revision: str | None) -> None:
-    """Write an adapter, replacing the file in one step.
+def identity(encoder: str, ranking: Ranking) -> str:
+    """Hash of an encoder's fingerprint and all that was learned: equal for equal rankings only."""
+    weights = ranking.weights.mark
+    return fingerprint(encoder, ranking.adapter) + (f"-{weights}" if weights else "")
+
+
+def save(ranking: Ranking, path: Path, encoder: str, name: str, revision: str | None) -> None:
+    """Write what a version ranks by, replacing the file in one step.
 
     Args:
-        adapter: What to write.
+        ranking: What to write.
         path: A ``.safetensors`` file.
         encoder: Fingerprint of the base encoder.
         name: Its name; of a local path only the last part is written.
@@ -46,14 +54,17 @@ def save(adapter: Adapter, path: Path, encoder: str, name: str, revision: str | 
     Raises:
         StoreError: The disk is full or the folder cannot be written.
     """
-    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in adapter.tensors().items()}
+    learned = {} if ranking.adapter is None else ranking.adapter.tensors()
+    weights = {_WEIGHTS + key: tensor for key, tensor in ranking.weights.tensors().items()}
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in (learned | weights).items()}
+    kind = "weights" if ranking.adapter is None else ranking.adapter.kind
     metadata = {
         "format": FORMAT,
-        "kind": adapter.kind,
+        "kind": kind,
         "encoder": encoder,
         "model": public_name(name),
         "revision": revision,
-        "hash": _content_hash(adapter.kind, tensors),
+        "hash": _content_hash(kind, tensors),
     }
     scratch = path.with_name(path.name + ".new")
     try:
@@ -71,8 +82,8 @@ def public_name(model: str) -> str:
     return Path(model).name if Path(model).is_absolute() or model.startswith((".", "~")) else model
 
 
-def load(path: Path, encoder: str) -> Adapter:
-    """Read an adapter and check that it is whole and made for this encoder.
+def load(path: Path, encoder: str) -> Ranking:
+    """Read what a version ranks by, and check that it is whole and made for this encoder.
 
     Raises:
         AdapterError: The file is missing, corrupted, of an unknown kind, or for another encoder.
@@ -92,17 +103,18 @@ def load(path: Path, encoder: str) -> Adapter:
             f"{path} was trained for an encoder with fingerprint {metadata.get('encoder')} ({metadata.get('model')}), "
             f"but this one has {encoder}. Open it with the encoder it was trained for."
         )
-    kind = _KINDS.get(metadata.get("kind", ""))
-    if kind is None:
-        raise AdapterError(f"{path} is of unknown kind {metadata.get('kind')!r}; known: {', '.join(_KINDS)}.")
+    weights = {key[len(_WEIGHTS) :]: tensor for key, tensor in tensors.items() if key.startswith(_WEIGHTS)}
+    kind = metadata.get("kind", "")
+    if kind not in (*_KINDS, "weights"):
+        raise AdapterError(f"{path} is of unknown kind {kind!r}; known: weights, {', '.join(_KINDS)}.")
     try:
-        adapter: Adapter = kind.from_tensors(tensors)
+        adapter = _KINDS[kind].from_tensors(tensors) if kind in _KINDS else None
+        return Ranking(adapter, Weights.from_tensors(weights) if weights else Weights())
     except KeyError as error:
         raise AdapterError(
-            f"{path} lacks the tensor {error} of a {metadata['kind']} adapter: an earlier ragself made them of another "
-            "form. Roll back with `ragself rollback --to 0`, and learn anew with `ragself adapt`."
+            f"{path} lacks the tensor {error} of a {kind} adapter: an earlier ragself wrote another form. "
+            "Roll back with `ragself rollback --to 0`, and learn again with `ragself adapt`."
         ) from error
-    return adapter
 
 
 def _read_metadata(path: Path, header: Mapping[str, str]) -> dict[str, Any]:

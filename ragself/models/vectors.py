@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.corpus.cache import VectorCache
+from ragself.corpus.cache import VectorCache, key_of
 from ragself.models.encoder import Encoder
 from ragself.models.tuned import Copies, Tuned
 from ragself.progress import Progress, silent
@@ -37,9 +37,13 @@ class BaseVectors:
         encode: Callable[[list[str]], NDArray[np.float32]] = lambda batch: self.encoder.documents(batch)
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
-    def kept(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Base vectors of those documents that were encoded, and which were; those of the others are 0."""
-        return self._cache.kept(f"{self._fingerprint}/document", texts, self.dimension)
+    def key(self, text: str) -> bytes:
+        """The 16 bytes that name the base vector of a document in the cache."""
+        return key_of(f"{self._fingerprint}/document", text)
+
+    def named(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Base vectors of documents by their keys, and which of them are in the cache; the others are 0."""
+        return self._cache.named(keys, self.dimension)
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""

@@ -12,7 +12,6 @@ from chromadb.config import Settings
 from chromadb.errors import NotFoundError
 
 from ragself.errors import StoreError
-from ragself.schema import Space
 from ragself.serve.connect import Connection, server
 from ragself.serve.index import FINGERPRINT, Index, explained
 
@@ -55,13 +54,13 @@ class Chroma:
         self._connection = connection
         self._client: Any = connection.client
 
-    def create(self, name: str, fingerprint: str, space: Space = "cosine") -> Index:
-        """Make an empty collection, its vectors compared by `space`, in place of any of that name."""
+    def create(self, name: str, fingerprint: str) -> Index:
+        """Make an empty collection, whose vectors are compared by cosine, in place of any of that name."""
         self.delete(name)
         with explained(self.place):
             collection = self._client.create_collection(
                 name,
-                configuration={"hnsw": {"space": space, **_GRAPH}},
+                configuration={"hnsw": {"space": "cosine", **_GRAPH}},
                 metadata={FINGERPRINT: fingerprint},
                 embedding_function=None,  # Chroma's default would download a model
             )

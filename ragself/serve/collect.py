@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from ragself.config import Config
+from ragself.corpus.journal import LEXICAL
 from ragself.corpus.scores import ScoreCache
+from ragself.models import spread
 from ragself.models.lora import Lora
 from ragself.progress import Progress, silent
 from ragself.schema import Version
@@ -21,7 +23,7 @@ def collect(
     """Clean a knowledge base.
 
     Version 0, the live version, the one before it and the newest `keep_versions` others stay, and scores that a
-    pass has used within `keep_scores` days.
+    pass has used within `keep_scores` days. A collection stays as long as one of its versions does.
 
     Args:
         store: Whose turn the caller has.
@@ -33,23 +35,25 @@ def collect(
     Returns:
         What was done, one line each.
     """
+    store.lexical.merge()
+    store.journal.mark_applied(LEXICAL, store.lexical.seq)
     versions = store.registry.versions()
     kept = _kept(store, versions, config.keep_versions)
     done = []
-    for version in versions:
+    for version in [*store.registry.retired(), *versions]:
         if version not in kept:
-            store.registry.remove(version.number)
-            store.clear(version)
+            store.remove(version)
             done.append(f"removed version {version.number} ({version.kind})")
     if not learning:
         done += _unfinished(store, kept)
     for version in kept:
-        if not store.built(version):
+        if not store.built(version):  # of those that share one, the first builds it
             count = store.rebuild(version, progress)
             done.append(f"built the index of version {version.number} again from {count} chunks")
     if not learning:
         texts = [chunk.text for chunk in store.journal.chunks()]
-        vectors = store.base.prune(texts, asked, _spaces(store, kept))
+        spaces = _spaces(store, kept)
+        vectors = store.base.prune([*texts, *spread.DOCUMENTS], [*asked, *spread.QUERIES], spaces)
         if vectors:
             done.append(f"removed {vectors} vectors of texts that nothing needs any more")
     scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean

@@ -1,4 +1,4 @@
-"""Writing a version so that others can use it: adapter, model card, and how to load it. No text, no path."""
+"""Writing a version so that others can use it: what it ranks by, a model card, how to load it. No text, no path."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ model = SentenceTransformer("this-folder")
 documents = model.encode_document(["a text that is searched"])
 queries = model.encode_query(["what is asked"])"""
 
-_PRODUCT = """compared by inner product: their
-lengths differ and matter, so do not normalise them, and set a database to inner product, not cosine"""
-_WORDS = """ Words are kept as hashes with a weight: someone who
-guesses a word can tell whether it occurred in the corpus, and how often. Do not publish it where that matters."""
+_WORDS = """ Weights of words are in
+`adapter.safetensors`, with words as hashes: someone who guesses a word can tell whether it has a weight, and so that it
+occurred in the corpus. Do not publish them where that matters."""
 
 
 def export(store: Store, version: Version, directory: Path, *, merged: bool = False) -> list[Path]:
-    """Write a version's adapter with a model card.
+    """Write a version's adapter and word weights, in one file, with a model card.
 
     Args:
         store: The knowledge base.
@@ -56,7 +55,8 @@ def export(store: Store, version: Version, directory: Path, *, merged: bool = Fa
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not an empty folder. Give a new one; nothing was written.")
     name = public_name(store.manifest.encoder)
-    embedder = Embedder(store.base.encoder, store.adapter(version))
+    ranking = store.ranking(version)
+    embedder = Embedder(store.base.encoder, ranking.adapter)
     if merged:
         check_linear(embedder.adapter)
     about = {
@@ -70,15 +70,16 @@ def export(store: Store, version: Version, directory: Path, *, merged: bool = Fa
         "dimension": version.dimension,
         "canary": embedder.documents(CANARIES).round(6).tolist(),
     }
+    words = len(ranking.weights.keys) > 0 and not merged
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if merged:
             save_merged(embedder.encoder, embedder.adapter, directory)
         else:
-            if embedder.adapter is not None:
+            if version.kind != "base":
                 shutil.copyfile(store.registry.adapter_path(version.number), directory / "adapter.safetensors")
             (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-        (directory / "README.md").write_text(_card(version, store, name, merged=merged), encoding="utf-8")
+        (directory / "README.md").write_text(_card(version, store, name, words=words, merged=merged), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"Cannot write {directory}: {error}. Free some space or mend the permissions.") from error
     if merged:
@@ -91,9 +92,9 @@ def _merged_canaries(directory: Path) -> NDArray[np.float32]:
     return Encoder(EncoderConfig(model=str(directory))).documents(CANARIES)
 
 
-def _card(version: Version, store: Store, base: str, *, merged: bool) -> str:
+def _card(version: Version, store: Store, base: str, *, words: bool, merged: bool) -> str:
     if version.figures:
-        title = f"A {version.kind} adapter for {base}"
+        title = f"Word weights for {base}" if version.kind == "weights" else f"A {version.kind} adapter for {base}"
         made = (
             f"Fitted by ragself to a private corpus of {len(store.journal)} chunks, and judged by the likelihood of a\n"
             "language model; no labels were used."
@@ -105,8 +106,6 @@ def _card(version: Version, store: Store, base: str, *, merged: bool) -> str:
     else:
         title, made = f"{base}, as it is", "The plain base model, as ragself serves it before anything is learned."
         gate = "Nothing was learned, so nothing is claimed.\n"
-    words = version.dimension > store.manifest.dimension  # by a sketch of words
-    compared = _PRODUCT if version.space == "ip" else "compared by cosine"
     library, relation, load = ("sentence-transformers", "finetune", _MERGED) if merged else ("ragself", "adapter", _OWN)
     return f"""---
 base_model: {base}
@@ -118,7 +117,8 @@ tags: [ragself, retrieval, self-training]
 
 # {title}
 
-{made} Vectors have {version.dimension} dimensions and are {compared}.
+{made} Vectors have {version.dimension} dimensions and are compared by cosine. The lexical
+scores of hybrid search need the documents: they are no part of this export.
 
 ## How good it is
 

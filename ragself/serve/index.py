@@ -17,6 +17,9 @@ from ragself.schema import Chunk, Hit
 
 FINGERPRINT = "ragself:fingerprint"
 
+_PAGE = 1000  # ids named at once; SQLite takes 32,766 values in all
+_MOST = 10_000  # hits whose texts Chroma is asked for together with the nearest
+
 
 class Index:
     """A collection of chunks with their vectors. Reading is safe from several threads."""
@@ -67,12 +70,31 @@ class Index:
         with _asking(where):
             return list(self._collection.get(where=dict(where), include=[])["ids"])
 
-    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Stored vectors, (len(ids), dimension) float32, in the order of `ids`."""
-        with _asking():
-            found = self._collection.get(ids=list(ids), include=["embeddings"])
-        rows = {id: row for row, id in enumerate(found["ids"])}
-        return np.asarray(found["embeddings"], dtype=np.float32)[[rows[id] for id in ids]]
+    def allowed(self, ids: Sequence[str], where: Mapping[str, Any]) -> set[str]:
+        """Those of `ids` that a metadata filter finds. Raises InputError where Chroma refuses the filter."""
+        found: set[str] = set()
+        for start in range(0, len(ids), _PAGE):
+            with _asking(where):
+                found.update(
+                    self._collection.get(ids=list(ids[start : start + _PAGE]), where=dict(where), include=[])["ids"]
+                )
+        return found
+
+    def vectors(self, ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Stored vectors, (len(ids), dimension) float32, in the order of `ids`, and which are there; others are 0.
+
+        Where none is there the dimension is 0.
+        """
+        rows: dict[str, NDArray[np.float32]] = {}
+        for start in range(0, len(ids), _PAGE):
+            with _asking():
+                found = self._collection.get(ids=list(ids[start : start + _PAGE]), include=["embeddings"])
+            rows.update(zip(found["ids"], np.asarray(found["embeddings"], dtype=np.float32), strict=True))
+        known = np.array([id in rows for id in ids], np.bool_)
+        out = np.zeros((len(ids), len(next(iter(rows.values()), ()))), np.float32)
+        for row in np.flatnonzero(known).tolist():
+            out[row] = rows[ids[row]]
+        return out, known
 
     def query(self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, version: int) -> list[Hit]:
         """The `k` nearest chunks, nearest first.
@@ -86,6 +108,8 @@ class Index:
         Raises:
             InputError: Chroma does not understand the filter.
         """
+        if k > _MOST:
+            return self._many(vector, k, where, version)
         with _asking(where):
             found = self._collection.query(
                 query_embeddings=vector[None, :],
@@ -96,10 +120,46 @@ class Index:
         documents, metadatas, distances = found["documents"], found["metadatas"], found["distances"]
         assert documents and metadatas and distances  # asked for in `include`
         return [
-            Hit(id, text, dict(metadata or {}), 1.0 - distance, version)  # type: ignore[arg-type]
+            _hit(id, text, metadata, 1.0 - distance, version)
             for id, text, metadata, distance in zip(
                 found["ids"][0], documents[0], metadatas[0], distances[0], strict=True
             )
+        ]
+
+    def near(
+        self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[str], NDArray[np.float64]]:
+        """Ids of the `k` nearest chunks, nearest first, and their cosines, (<=k,). Texts would take twice the time.
+
+        Args:
+            vector: (dimension,) float32.
+            k: At most so many, however many there are.
+            where: Chroma's metadata filter, or None for all chunks.
+
+        Raises:
+            InputError: Chroma does not understand the filter.
+        """
+        with _asking(where):
+            found = self._collection.query(
+                query_embeddings=vector[None, :],
+                n_results=k,
+                where=dict(where) if where else None,
+                include=["distances"],
+            )
+        assert found["distances"]  # asked for in `include`
+        return found["ids"][0], 1.0 - np.asarray(found["distances"][0], dtype=np.float64)
+
+    def _many(self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, version: int) -> list[Hit]:
+        """As `query`, for more chunks than Chroma gives out at once."""
+        ids, scores = self.near(vector, k, where)
+        shown: dict[str, tuple[Any, Any]] = {}
+        for start in range(0, len(ids), _PAGE):
+            with _asking():
+                found = self._collection.get(ids=ids[start : start + _PAGE], include=["documents", "metadatas"])
+            assert found["documents"] and found["metadatas"]  # asked for in `include`
+            shown.update(zip(found["ids"], zip(found["documents"], found["metadatas"], strict=True), strict=True))
+        return [
+            _hit(id, *shown[id], score, version) for id, score in zip(ids, scores.tolist(), strict=True) if id in shown
         ]
 
     def nearest(self, vectors: NDArray[np.float32], k: int) -> Iterator[list[tuple[str, float]]]:
@@ -112,6 +172,10 @@ class Index:
             assert found["distances"]  # asked for in `include`
             for ids, distances in zip(found["ids"], found["distances"], strict=True):
                 yield [(id, 1.0 - distance) for id, distance in zip(ids, distances, strict=True)]
+
+
+def _hit(id: str, text: Any, metadata: Any, score: float, version: int) -> Hit:
+    return Hit(id, text, dict(metadata or {}), score, version, {"vector": score})
 
 
 @contextmanager
@@ -131,6 +195,11 @@ def _asking(where: Mapping[str, Any] | None = None) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ChromaError) as error:
+        if where and "too many SQL variables" in str(error):
+            raise InputError(
+                "The filter names more values than SQLite takes at once, 32,766 in all. Ask in parts, or mark these "
+                "chunks in their metadata."
+            ) from error
         refused = not isinstance(error, ChromaError) or (error.code() < 500 and not isinstance(error, NotFoundError))
         if where and refused:
             raise InputError(

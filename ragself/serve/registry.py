@@ -1,7 +1,7 @@
 """The versions of an index, the pointer to the live one, and the history of every decision.
 
     store.json              what the knowledge base is: format and encoder
-    versions/0001/          one folder a version: version.json, adapter.safetensors
+    versions/0001/          one folder a version: version.json, adapter.safetensors, and its collection where it has one
     live.json               the pointer, and what moved it; replacing it is the switch
     history.jsonl           what happened, when, why, by whom
 
@@ -16,13 +16,13 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ragself.errors import InputError, StoreError, StoreTooNew
-from ragself.schema import Added, Followed, Version
+from ragself.schema import Added, Followed, Version, VersionKind
 from ragself.serve.files import append_json, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,11 @@ class Manifest:
 
 
 class Registry:
-    """The versions of one knowledge base, as files in its folder."""
+    """The versions of one knowledge base, as files in its folder.
+
+    Versions of an earlier ragself that this one cannot serve are retired: they are in the history, and `gc` removes
+    their files, but nothing else is done with them.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Name the registry of the knowledge base in `directory`; nothing is read or written yet."""
@@ -83,6 +87,7 @@ class Registry:
         self.name: Callable[[int], str] | None = None  # of collections in the place that is open
         self._live = directory / "live.json"
         self._history = directory / "history.jsonl"
+        self._dimension: int | None = None
 
     @property
     def exists(self) -> bool:
@@ -118,7 +123,7 @@ class Registry:
         if isinstance(found, int) and found < FORMAT:
             raise StoreError(
                 f"{self.directory} has format {found}, of a ragself before its first release; this one reads {FORMAT}. "
-                "Make it anew from the documents: ragself add --kb ANOTHER FILES"
+                "Build it again from the documents: ragself add --kb ANOTHER FILES"
             )
         try:
             return Manifest(**raw)
@@ -155,7 +160,16 @@ class Registry:
 
     def unregistered(self) -> list[Path]:
         """Folders of versions that were never finished, or not wholly removed."""
-        return [path for path in self._folders() if not (path / "version.json").exists()]
+        homes = self.homes()
+        return [path for path in self._folders() if not self.registered(int(path.name)) and int(path.name) not in homes]
+
+    def registered(self, number: int) -> bool:
+        """Whether there is a version of this number."""
+        return (self.folder(number) / "version.json").exists()
+
+    def homes(self) -> set[int]:
+        """Numbers of the versions whose collections are used: some may have been removed but for that."""
+        return {home(version) for version in self.versions()}
 
     def next_number(self) -> int:
         """A number that no version has ever had."""
@@ -170,38 +184,76 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions that can be switched to, oldest first."""
-        found = [self._read(int(path.name)) for path in self._folders()]
-        return [version for version in found if version is not None]
+        return [version for version in self._all() if self.serves(version)]
+
+    def retired(self) -> list[Version]:
+        """Versions of an earlier ragself that this one cannot serve, oldest first."""
+        return [version for version in self._all() if not self.serves(version)]
 
     def version(self, number: int) -> Version:
-        """Read one version. Raises InputError where there is none of that number."""
+        """Read one version. Raises InputError where there is none of that number that can be served."""
         version = self._read(number)
-        if version is None:
+        if version is None or not self.serves(version):
             there = ", ".join(str(version.number) for version in self.versions()) or "none"
-            raise InputError(f"There is no version {number}. Versions here: {there}.")
+            which = (
+                "no version" if version is None else f"nothing that this ragself can do with the {version.kind} version"
+            )
+            raise InputError(f"There is {which} {number}. Versions here: {there}.")
         return version
+
+    def pointed(self) -> Version:
+        """Read the live version, also where it is retired."""
+        number = self.live()
+        return self._read(number) or self.version(number)
+
+    def serves(self, version: Version) -> bool:
+        """Whether this ragself can serve a version: it is of a known kind, and as wide as the base model."""
+        if version.kind not in get_args(VersionKind):
+            return False
+        if self._dimension is None:
+            if not self.exists:  # it is being made
+                return True
+            self._dimension = self.manifest().dimension
+        return version.dimension == self._dimension
+
+    def retire(self) -> Version | None:
+        """Make version 0 live where the live version is retired. Returns that one, None where nothing was done."""
+        live = self.pointed()
+        if self.serves(live):
+            return None
+        reason = f"version {live.number} is of a kind that this ragself does not serve any more: {live.kind}"
+        self.point(0, "rollback", f"{reason}, {live.dimension} wide")
+        return live
+
+    def _all(self) -> list[Version]:
+        found = [self._read(int(path.name)) for path in self._folders()]
+        return [version for version in found if version is not None]
 
     def _read(self, number: int) -> Version | None:
         path = self.folder(number) / "version.json"
         try:
-            version = Version(**read_json(path))
+            raw = read_json(path)
+            version = Version(**{key: value for key, value in raw.items() if key in _FIELDS})
         except StoreError:
             if path.exists():
                 raise
             return None  # not finished, or removed by another process a moment ago
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
-        return version if self.name is None else replace(version, collection=self.name(number))
+        return version if self.name is None else replace(version, collection=self.name(home(version)))
 
     def _folders(self) -> list[Path]:
         folders = [path for path in (self.directory / "versions").glob("*") if path.name.isdecimal()]
         return sorted(folders, key=lambda path: int(path.name))
 
     def remove(self, number: int) -> None:
-        """Delete a version's files; its history stays."""
+        """Delete a version's files, but for a collection that another version uses; its history stays."""
         # Unregister first: a kill in between leaves an unregistered folder, which gc removes.
         (self.folder(number) / "version.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder(number), ignore_errors=True)
+        if number not in self.homes():
+            shutil.rmtree(self.folder(number), ignore_errors=True)
+        else:
+            self.adapter_path(number).unlink(missing_ok=True)
 
     # the pointer ----------------------------------------------------------------------------------
 
@@ -216,10 +268,10 @@ class Registry:
             ) from error
 
     def before(self) -> int | None:
-        """The version that was live before this one, or None where there was none or it is gone."""
+        """The version that was live before this one; None where there was none, or it is gone or retired."""
         before = self._pointer().get("before")
-        there = before is not None and (self.folder(int(before)) / "version.json").exists()
-        return int(before) if there else None
+        version = None if before is None else self._read(int(before))
+        return version.number if version is not None and self.serves(version) else None
 
     @property
     def pinned(self) -> bool:
@@ -242,7 +294,7 @@ class Registry:
         return stat.st_mtime_ns, stat.st_ino
 
     def touch(self) -> None:
-        """Have all who follow the pointer open what it points to afresh."""
+        """Have all processes that follow the pointer open again what it points to."""
         write_json(self._live, self._pointer())
 
     def point(self, number: int, event: str, reason: str, **details: Any) -> None:
@@ -318,7 +370,7 @@ class Registry:
         return events
 
     def _unwritten(self, written: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """What moved the pointer of late, where there was no room for its line or a kill came before it."""
+        """What moved the pointer last, where there was no room for its line or a kill came before it."""
         try:
             events = self._pointer().get("events", [])
         except (StoreError, AttributeError):  # damaged: who asks for the live version is told
@@ -327,6 +379,14 @@ class Registry:
         moves = (line for line in written if line["event"] in _MOVES and line["at"] in when)
         there = {json.dumps(line) for line in moves}  # as text: NaN is like NaN
         return [event for event in events if json.dumps(event) not in there]
+
+
+_FIELDS = {field.name for field in fields(Version)}  # an earlier ragself wrote others, too
+
+
+def home(version: Version) -> int:
+    """Number of the version that the collection of a version was built for, and in whose folder it is."""
+    return version.number if version.index is None else version.index
 
 
 def _event(event: str, version: int | None, reason: str, details: Mapping[str, Any]) -> dict[str, Any]:

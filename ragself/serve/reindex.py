@@ -75,7 +75,7 @@ def follow(
             done += len(batch)
             try:
                 progress(stage, done, max(total, done))
-            except BaseException as error:  # whoever wants it to stop does so between two writes
+            except BaseException as error:  # a caller that wants it to stop does so between two writes
                 stopped = error
                 break
     if stopped is not None:
@@ -96,7 +96,7 @@ def verify(
         name: Name of the collection.
         index: What was built.
         base: Base vectors from the cache.
-        encoder: The encoder itself, to encode a few chunks afresh as canaries.
+        encoder: The encoder itself, to encode a few chunks again as canaries.
         adapter: Of the version, as read back from disk; None for the plain base model.
 
     Raises:
@@ -115,7 +115,7 @@ def verify(
         return
     rows = np.random.default_rng(0).permutation(len(chunks))[:_SAMPLE]
     sample = [chunks[row] for row in rows]
-    stored = index.vectors([chunk.id for chunk in sample])
+    stored, _ = index.vectors([chunk.id for chunk in sample])
     should = document_vectors(base, adapter, [chunk.text for chunk in sample])
     _compare(stored, should, "stored vectors", "the vectors that were computed")
 
@@ -123,7 +123,7 @@ def verify(
     fresh = encoder.documents(canaries)
     anew = afresh(adapter)
     fresh = fresh if anew is None else anew.documents(fresh, canaries)
-    _compare(stored[: len(canaries)], fresh, "stored vectors", "canaries encoded afresh")
+    _compare(stored[: len(canaries)], fresh, "stored vectors", "canaries encoded again")
 
     texts = [chunk.text for chunk in sample]
     asked = base.documents(texts)
@@ -132,7 +132,7 @@ def verify(
     if lost > _UNREACHABLE * len(sample):
         raise VerificationError(
             f"{lost} of {len(sample)} chunks are not found where they are among the ten best, expected at most "
-            f"{_UNREACHABLE:.0%}. Nothing was switched; run it again to build the index anew."
+            f"{_UNREACHABLE:.0%}. Nothing was switched; run it again to build another index."
         )
 
 

@@ -1,15 +1,16 @@
-"""What one query sees: encoder, adapter and index of one version, pinned as one immutable object."""
+"""What one query sees: encoder, adapter, word weights and index of one version, as one immutable object."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragself.corpus.check import check_queries
+from ragself.lexical.weights import Weights
 from ragself.models.embedder import Embedder
 from ragself.schema import Embedding, Hit, Version
 from ragself.serve.chroma import Chroma
@@ -18,12 +19,21 @@ from ragself.serve.index import Index
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """One version, ready to answer. A switch makes another one; this one stays as it is until it is closed."""
+    """One version, ready to answer. A switch makes another one; this one stays as it is until it is closed.
+
+    Attributes:
+        version: Which version.
+        embedder: Encoder and adapter.
+        index: The collection of its documents.
+        database: Where that is.
+        weights: Of the lexical scores.
+    """
 
     version: Version
     embedder: Embedder
     index: Index
     database: Chroma
+    weights: Weights = field(default_factory=Weights)
 
     def search(
         self,
@@ -37,7 +47,7 @@ class Snapshot:
 
     def vector(self, query: str | Sequence[str], given: Embedding | None = None) -> NDArray[np.float32]:
         """What to search with, (dimension,) float32: `given` if it is of this version, else the queries' middle."""
-        if given is not None and self._owns(given):
+        if given is not None and self.owns(given):
             return np.array(given.vector, dtype=np.float32)
         return self._middle(query)
 
@@ -54,7 +64,8 @@ class Snapshot:
         """Close the database. Safe to call twice."""
         self.database.close()
 
-    def _owns(self, embedding: Embedding) -> bool:
+    def owns(self, embedding: Embedding) -> bool:
+        """Whether an embedding lies in the space of this version."""
         return (embedding.fingerprint, len(embedding.vector)) == (self.version.fingerprint, self.version.dimension)
 
     def _middle(self, query: str | Sequence[str]) -> NDArray[np.float32]:

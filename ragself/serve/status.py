@@ -13,7 +13,7 @@ from ragself.serve.beacon import seen
 from ragself.serve.lock import ProcessLock
 from ragself.serve.registry import Registry
 
-_PARTS = ("corpus.db", "cache.db", "scores.db", "versions")
+_PARTS = ("corpus.db", "cache.db", "scores.db", "lexical", "versions")
 
 
 def read_status(directory: Path, config: Config | None = None) -> Status:
@@ -41,7 +41,7 @@ def read_status(directory: Path, config: Config | None = None) -> Status:
         encoder=manifest.encoder,
         documents=documents,
         chunks=chunks,
-        live=registry.version(registry.live()),
+        live=registry.pointed(),
         versions=registry.versions(),
         pinned=registry.pinned,
         learning=seen(directory),

@@ -8,32 +8,48 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.journal import REBUILT, Journal
 from ragself.errors import StoreError
+from ragself.lexical.index import LexicalIndex
 from ragself.models.adapter import Adapter
 from ragself.models.embedder import Embedder
-from ragself.models.lora import bound
+from ragself.models.ranking import Ranking
 from ragself.models.saved import fingerprint
-from ragself.models.saved import load as load_adapter
-from ragself.models.saved import save as save_adapter
+from ragself.models.saved import load as load_ranking
+from ragself.models.saved import save as save_ranking
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
 from ragself.serve.lock import Turn
-from ragself.serve.registry import Manifest, Registry
+from ragself.serve.registry import Manifest, Registry, home
 from ragself.serve.reindex import follow
 from ragself.serve.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 
+class Place(NamedTuple):
+    """Where a version that is not registered yet has its documents: fields of `Version`.
+
+    Attributes:
+        collection: Name of the collection.
+        documents: The fingerprint that it carries.
+        home: Number of the version that it was built for: `Version.index`.
+    """
+
+    collection: str
+    documents: str
+    home: int
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What `KnowledgeBase` opens; nothing but the pointer is changed in what is served without the turn.
+    """What `KnowledgeBase` opens; without the turn nothing but the pointer is changed in what is served.
 
     Attributes:
         directory: Folder of the knowledge base.
@@ -43,8 +59,9 @@ class Store:
         cache: Vectors by content.
         base: Base vectors.
         turn: To change what is served.
-        server: URL of the Chroma server that holds the vectors; None where each version has a folder of its own,
+        server: URL of the Chroma server that holds the vectors; None where each collection has a folder of its own,
             so that one can be built, by any process, beside one that is being searched.
+        lexical: The words of its documents, the same for all versions.
     """
 
     directory: Path
@@ -55,74 +72,124 @@ class Store:
     base: BaseVectors
     turn: Turn
     server: str | None
+    lexical: LexicalIndex
 
-    def adapter(self, version: Version) -> Adapter | None:
-        """Read a version's adapter, None for the plain base model. No encoder is loaded.
+    # what a version ranks by ----------------------------------------------------------------------
+
+    def ranking(self, version: Version) -> Ranking:
+        """Read what a version ranks by, ready to encode texts. No encoder is loaded.
 
         Raises:
-            AdapterError: It is corrupted or foreign.
-            StoreError: Encoder and adapter do not make the fingerprint that the version was built with.
+            AdapterError: The file is corrupted or foreign.
+            StoreError: Encoder, adapter and weights are not those that the version was built with.
         """
-        adapter = None
+        ranking = Ranking()
         if version.kind != "base":
-            adapter = load_adapter(self.registry.adapter_path(version.number), self.manifest.fingerprint)
-        found = fingerprint(self.manifest.fingerprint, adapter)
-        if found != version.fingerprint:
+            ranking = load_ranking(self.registry.adapter_path(version.number), self.manifest.fingerprint)
+        found = (fingerprint(self.manifest.fingerprint, ranking.adapter), ranking.weights.mark)
+        if found != (version.fingerprint, version.weights):
             raise StoreError(
-                f"Version {version.number} was built with fingerprint {version.fingerprint}, but its encoder and "
-                f"adapter now make {found}. Roll back to another version: ragself rollback --to NUMBER"
+                f"Version {version.number} was built with fingerprint {version.fingerprint} and weights "
+                f"{version.weights!r}, but its encoder, adapter and weights now make {found[0]} and {found[1]!r}. "
+                "Roll back to another version: ragself rollback --to NUMBER"
             )
-        return bound(adapter, self.base)
+        return ranking.bound(self.base)
+
+    def adapter(self, version: Version) -> Adapter | None:
+        """The adapter of a version's vectors; None for those of the base model. Raises as `ranking`."""
+        return self.ranking(version).adapter
+
+    def save(self, ranking: Ranking, path: Path) -> None:
+        """Write a ranking with what it was trained on top of. Raises StoreError where the disk is full."""
+        save_ranking(ranking, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
 
     def snapshot(self, number: int, view: int | None = None) -> Snapshot:
-        """Open a version for searching; who asked for it closes it.
+        """Open a version for searching; the caller closes it.
 
         Args:
             number: Of the version.
             view: As of `Chroma`.
 
         Raises:
-            AdapterError, StoreError: What `adapter` and `Chroma.open` raise.
+            AdapterError, StoreError: What `ranking` and `Chroma.open` raise.
         """
         version = self.registry.version(number)
-        adapter = self.adapter(version)
+        ranking = self.ranking(version)
         database = Chroma(self._place(version), create=False, view=view)
         try:
-            index = database.open(version.collection, version.fingerprint)
-            return Snapshot(version, Embedder(self.base.encoder, adapter), index, database)
+            index = database.open(version.collection, carried(version))
+            embedder = Embedder(self.base.encoder, ranking.adapter)
+            return Snapshot(version, embedder, index, database, ranking.weights)
         except BaseException:
             database.close()
             raise
 
+    # where its documents are ----------------------------------------------------------------------
+
+    def place(self, number: int, ranking: Ranking, live: Version) -> Place:
+        """Where a new version has its documents: in the live collection, where their vectors are the same.
+
+        Args:
+            number: Of the new version.
+            ranking: What it ranks by.
+            live: The live version.
+        """
+        documents = fingerprint(self.manifest.fingerprint, ranking.documents)
+        if documents == carried(live):
+            return Place(live.collection, documents, home(live))
+        return Place(self.manifest.collection(number, self.server), documents, number)
+
+    def shares(self, version: Version, live: Version) -> bool:
+        """Whether two versions have one collection, so that switching between them builds nothing."""
+        return home(version) == home(live)
+
+    def used(self, version: Version) -> bool:
+        """Whether a registered version other than this one has the collection of this one."""
+        others = (other for other in self.registry.versions() if other.number != version.number)
+        return any(home(other) == home(version) for other in others)
+
     @contextmanager
     def filling(self, version: Version) -> Iterator[Index]:
-        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet."""
+        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet.
+
+        One that another registered version has, too, is opened as it is: another process may be writing to it.
+        """
+        if self.used(version) or self.shares(version, self.registry.pointed()):
+            with closing(Chroma(self._place(version), create=False)) as database:
+                yield database.open(version.collection, carried(version))
+            return
         if version.collection in self.journal.unsettled():  # writing broke off
-            self.clear(version)
+            self._delete(version)
+        with self._made(version) as index:
+            yield index
+
+    @contextmanager
+    def _made(self, version: Version) -> Iterator[Index]:
+        """The collection of a version, made where there is none."""
         with closing(Chroma(self._place(version))) as database:
             try:
-                index = database.open(version.collection, version.fingerprint)
+                index = database.open(version.collection, carried(version))
             except StoreError:
                 self.journal.mark_applied(version.collection, 0)
-                index = database.create(version.collection, version.fingerprint, version.space)
+                index = database.create(version.collection, carried(version))
             yield index
 
     def rebuild(self, version: Version, progress: Progress = silent) -> int:
-        """Build the collection of a version anew from the journal. Returns how many chunks it has."""
+        """Build the collection of a version again from the journal. Returns how many chunks it has."""
         name, adapter = version.collection, self.adapter(version)
-        # Also while it is empty, and no reader must take it for the whole.
+        # The first mark keeps readers from taking a part of it for the whole, also while it is empty.
         with self.journal.writing(name + REBUILT), self.journal.writing(name):
-            self.clear(version)
-            with self.filling(version) as index:
+            self._delete(version)
+            with self._made(version) as index:
                 count = follow(self.journal, name, index, self.base, adapter, progress, "rebuild")
-        if version.number == self.registry.live():
-            self.registry.touch()  # who has the old one open opens the new
+        if self.shares(version, self.registry.version(self.registry.live())):
+            self.registry.touch()  # processes that have the old one open will open the new one
         return count
 
     def mend(self, version: Version) -> None:
         """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
         if self.server is not None:
-            Chroma(self.server).close()  # one that is away is told of instead, once by each who asks
+            Chroma(self.server).close()  # raises where it does not answer: then nothing is deleted
         logger.warning(
             "Writing to the index of version %d broke off; building it again from the documents", version.number
         )
@@ -131,20 +198,27 @@ class Store:
     def built(self, version: Version) -> bool:
         """Whether there is a collection of a version."""
         if self.server is None:
-            return (self.registry.folder(version.number) / "chroma" / "chroma.sqlite3").exists()
+            return (self._folder(version) / "chroma.sqlite3").exists()
         with closing(Chroma(self.server)) as database:
             return version.collection in database.names()
 
     def clear(self, version: Version) -> None:
-        """Delete the collection of a version."""
-        if self.server is None:
-            shutil.rmtree(self.registry.folder(version.number) / "chroma", ignore_errors=True)
-        else:
-            self.drop(version.collection)
-        self.journal.forget(version.collection)
+        """Delete the collection of a version, unless another registered version has it too."""
+        if not self.used(version):
+            self._delete(version)
+            if not self.registry.registered(home(version)):  # the folder was kept for its collection only
+                shutil.rmtree(self.registry.folder(home(version)), ignore_errors=True)
+
+    def remove(self, version: Version) -> None:
+        """Unregister a version and delete its files, and its collection unless another version has it too."""
+        self.registry.remove(version.number)
+        self.clear(version)
 
     def discard(self, number: int) -> None:
-        """Remove a version that was never registered, with what there is of its collection."""
+        """Delete a version that was never registered, with what there is of a collection of its own."""
+        if number in self.registry.homes():
+            self.registry.remove(number)
+            return
         name = self.manifest.collection(number, self.server)
         if self.server is not None:
             self.drop(name)
@@ -157,9 +231,21 @@ class Store:
         with closing(Chroma(self.server)) as database:
             database.delete(collection)
 
-    def save(self, adapter: Adapter, path: Path) -> None:
-        """Write an adapter with what it was trained on top of. Raises StoreError where the disk is full."""
-        save_adapter(adapter, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
+    def _delete(self, version: Version) -> None:
+        """Delete the collection of a version, whichever versions have it."""
+        if self.server is None:
+            shutil.rmtree(self._folder(version), ignore_errors=True)
+        else:
+            self.drop(version.collection)
+        self.journal.forget(version.collection)
 
     def _place(self, version: Version) -> Path | str:
-        return self.server or self.registry.folder(version.number) / "chroma"
+        return self.server or self._folder(version)
+
+    def _folder(self, version: Version) -> Path:
+        return self.registry.folder(home(version)) / "chroma"
+
+
+def carried(version: Version) -> str:
+    """The fingerprint that the collection of a version carries."""
+    return version.documents or version.fingerprint

@@ -2,12 +2,13 @@
 
     python tests/benchmarks/faults.py [--moments 200] [--seed 0]
 
-An application adds, replaces, deletes, searches, rolls back and cleans up; another process learns again and again. At
-a random moment one of them, or the Chroma server, or the language model's server is killed with SIGKILL; or the disk is
+An application adds, replaces, deletes, searches, rolls back and cleans up; another process learns again and again. At a
+random moment one of them, or the Chroma server, or the language model's server is killed with SIGKILL; or the disk is
 full or read-only for a while; or the clock goes back a day. Then everything is started again and audited: every
-document that was acknowledged is there, none that was deleted is, there is one live version, and every one of its
-vectors is what its encoder and adapter make. Half of the moments have the vectors in a folder, half on a Chroma server.
-Needs root, for a disk of its own; libfaketime for the clock; and a vLLM (see CONTRIBUTING.md) for the language model.
+document that was acknowledged is there, none that was deleted is, there is one live version, every one of its vectors
+is what its encoder and adapter make, and the index of words counts what is there. Half of the moments have the vectors
+in a folder, half on a Chroma server. Needs root, for a disk of its own; libfaketime for the clock; and a vLLM (see
+CONTRIBUTING.md) for the language model.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.integration.vllm_server import VllmServer, interpreter
 
@@ -56,11 +59,16 @@ def note(**line: object) -> None:
         os.fsync(file.fileno())
 
 
-def opened() -> Any:
+def opened(kind: str = "residual") -> Any:
+    """The knowledge base. Passes promote nearly always: to a new collection, or, with kind weights, within one."""
     from ragself import KnowledgeBase
     from ragself.config import load
+    from tests.benchmarks.versions import PROMOTING
 
-    return KnowledgeBase(JOB["kb"], config=load(None, encoder={"model": JOB["model"]}, chroma=JOB["chroma"]))
+    settings = {**PROMOTING, "train": {"adapters": [kind]}}
+    return KnowledgeBase(
+        JOB["kb"], config=load(None, encoder={"model": JOB["model"]}, chroma=JOB["chroma"], **settings)
+    )
 
 
 @contextmanager
@@ -164,8 +172,9 @@ def learner() -> None:
     from tests.conftest import queries
 
     while True:
-        with tried("learner"), opened() as kb:
-            report = kb.adapt(random.Random().sample(queries(), 400), generator=JOB["generator"])
+        draw = random.Random()
+        with tried("learner"), opened(draw.choice(["weights", "residual"])) as kb:
+            report = kb.adapt(draw.sample(queries(), 400), generator=JOB["generator"])
             note(learned=report.decision, version=report.version)
 
 
@@ -173,7 +182,10 @@ def audit() -> None:
     """What there is, compared with what should be by the log alone."""
     import numpy as np
 
+    from ragself.corpus.words import words
+    from ragself.lexical.view import View
     from ragself.models.embedder import Embedder
+    from ragself.serve.store import carried
 
     with opened() as kb:
         kb.search("warm")
@@ -189,6 +201,15 @@ def audit() -> None:
             stored = np.asarray(found["embeddings"], dtype=np.float32) if texts else fresh
             cosine = float((fresh * stored).sum(axis=1).min()) if len(texts) else 1.0
             sample = random.Random(0).sample(sorted(chunks), min(100, len(chunks)))
+            view, fresh_view = store.lexical.view(), View.of(list(chunks.values()))
+            terms = sorted({term for id in sample for term in words(chunks[id])})
+            counted, right = view.statistics(terms), fresh_view.statistics(terms)
+            whole = (
+                view.documents == len(chunks)
+                and bool((view.rows(list(chunks)) >= 0).all())
+                and bool((counted.frequency == right.frequency).all())
+                and bool((counted.occurrences == right.occurrences).all())
+            )
             seen = [id in {hit.id for hit in kb.search(chunks[id], 10)} for id in sample]
         result = {
             "journal": chunks,
@@ -196,7 +217,8 @@ def audit() -> None:
             "cosine": cosine,
             "shape": [list(fresh.shape), list(stored.shape)],
             "version": version.number,
-            "fingerprint": snapshot.index._collection.metadata["ragself:fingerprint"] == version.fingerprint,
+            "fingerprint": snapshot.index._collection.metadata["ragself:fingerprint"] == carried(version),
+            "words": whole,
             "found": sum(seen) / len(seen) if seen else 1.0,  # nothing was added yet
             "versions": [v.number for v in kb.status().versions],
         }
@@ -376,6 +398,7 @@ class Run:
             f"vectors are not of version {result['version']}: {result['cosine']}, {result['shape']}": (
                 result["cosine"] > 0.999 and result["shape"][0] == result["shape"][1] and result["fingerprint"]
             ),
+            "the index of words is not that of the documents": result["words"],
             f"only {result['found']:.0%} of the documents are found by their own text": result["found"] >= 0.97,
             f"the live version {result['version']} is none of {result['versions']}": (
                 result["version"] in result["versions"]

@@ -2,13 +2,14 @@
 
     python tests/benchmarks/honesty.py DATA [--seeds 2] [--work FOLDER] [--collections scifact ...] [--teachers ...]
 
-A run is one collection, one teacher, one kind of adapter and one seed. Teachers: `counted` words as they are; `heavy`,
-the same at a weight of 10; `noisy`, with noise of 1.5 standard deviations on each gain; `shuffled`, gains of other
-candidates; `against`, gains with the sign turned; and the last three `unseen`, at the usual weight, as if calibration
-had not noticed. Candidates are chosen and judged by the same bad teacher, as they would be. Told are, for all runs,
-what the gate decided and by how much nDCG@10 on the test split truly changed, with a paired 95 % interval; and two
-confusion tables: of passes as they are, and of those whose calibration noticed nothing. FOLDER keeps the encoded
-vectors between runs.
+A run is one collection, one teacher, one kind of candidate and one seed. Teachers: `counted` words as they are;
+`heavy`, the same at a weight of 10; `noisy`, with noise of 1.5 standard deviations on each gain; `shuffled`, gains of
+other candidates; `against`, gains with the sign turned; and the last three `unseen`, at the usual weight, as if
+calibration had not noticed. Candidates: `weights`, `residual`, and `fusion weights`, which known items choose and the
+teacher only judges. They are chosen and judged by the same bad teacher, as they would be. Told are, for all runs, what
+the gate decided and by how much nDCG@10 of hybrid search on the test split truly changed, with a paired 95 % interval;
+and two confusion tables: of passes as they are, and of those whose calibration noticed nothing. FOLDER keeps the
+encoded vectors between runs. results/honesty.json holds one run a line; the tables are printed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,143 +26,151 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ragself import KnowledgeBase
-from ragself.cli.bench import Collection, _traffic, read
-from ragself.learn.calibrate import WEIGHT, weigh
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.cli.bench import _top, _traffic, read
+from ragself.config import Config
+from ragself.corpus.cache import VectorCache
+from ragself.learn.calibrate import COUNTED, weigh
 from ragself.learn.choose import choose, confirm
+from ragself.learn.fusion import fusion_weights
 from ragself.learn.metrics import Values, bootstrap, ndcg, relevance_of
 from ragself.learn.probes import make
-from ragself.learn.students import lexicon_of, teach, untrained
+from ragself.learn.students import teach
 from ragself.learn.study import Study, study
-from ragself.models.adapter import Adapter
+from ragself.lexical.weights import Weights
 from ragself.models.ngram import NgramScorer
-from tests.benchmarks.subject import TRAFFIC
+from ragself.models.ranking import Ranking
+from tests.benchmarks import lines
+from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
 
 COLLECTIONS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
 UNSEEN = " unseen"
-TEACHERS = (
-    "counted",
-    "heavy",
-    "noisy",
-    "shuffled",
-    "against",
-    *(f"{t}{UNSEEN}" for t in ("noisy", "shuffled", "against")),
-)
-ADAPTERS = ("untrained", "hybrid", "residual")
+BAD = ("noisy", "shuffled", "against")
+TEACHERS = ("counted", "heavy", *BAD, *(f"{teacher}{UNSEEN}" for teacher in BAD))
+KINDS = ("weights", "residual", "fusion weights")
 HEAVY, NOISE = 10.0, 1.5
 GAIN = 0.01  # a point of nDCG@10, which the gate should see
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
+    """Measure, and write after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--collections", nargs="*", default=list(COLLECTIONS))
     parser.add_argument("--teachers", nargs="*", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--out", type=Path, default=lines.RESULTS / "honesty.json")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="ragself-honesty-"))
-    rows: list[dict[str, Any]] = []
-    for name in arguments.collections:
-        for row in runs(arguments.data / name, TRAFFIC[name], work / name, arguments.seeds, arguments.teachers):
-            rows.append(row)
+    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    rows: list[lines.Row] = []
+    began = time.perf_counter()
+    for done, name in enumerate(arguments.collections):
+        (work / name).mkdir(parents=True, exist_ok=True)
+        folder, cache = folder_of(arguments.data, name, work), VectorCache(work / name / "cache.db")
+        subject = Subject(read(folder, "test"), cache, lambda *_: None)
+        for row in runs(subject, name, _traffic(folder, TRAFFIC[name]), arguments.seeds, arguments.teachers):
+            rows.append({**row, "date": date})
             print(json.dumps(row), file=sys.stderr, flush=True)
+            lines.write(arguments.out, rows)
+        seconds = time.perf_counter() - began
+        left = seconds / (done + 1) * (len(arguments.collections) - done - 1)
+        print(f"{done + 1}/{len(arguments.collections)} collections, about {left:.0f} s left", file=sys.stderr)
     table = {
         "as they are": confusion([row for row in rows if not row["teacher"].endswith(UNSEEN)]),
         "unseen": confusion([row for row in rows if row["teacher"].endswith(UNSEEN)]),
     }
-    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    command = f"python tests/benchmarks/honesty.py DATA --seeds {arguments.seeds}"
-    RESULTS.mkdir(exist_ok=True)
-    told = {"date": date, "command": command, "confusion": table, "runs": rows}
-    (RESULTS / "honesty.json").write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(table, indent=1))
 
 
 def runs(
-    directory: Path, traffic: str | None, folder: Path, seeds: int, teachers: Sequence[str]
+    subject: Subject, name: str, asked: list[str], seeds: int, teachers: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """All runs of one collection."""
-    collection, asked = read(directory, "test"), _traffic(directory, traffic)
-    with KnowledgeBase(folder) as kb:
-        kb.add(collection.chunks)
-        config, base = kb.config, kb.store().base
-        truth = Truth(collection, kb)
-        for seed in range(seeds):
-            probes = make(collection.chunks, asked, config.probes, seed, need=config.gate.min_probes).probes
-            lesson = study(probes, collection.chunks, base, None, NgramScorer, config.teacher, seed)
-            settings = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-            lexicon = lexicon_of(lesson)
-            for teacher in teachers:
-                taught = misled(lesson, teacher.removesuffix(UNSEEN), seed)
-                forced = HEAVY if teacher == "heavy" else WEIGHT if teacher.endswith(UNSEEN) else None
-                weight = forced or weigh(taught, lexicon, settings, counted=True).weight
-                if not weight:  # the pass ends here: nothing is trained, and nothing goes before the gate
-                    yield run_of(directory.name, teacher, "none", seed, weight)
-                for kind in ADAPTERS if weight else ():
-                    began = time.perf_counter()
-                    rows = taught.rows("train")
-                    rows = rows[taught.judged[0][rows]]
-                    adapter: Adapter
-                    if kind == "untrained":
-                        if seed:  # nothing in it is drawn, but the judges are
-                            continue
-                        adapter = untrained(lesson, lexicon, weight, config.train.sketch)
-                    elif len(rows) < config.probes.min_train:
-                        continue
-                    else:
-                        adapter = teach(kind, taught, rows, lexicon, weight, settings.train)
-                    best = choose(taught, {kind: adapter}, None, weight, config.gate)
-                    decision = confirm(taught, best.adapter, None, weight, config.gate, 0)
-                    change = bootstrap(truth.of(best.adapter) - truth.of(None), 0.95)
-                    yield run_of(
-                        directory.name,
-                        teacher,
-                        kind,
-                        seed,
-                        weight,
-                        candidate=best.name,
-                        promoted=decision.promote,
-                        reason=decision.reason,
-                        change=round(change.mean, 4),
-                        low=round(change.low, 4),
-                        high=round(change.high, 4),
-                        seconds=round(time.perf_counter() - began, 1),
-                    )
+    config, chunks, truth = Config(), subject.collection.chunks, Truth(subject)
+    for seed in range(seeds):
+        probes = make(chunks, asked, config.probes, seed, need=config.gate.min_probes).probes
+        lesson = study(probes, chunks, subject.vectors, Ranking(), NgramScorer, config.teacher, seed)
+        settings = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        fusion = fusion_weights(lesson, known_items(lesson), config.gate.confidence)  # no teacher has a say in them
+        for teacher in teachers:
+            taught = misled(lesson, teacher.removesuffix(UNSEEN), seed)
+            forced = HEAVY if teacher == "heavy" else COUNTED if teacher.endswith(UNSEEN) else None
+            weight = forced or weigh(taught, settings, counted=True).weight
+            if not weight:  # the pass ends here: nothing is trained, and nothing goes before the gate
+                yield run_of(name, teacher, "none", seed, weight)
+            for kind in KINDS if weight else ():
+                began = time.perf_counter()
+                ranking = candidate(taught, kind, weight, settings, fusion)
+                if ranking is None:
+                    continue
+                best = choose(taught, {kind: ranking}, Ranking(), weight, config.gate)
+                decision = confirm(taught, best.ranking, Ranking(), weight, config.gate, 0)
+                change = bootstrap(truth.of(best.ranking) - truth.untrained, 0.95)
+                yield run_of(
+                    name,
+                    teacher,
+                    kind,
+                    seed,
+                    weight,
+                    candidate=best.name,
+                    promoted=decision.promote,
+                    reason=decision.reason,
+                    change=round(change.mean, 4),
+                    low=round(change.low, 4),
+                    high=round(change.high, 4),
+                    seconds=round(time.perf_counter() - began, 1),
+                )
 
 
-def run_of(collection: str, teacher: str, adapter: str, seed: int, weight: float, **found: Any) -> dict[str, Any]:
+def known_items(lesson: Study) -> NDArray[np.int64]:
+    """Rows that fusion weights are found by, as in a pass."""
+    return np.concatenate([lesson.rows("train"), lesson.rows("select")])
+
+
+def candidate(taught: Study, kind: str, weight: float, config: Config, fusion: Weights | None) -> Ranking | None:
+    """A ranking of a kind; None where there is nothing to learn it from."""
+    if kind == "fusion weights":
+        return None if fusion is None else Ranking(None, fusion)
+    rows = taught.rows("train")
+    rows = rows[taught.judged[0][rows]]
+    return teach(kind, taught, rows, weight, config.train) if len(rows) >= config.probes.min_train else None
+
+
+def run_of(collection: str, teacher: str, kind: str, seed: int, weight: float, **found: Any) -> dict[str, Any]:
     """A row; one without a candidate changes nothing."""
     nothing = {"candidate": None, "promoted": False, "reason": "the likelihood helps nothing", "change": 0.0}
-    row = {"collection": collection, "teacher": teacher, "adapter": adapter, "seed": seed, "weight": weight}
+    row = {"collection": collection, "teacher": teacher, "kind": kind, "seed": seed, "weight": weight}
     return {**row, **nothing, "low": 0.0, "high": 0.0, "seconds": 0.0, **found}
 
 
 class Truth:
-    """nDCG@10 of each test query, which nothing but the table sees."""
+    """nDCG@10 of each test query by hybrid search, which nothing but the table sees.
 
-    def __init__(self, collection: Collection, kb: KnowledgeBase) -> None:
-        base = kb.store().base
-        self._ids = np.array([chunk.id for chunk in collection.chunks])
-        self._qrels = list(collection.qrels.values())
-        self._texts, self._asked = [chunk.text for chunk in collection.chunks], list(collection.queries.values())
-        self._documents, self._queries = base.documents(self._texts), base.queries(self._asked)
-        self._base = self.of(None)
+    Attributes:
+        untrained: Of the ranking that nothing was learned for.
+    """
 
-    def of(self, adapter: Adapter | None) -> Values:
-        if adapter is None and hasattr(self, "_base"):
-            return self._base
-        queries, documents = self._queries, self._documents
-        if adapter is not None:
-            queries, documents = adapter.queries(queries, self._asked), adapter.documents(documents, self._texts)
-        order = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :10]
-        relevance, ideal, _ = relevance_of([self._ids[row].tolist() for row in order], self._qrels, 10)
-        return ndcg(relevance, ideal, 10)
+    def __init__(self, subject: Subject) -> None:
+        """Rank without anything learned."""
+        self._subject, self._qrels = subject, list(subject.collection.qrels.values())
+        self.untrained = self.of(Ranking())
+
+    def of(self, ranking: Ranking) -> Values:
+        """The same of a ranking, in the order of the queries."""
+        subject, cosines = self._subject, self._subject.dense
+        if ranking.adapter is not None:
+            queries, documents = subject.base(subject.asked, "queries"), subject.base(subject.texts, "documents")
+            cosines = ranking.adapter.queries(queries, subject.asked)
+            cosines = cosines @ ranking.adapter.documents(documents, subject.texts).T
+        found = _top(subject.law.scores(cosines, ranking), subject.ids)
+        return ndcg(*relevance_of(found, self._qrels, 10)[:2], 10)
 
 
 def misled(lesson: Study, teacher: str, seed: int) -> Study:

@@ -36,8 +36,7 @@ from transformers import TrainerCallback
 
 from ragself.cli.stdlib import documents
 from ragself.config import EncoderConfig
-from ragself.learn.distil import Lesson, Schedule
-from ragself.learn.frame import Probed
+from ragself.learn.distil import Lesson, Probed, Schedule
 from ragself.learn.reader import TARGETS, Reader
 from ragself.learn.teacher import law
 from ragself.learn.tune import tune
@@ -61,8 +60,9 @@ def lesson(encoder: Encoder, sides: str) -> Lesson:
     gains = draw.normal(size=found.shape).astype(np.float32)
     base = np.take_along_axis(queries @ vectors.T, found, axis=1)
     target, leaks, weights = law(gains, base, 2.5), np.zeros(found.shape, bool), np.ones(probes, np.float32)
-    nothing = Probed([], queries[:0], found[:0], target[:0], leaks[:0], weights[:0])
-    return Lesson(Probed(asked, queries, found, target, leaks, weights), nothing, texts, vectors)
+    lexical = draw.random(found.shape, dtype=np.float32)  # which costs an addition, whatever it is
+    nothing = Probed([], queries[:0], found[:0], target[:0], leaks[:0], weights[:0], lexical[:0])
+    return Lesson(Probed(asked, queries, found, target, leaks, weights, lexical), nothing, texts, vectors)
 
 
 def ours(encoder: Encoder, learned_from: Lesson, sides: Any) -> list[float]:

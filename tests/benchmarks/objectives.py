@@ -1,11 +1,12 @@
 """The three objectives side by side: what each teaches on a planted corpus, and what a step costs.
 
-    python tests/benchmarks/objectives.py learn [--topics 200] [--lm FOLDER] [--kinds residual hybrid lora]
+    python tests/benchmarks/objectives.py learn [--topics 200] [--lm FOLDER] [--kinds weights residual lora]
     python tests/benchmarks/objectives.py steps [--model FOLDER] [--rounds 3]
 
 `learn` makes notes of jargon that no encoder has seen, two of the same words each, and a language model that copies
-(tests/language_models.py). Adapters learn from queries of some notes; told is the mean reciprocal rank at 10 of the
-notes that queries of others were made from, with seconds of training and tokens that the language model read for it.
+(tests/language_models.py). Rankings learn from queries of some notes; told is the mean reciprocal rank at 10 of the
+notes that queries of others were made from, by hybrid search and by cosine alone, with seconds of training and tokens
+that the language model read for it.
 
 `steps` times a training step of DREAM and Revela against a plain forward and backward pass of the same language model
 on the same tokens, in one run, in turns: once with the gradient of all weights, as a model is trained, and once with
@@ -35,6 +36,7 @@ import numpy as np
 import torch
 
 from ragself import Chunk, KnowledgeBase
+from ragself.cli.bench import Law
 from ragself.config import GeneratorConfig
 from ragself.learn.backprop import Backprop
 from ragself.learn.calibrate import WEIGHT
@@ -43,11 +45,12 @@ from ragself.learn.dream import surprise as dreamt
 from ragself.learn.heads import Heads
 from ragself.learn.revela import looks
 from ragself.learn.revela import surprise as revealed
-from ragself.learn.students import Bench, teach, untrained
+from ragself.learn.students import Bench, inner, teach
 from ragself.learn.study import study
-from ragself.learn.supervision import narrowed, supervise
+from ragself.learn.supervision import scored, supervise
 from ragself.models.causal import CausalLM
-from ragself.models.lexicon import Lexicon
+from ragself.models.ranking import Ranking
+from ragself.models.spread import unit
 from ragself.models.whitebox import WhiteBox
 from ragself.schema import Account, Probe
 from tests.benchmarks.planted import NOTES
@@ -94,40 +97,43 @@ def learn(arguments: argparse.Namespace) -> dict[str, Any]:
         base = kb.store().base
         queries, documents = base.queries([probe.text for probe in asked]), base.documents(texts)
 
-        def rank(adapter: Any) -> float:
-            one, other = queries, documents
-            if adapter is not None:
-                one, other = adapter.queries(one, [p.text for p in asked]), adapter.documents(other, texts)
-            scores = one @ other.T
+        ranks_by = Law(texts, [probe.text for probe in asked], unit(base))
+
+        def mrr(scores: Any) -> float:
             best = np.maximum(scores[np.arange(held), right], scores[np.arange(held), right ^ 1])  # either note
             ranks = 1 + (scores > best[:, None]).sum(axis=1)
-            return float(np.where(ranks <= 10, 1 / ranks, 0).mean())
+            return float(np.where((ranks <= 10) & np.isfinite(best), 1 / ranks, 0).mean())
+
+        def rank(ranking: Ranking) -> dict[str, float]:
+            one, other = queries, documents
+            if ranking.adapter is not None:
+                one = ranking.adapter.queries(one, [p.text for p in asked])
+                other = ranking.adapter.documents(other, texts)
+            cosines = one @ other.T
+            return {"mrr@10": mrr(ranks_by.scores(cosines, ranking)), "mrr@10 by cosine": mrr(cosines)}
 
         began = time.process_time()
         supervision = stack.enter_context(supervise(config, folder))
-        lesson = study(made, chunks, base, None, supervision.scorer, narrowed(config), arguments.seed)
-        scored, tokens = time.process_time() - began, supervision.account.tokens
-        lexicon = Lexicon.fit(lesson.texts[: lesson.size])
+        parts_of_study = (made, chunks, base, Ranking(), supervision.scorer, config.teacher, arguments.seed)
+        lesson = study(*parts_of_study, asked=scored(config))
+        scoring, tokens = time.process_time() - began, supervision.account.tokens
         train = lesson.rows("train")
         train = train[lesson.judged[0][train]]
-        rows.append({"objective": "-", "adapter": "base", "mrr@10": rank(None)})
-        plain = untrained(lesson, lexicon, WEIGHT, config.train.sketch)
-        rows.append({"objective": "-", "adapter": "untrained hybrid", "mrr@10": rank(plain)})
+        rows.append({"objective": "-", "kind": "untrained", **rank(Ranking())})
         for objective in ("distill", "dream", "revela"):
             settings = config.train.model_copy(update={"objective": objective, "lora_sides": "both"})
             settings = settings.model_copy(update={"adapters": tuple(arguments.kinds), "seed": arguments.seed})
-            parts = (supervision.generator, lesson, train, lexicon, WEIGHT, base, settings, Account())
+            parts = (supervision.generator, lesson, train, base, settings, Account())
             backprop = None if objective == "distill" else Backprop(*parts)  # type: ignore[arg-type]
-            inner = None
+            trained: dict[str, Ranking] = {}
             for kind in arguments.kinds:
                 began = time.process_time()
-                bench = Bench(base, inner if kind == "lora" else None, folder / f"{objective}-{kind}", backprop)
-                adapter = teach(kind, lesson, train, lexicon, WEIGHT, settings, bench=bench)
-                inner = adapter if kind == "hybrid" else inner
+                bench = Bench(base, inner(trained), folder / f"{objective}-{kind}", backprop)
+                trained[kind] = teach(kind, lesson, train, WEIGHT, settings, bench=bench)
                 seen = backprop.seen[kind] if backprop else {}
                 rows.append({
-                    "objective": objective, "adapter": kind, "mrr@10": rank(adapter),
-                    "seconds": round(time.process_time() - began + (scored if objective == "distill" else 0), 1),
+                    "objective": objective, "kind": kind, **rank(trained[kind]),
+                    "seconds": round(time.process_time() - began + (scoring if objective == "distill" else 0), 1),
                     "tokens": tokens, **seen,
                 })  # fmt: skip
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -236,7 +242,7 @@ def main() -> None:
     parser.add_argument("what", choices=("learn", "steps"))
     parser.add_argument("--topics", type=int, default=200)
     parser.add_argument("--lm", help="folder of a language model; default: one that copies is made")
-    parser.add_argument("--kinds", nargs="+", default=["residual", "hybrid", "lora"])
+    parser.add_argument("--kinds", nargs="+", default=["weights", "residual", "lora"])
     parser.add_argument("--model", help="folder of a language model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=8)

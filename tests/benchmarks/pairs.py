@@ -50,7 +50,7 @@ def known_items(chunks: Sequence[Chunk], limit: int, seed: int) -> list[Pair]:
         seed: Of that order.
     """
     texts = {chunk.id: chunk.text for chunk in chunks}
-    probes = make(chunks, (), ProbesConfig(titles=len(chunks), known_items=2 * len(chunks)), seed).probes
+    probes = make(chunks, (), ProbesConfig(titles=len(chunks), known_items=4 * len(chunks)), seed).probes
     pairs: dict[str, Pair] = {}
     for probe in sorted(probes, key=lambda probe: probe.kind == "span"):  # titles first
         if probe.source is not None and probe.source not in pairs:

@@ -1,4 +1,11 @@
-"""Whole passes of ragself on a labelled collection: `ragself bench` in a process of its own, with the defaults."""
+"""Whole passes of ragself on a labelled collection: `ragself bench` in a process of its own, with the defaults.
+
+Its JSON has, for each of the rankers bm25, base, rrf, linear, untrained, trained and teacher, ``ndcg@10`` and
+``recall@100`` with their intervals; ``gain``, the paired difference in nDCG@10 of trained and untrained with its
+interval; ``decision``, ``reason`` and ``report`` of the pass; ``seconds``; and what was measured: ``dataset``,
+``split``, and the numbers of ``documents``, ``queries`` and queries of ``traffic``. A ranker that there is none of has
+None for figures.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +23,7 @@ from tests.language_models import copying_model, tokenizer
 PASSES: dict[str, dict[str, str]] = {  # and settings other than the defaults
     "cold": {},
     "ragself": {},
-    "lora": {"RAGSELF_TRAIN__ADAPTERS": '["hybrid", "residual", "lora"]'},
+    "lora": {"RAGSELF_TRAIN__ADAPTERS": '["weights", "residual", "lora"]'},
     "distill": {"RAGSELF_TRAIN__OBJECTIVE": "distill"},
     "dream": {"RAGSELF_TRAIN__OBJECTIVE": "dream"},
     "revela": {"RAGSELF_TRAIN__OBJECTIVE": "revela"},
@@ -24,15 +31,15 @@ PASSES: dict[str, dict[str, str]] = {  # and settings other than the defaults
 CAUSAL = ("distill", "dream", "revela")  # supervised by a causal language model
 TITLED = ("scifact", "nfcorpus")  # collections that one is made for
 LM = {"size": 8192, "steps": 200}  # of its vocabulary, and of its training: some four minutes
-ROWS = {"teacher": " teacher", "adapted": "", "fused": " fused"}  # ranker of `ragself bench`, and its name after a pass
+TAUGHT = ("cold", "ragself")  # whose teacher has a row
 NOTES = (
-    "ragself: with the queries of a split that is not measured, where there is one, and without labels; cold: with "
-    "neither; lora: as ragself, with LoRA on queries under the hybrid as one more candidate. Each is one plain vector "
-    "query by the candidate, whatever the gate decided; fused is search mode fused of the same; the teacher is what an "
-    "adapter learns towards.",
+    "untrained: hybrid search as it is before anything is learned. ragself: with the queries of a split that is not "
+    "measured, where there is one, and without labels; cold: with neither; lora: as ragself, with LoRA on queries as "
+    "one more candidate. Each is hybrid search by the candidate, whatever the gate decided, and as untrained where "
+    "there was none; gain is its paired difference from untrained. The teacher is what a candidate learns towards.",
     "distill, dream, revela: as ragself, but a causal language model scores and judges, and by the last two trains: a "
     "Llama of two layers that the benchmark trains for some minutes to copy, and on titles and texts of the "
-    "collection. It knows little, and its judgement shows that. A pass that finds nothing to learn has no row.",
+    "collection. It knows little, and its judgement shows that. A pass that refuses to learn has no row.",
     "Seconds of ragself are those of a whole pass: learning, judging, building the new index, encoding what is held "
     "out and no earlier pass had encoded.",
 )
@@ -54,7 +61,7 @@ def language_model(subject: Subject, folder: Path) -> Path:
 def measure(
     folder: Path, traffic: str | None, seed: int, kb: Path, name: str, lm: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of one pass: the candidate, the same in mode fused, and the teacher.
+    """Rows of one pass: the candidate and the teacher.
 
     Args:
         folder: BEIR folder.
@@ -87,9 +94,10 @@ def measure(
         "train_seconds": round(report["cpu"], 1) if report["cpu"] else None,
         "steps": None, "encode_seconds": None, "stages": report["seconds"], "objective": report["objective"],
     }  # fmt: skip
-    told = {"adapted": ""} if name in CAUSAL else ROWS
-    return [
-        {"method": name + suffix, **result[ranker], **found}
-        for ranker, suffix in told.items()
-        if result[ranker]["ndcg@10"] is not None and (name, ranker) != ("lora", "teacher")  # which is ragself's
-    ]
+    trained, gain = result["trained"], result["gain"]
+    if trained["ndcg@10"] is None:  # nothing was trained, and what was before stays
+        trained, gain = result["untrained"], {"mean": 0.0, "low": 0.0, "high": 0.0}
+    rows = [{"method": name, **trained, "gain": gain, **found}]
+    if result["teacher"]["ndcg@10"] is not None and name in TAUGHT:
+        rows.append({"method": f"{name} teacher", **result["teacher"], "gain": None, **found})
+    return rows

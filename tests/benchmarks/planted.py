@@ -5,8 +5,9 @@
 Trains the copying model of tests/language_models.py (made-up words, so that nothing can be known beforehand), serves it
 with the vLLM of .venv-vllm or VLLM_PYTHON unless --url names a server of it or --local loads it in this process, and
 asks for documents by a few words that only one of them holds together: half of the probes in the document's order, half
-scattered. Told is how often the planted document comes first among its candidates: by the base model, by the likelihood
-gain alone, and by the teacher after filters, for which a probe that the filters drop counts as missed.
+scattered. Told is how often the planted document comes first among its candidates: by the base model, by the untrained
+ranking, by the likelihood gain alone, and by the teacher after filters, for which a probe that the filters drop counts
+as missed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from ragself import Chunk, KnowledgeBase
 from ragself.learn.calibrate import WEIGHT
 from ragself.learn.study import Study, study
-from ragself.learn.supervision import narrowed, supervise
-from ragself.learn.teacher import law
+from ragself.learn.supervision import scored, supervise
+from ragself.learn.teacher import law, trust
+from ragself.models.ranking import Ranking
 from ragself.schema import Probe
 from tests.integration.vllm_server import VllmServer
 from tests.language_models import copying_model
@@ -87,11 +89,13 @@ def shares(lesson: Study, answers: list[str], chunks: list[Chunk]) -> dict[str, 
     """Share of probes whose planted document is first, by each judge."""
     row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
     planted = lesson.candidates == np.array([row_of[answer] for answer in answers])[:, None]
-    teacher = first(law(lesson.gains, lesson.base, WEIGHT), planted) & lesson.judged[0]
+    law_of = law(lesson.gains, lesson.floor, trust(WEIGHT, lesson.lengths), lesson.tau)
+    teacher = first(law_of, planted) & lesson.judged[0]
     odd = np.arange(len(answers)) % 2 == 1
     return {
-        "planted among candidates": float(planted.any(axis=1).mean()),
-        "base model": float(first(lesson.base, planted).mean()),
+        "planted among candidates": float((planted & np.isfinite(lesson.gains)).any(axis=1).mean()),
+        "base model": float(first(lesson.cosines, planted).mean()),
+        "untrained ranking": float(first(lesson.floor, planted).mean()),
         "likelihood gain": float(first(lesson.gains, planted).mean()),
         "teacher": float(teacher.mean()),
         "teacher, words in order": float(teacher[odd].mean()),
@@ -125,8 +129,12 @@ def main() -> None:
         config = kb.config.model_copy(update={"generator": kb.config.generator.at(where)})
         store = kb.store()
         with supervise(config, folder) as supervision:
-            lesson = study(probes, chunks, store.base, None, supervision.scorer, narrowed(config), 0)
-            again = study(probes, chunks, store.base, None, supervision.scorer, narrowed(config), 0)
+            lesson = study(
+                probes, chunks, store.base, Ranking(), supervision.scorer, config.teacher, 0, asked=scored(config)
+            )
+            again = study(
+                probes, chunks, store.base, Ranking(), supervision.scorer, config.teacher, 0, asked=scored(config)
+            )
             cost = supervision.report()
         assert np.array_equal(lesson.gains, again.gains)
         result = {

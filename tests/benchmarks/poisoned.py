@@ -4,9 +4,9 @@
 
 Somebody who may add documents wants theirs to be found. `stuffed`: each is made of the rarer words of twenty titles of
 others. `echo`, the worst case: they know what users ask, and each repeats ten of the train queries that the knowledge
-base learns from. Told is, for each share of the corpus, whether the gate promotes, and, with labels that it never
-sees, nDCG@10 of the base model and of the candidate on the test queries among all documents, and for how many queries a
-hostile document is among the first ten. FOLDER keeps the encoded vectors between runs.
+base learns from. Told is, for each share of the corpus, whether the gate promotes, and, with labels that it never sees,
+nDCG@10 of the untrained ranking and of the candidate on the test queries among all documents, and for how many queries
+a hostile document is among the first ten. FOLDER keeps the encoded vectors between runs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from ragself import Chunk, KnowledgeBase
-from ragself.cli.bench import Collection, _traffic, read
-from ragself.cycle import judged_adapter
+from ragself.cli.bench import Collection, Law, _top, _traffic, read
+from ragself.cycle import judged_ranking
 from ragself.learn.metrics import bootstrap, ndcg, relevance_of
-from ragself.models.adapter import Adapter
+from ragself.models.ranking import Ranking
+from ragself.models.spread import unit
 
 BAD = "hostile-"
 
@@ -50,14 +51,15 @@ def echo(collection: Collection, asked: list[str], count: int) -> list[Chunk]:
 ATTACKS = {"stuffed": stuffed, "echo": echo}
 
 
-def rank(kb: KnowledgeBase, chunks: list[Chunk], queries: list[str], adapter: Adapter | None) -> list[list[str]]:
+def rank(kb: KnowledgeBase, chunks: list[Chunk], queries: list[str], ranking: Ranking) -> list[list[str]]:
+    """The ten best of hybrid search by a ranking."""
     store = kb.store()
     texts = [chunk.text for chunk in chunks]
     documents, asked = store.base.documents(texts), store.base.queries(queries)
-    if adapter is not None:
-        documents, asked = adapter.documents(documents, texts), adapter.queries(asked, queries)
-    order = np.argsort(-(asked @ documents.T), axis=1, kind="stable")[:, :10]
-    return [[chunks[row].id for row in rows] for rows in order]
+    if ranking.adapter is not None:
+        documents, asked = ranking.adapter.documents(documents, texts), ranking.adapter.queries(asked, queries)
+    scores = Law(texts, queries, unit(store.base)).scores(asked @ documents.T, ranking)
+    return _top(scores, np.array([chunk.id for chunk in chunks]))
 
 
 def told(ranking: list[list[str]], qrels: list[dict[str, int]]) -> tuple[np.ndarray, float]:
@@ -77,8 +79,9 @@ def measure(collection: Collection, asked: list[str], bad: list[Chunk], work: Pa
         with KnowledgeBase(folder) as kb:
             kb.add(chunks)
             report = kb.adapt(asked)
-            before, seen_before = told(rank(kb, chunks, queries, None), qrels)
-            after, seen_after = told(rank(kb, chunks, queries, judged_adapter(kb.store())), qrels)
+            candidate = judged_ranking(kb.store()) if report.kind else None
+            before, seen_before = told(rank(kb, chunks, queries, Ranking()), qrels)
+            after, seen_after = told(rank(kb, chunks, queries, candidate or Ranking()), qrels)
         if kept and not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / "cache.db", kept)
@@ -87,10 +90,11 @@ def measure(collection: Collection, asked: list[str], bad: list[Chunk], work: Pa
         "hostile": len(bad),
         "decision": report.decision,
         "reason": report.reason,
-        "base": round(float(before.mean()), 4),
+        "kind": report.kind,
+        "untrained": round(float(before.mean()), 4),
         "candidate": round(float(after.mean()), 4),
         "change": [round(value, 4) for value in (change.mean, change.low, change.high)],
-        "queries with a hostile document": {"base": round(seen_before, 3), "candidate": round(seen_after, 3)},
+        "queries with a hostile document": {"untrained": round(seen_before, 3), "candidate": round(seen_after, 3)},
     }
 
 

@@ -4,12 +4,14 @@
     python tests/benchmarks/quality.py DATA [--collections scifact ...] [--methods ragself cold crop ...] [--seeds 3]
         [--budget 60] [--generator URL-or-path] [--lm FOLDER] [--work FOLDER] [--out FILE] [--again]
 
+    python tests/benchmarks/quality.py DATA --methods bm25 dense rrf linear untrained --work FOLDER
+
 DATA holds BEIR folders. Labels are used for reporting only, the defaults are the same for all. Methods are `ragself`,
 a pass with unlabelled queries, `cold`, a pass without any, `lora`, and, where a language model can be made, `distill`,
 `dream` and `revela`, all in passes.py; and those in rivals.py. A row is kept as soon as it is measured; what is in FILE
 is not measured again, unless --again is given. --work keeps vectors of the base model between runs. Everything at three
 seeds takes some ten hours of a processor, most of it to embed collections anew with what rivals have trained; without
-crop, ict and tsdae four.
+crop, ict and tsdae four; the second line, with vectors in FOLDER, a few minutes. FILE holds one row a line.
 """
 
 from __future__ import annotations
@@ -30,17 +32,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from ragself.cli.bench import read
 from ragself.cli.console import duration, progress
 from ragself.corpus.cache import VectorCache
 from ragself.progress import Progress
 from tests.benchmarks import passes, rivals
+from tests.benchmarks.lines import RESULTS
 from tests.benchmarks.rows import Rows
 from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
 
 METHODS = (*passes.PASSES, *rivals.RIVALS)
 TRAINED = ("adapter", "adapter-long", "crop", "ict", "tsdae", "questions")  # within the budget
 PASS = 150.0  # seconds that one takes, roughly
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Runner:
         if name not in self._subjects:
             (self._work / name).mkdir(parents=True, exist_ok=True)
             cache = VectorCache(self._work / name / "cache.db")
-            self._subjects[name] = Subject(folder_of(self._data, name, self._work), cache, self._say)
+            self._subjects[name] = Subject(read(folder_of(self._data, name, self._work), "test"), cache, self._say)
         return self._subjects[name]
 
     def forecast(self, job: Job) -> float:

@@ -4,8 +4,7 @@
 - dense: all-MiniLM-L6-v2 as it is, the base that all others start from.
 - rrf: reciprocal rank fusion of both, k = 60, as in `ragself bench`.
 - linear: half of each score, scaled to 0 to 1 over the first 1000 of its list for each query; 0 for what is not listed.
-- sketch: the base vectors, four fifths, beside a random projection to 1024 dimensions of the words that a text holds,
-  by rarity, one fifth; compared by cosine. Where a cold start begins: nothing in it is learned or calibrated.
+- untrained: hybrid search of ragself before anything is learned. No rival, but measured in the same way.
 - adapter: LlamaIndex's EmbeddingAdapterFinetuneEngine, a linear layer on queries, on known items: a title, or the first
   sentence, and the document without it; 2000 at most, 4 epochs. adapter-long: as many epochs as the budget holds.
 - crop, ict: all of the model with sentence-transformers' trainer and MultipleNegativesRankingLoss, on two random crops
@@ -38,14 +37,14 @@ from ragself.models.generator import open_generator
 from ragself.progress import Progress
 from tests.benchmarks import trainers
 from tests.benchmarks.pairs import cloze, crops, damaged, known_items, sentences, stream
-from tests.benchmarks.subject import Subject, encode, untrained
+from tests.benchmarks.subject import Subject, encode, free
 
-FREE = ("bm25", "dense", "rrf", "linear")  # of training and of chance, so that one seed is enough
-RIVALS = (*FREE, "sketch", "adapter", "adapter-long", "crop", "ict", "tsdae", "questions")
+FREE = ("bm25", "dense", "rrf", "linear", "untrained")  # of training and of chance, so that one seed is enough
+RIVALS = (*FREE, "adapter", "adapter-long", "crop", "ict", "tsdae", "questions")
 KNOWN_ITEMS, EPOCHS = 2000, 4
 QUESTIONS = 200  # that a language model writes, as many as ragself's default
 NOTES = (
-    "Rivals have neither labels nor queries in training. bm25, dense, rrf and linear have one seed.",
+    "Rivals have neither labels nor queries in training. bm25, dense, rrf, linear and untrained have one seed.",
     "Seconds are processor time on one thread; of encoding with the base model, only where no earlier run did it.",
     "adapter: llama-index-finetuning 0.4.2 installs, but can be imported with mistralai<2 only.",
     "crop, ict, tsdae: a minute of one thread is some 20 steps of 16 pairs; other budgets may come out otherwise.",
@@ -78,7 +77,7 @@ class Rivals:
 
     def forecast(self, subject: Subject, method: str) -> float:
         """Seconds that a method may take."""
-        if method in (*FREE, "sketch"):
+        if method in FREE:
             return 2.0
         if method == "adapter":
             return 15.0
@@ -87,9 +86,9 @@ class Rivals:
     def measure(self, subject: Subject, method: str, seed: int) -> dict[str, Any]:
         """Figures of the test split, and what they took."""
         subject.seconds = 0.0
-        if method in (*FREE, "sketch"):
+        if method in FREE:
             figures: dict[str, Any] = {"steps": None, "pairs": None, "train_seconds": None}
-            scores = untrained(subject, method, seed)
+            scores = free(subject, method)
             figures["encode_seconds"] = round(subject.seconds, 1) if subject.seconds else None
         elif method.startswith("adapter"):
             scores, figures = self._adapter(subject, method, seed)

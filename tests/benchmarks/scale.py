@@ -3,7 +3,7 @@
     python tests/benchmarks/scale.py [--documents 100000] [--probes 4000]
 
 Documents and their base vectors are made up, so that only ragself's own work is measured: candidates, likelihoods,
-training the hybrid adapter, mapping every document. Nothing is downloaded.
+training weights and a residual, mapping every document. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import time
 import numpy as np
 
 from ragself.config import GateConfig, TeacherConfig, TrainConfig
+from ragself.learn.calibrate import COUNTED
 from ragself.learn.judge import judge
 from ragself.learn.students import teach
 from ragself.learn.study import study
-from ragself.models.lexicon import Lexicon
 from ragself.models.ngram import NgramScorer
+from ragself.models.ranking import Ranking
 from ragself.schema import Chunk, Probe
 
 DIMENSION = 384
@@ -64,21 +65,22 @@ def main() -> None:
     seconds: dict[str, float] = {}
 
     began = time.perf_counter()
-    lesson = study(probes, chunks, MadeUpVectors(), None, NgramScorer, TeacherConfig(), 0)
+    lesson = study(probes, chunks, MadeUpVectors(), Ranking(), NgramScorer, TeacherConfig(), 0)
     seconds["candidates and likelihoods"] = time.perf_counter() - began
+    rankings = [Ranking()]
+    for kind in ("weights", "residual"):
+        began = time.perf_counter()
+        rankings.append(teach(kind, lesson, lesson.rows("train"), COUNTED, TrainConfig()))
+        seconds[f"train {kind}"] = time.perf_counter() - began
     began = time.perf_counter()
-    lexicon = Lexicon.fit(lesson.texts)
-    adapter = teach("hybrid", lesson, lesson.rows("train"), lexicon, 2.5, TrainConfig())
-    seconds["train hybrid"] = time.perf_counter() - began
-    began = time.perf_counter()
-    judge(lesson, lesson.rows("select")[:200], [None, adapter], 2.5, GateConfig())
-    seconds["map and judge all documents"] = time.perf_counter() - began
+    judge(lesson, lesson.rows("select")[:200], rankings, COUNTED, GateConfig())
+    seconds["map and judge"] = time.perf_counter() - began
     print(
         json.dumps(
             {
                 "documents": arguments.documents,
                 "probes": arguments.probes,
-                "words": len(lexicon.keys),
+                "words of the probes": len(lesson.words.terms),
                 "memory of the corpus itself, GB": round(start_memory, 2),
                 "peak memory, GB": round(_memory(), 2),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},

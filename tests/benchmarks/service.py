@@ -4,8 +4,9 @@
 
 One client asks DATA's test queries, `rate` a second, first for a minute while nothing else happens, then for as long as
 a whole pass takes in a process of its own, from DATA's train queries (their labels are not used), then while versions
-switch a hundred times. Every answer is compared with what its version finds, and with which scores. FOLDER keeps the
-encoded documents between runs. `--server` keeps the vectors on a Chroma server.
+switch a hundred times between two collections, and a hundred times within one. Search is hybrid. Settings are such that
+the pass ends with a switch (versions.py). Every answer is compared with what its version finds, and with which scores.
+FOLDER keeps the encoded documents between runs. `--server` keeps the vectors on a Chroma server.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import numpy as np
 import psutil
 
-from ragself import Chunk, Config, KnowledgeBase
+from ragself import Chunk, KnowledgeBase
 from ragself.background import BackgroundAdaptation
+from ragself.config import load
+from tests.benchmarks.versions import PROMOTING, shared
 
 QUIET = 60.0  # seconds
 SWITCHES = 100
@@ -153,6 +158,34 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
         time.sleep(2)
     truth |= answers(kb, asked)
     held = kb.history()[-1]["held"]
+    pairs = {"between collections": (0, 1), "within one": (1, shared(kb))}
+    kb.rollback(pairs["within one"][1])
+    truth |= answers(kb, asked)
+    clients, switches = [], {}
+    for name, pair in pairs.items():
+        other, switches[name] = switching(kb, asked, rate, pair)
+        clients.append(other)
+    before, during = client.between(quiet, learning), client.between(learning, learned)
+    p50, p95 = (round(during[f"{name} ms"] / before[f"{name} ms"], 3) for name in ("p50", "p95"))
+    clients.append(client)
+    return {
+        "documents": kb.status().chunks,
+        "quiet": before,
+        "while a pass runs": during,
+        "ratio": {"p50": p50, "p95": p95},
+        "pass": {"seconds": round(learned - learning, 1), "stages": dict(report.seconds)},
+        "switches": switches,
+        "switch ms, at the end of the pass": round(1000 * held, 1),
+        "errors": sum(len(each.errors) for each in clients),
+        "answers of no one version": sum(each.mixed(truth) for each in clients),
+        "answers that lack one of the ten best of their version": sum(each.inexact(truth) for each in clients),
+    }
+
+
+def switching(kb: KnowledgeBase, asked: list[str], rate: float, pair: tuple[int, int]) -> tuple[Client, dict[str, Any]]:
+    """Who asks while two versions switch, and what that took."""
+    if kb.status().live.number != pair[1]:
+        kb.rollback(pair[1])
     took: list[float] = []
     turns: list[tuple[float, float, float]] = []
     moving: list[float] = []
@@ -168,39 +201,25 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
             turns.append((time.perf_counter() - at, steal() - taken_away, collecting.seconds - collected))
 
     kb._turn.taken = timed  # type: ignore[method-assign]
-    switching = Client(kb, asked, rate)
-    with switching:
+    client = Client(kb, asked, rate)
+    with client:
         began = time.perf_counter()
         for number in range(SWITCHES):
             turns.clear()
             at = time.perf_counter()
-            kb.rollback(number % 2)
+            kb.rollback(pair[number % 2])
             took.append(time.perf_counter() - at)
             moving.append(turns[-1][0])  # the ones before it are for catching up
             if turns[-1][0] > 0.05:
                 lost.append([round(1000 * value) for value in turns[-1]])
             time.sleep(0.2)
         ended = time.perf_counter()
-    before, during, switched = (
-        client.between(quiet, learning),
-        client.between(learning, learned),
-        switching.between(began, ended),
-    )
-    p50, p95 = (round(during[f"{name} ms"] / before[f"{name} ms"], 3) for name in ("p50", "p95"))
-    return {
-        "documents": kb.status().chunks,
-        "quiet": before,
-        "while a pass runs": during,
-        "ratio": {"p50": p50, "p95": p95},
-        "pass": {"seconds": round(learned - learning, 1), "stages": dict(report.seconds)},
-        "while versions switch": switched,
+    kb._turn.taken = taken  # type: ignore[method-assign]
+    return client, {
+        "searches meanwhile": client.between(began, ended),
         "switch ms, nobody else changes anything": spread(moving),
         "slower than 50 ms: how long, of which the host took, and Python collected garbage": lost,
         "switch ms, catching up and opening what becomes live before it": spread(took),
-        "switch ms, at the end of the pass": round(1000 * held, 1),
-        "errors": len(client.errors) + len(switching.errors),
-        "answers of no one version": client.mixed(truth) + switching.mixed(truth),
-        "answers that lack one of the ten best of their version": client.inexact(truth) + switching.inexact(truth),
     }
 
 
@@ -243,7 +262,7 @@ def main() -> None:
             if kept and kept.exists():
                 (folder / "kb").mkdir()
                 shutil.copy(kept, folder / "kb" / "cache.db")
-            with KnowledgeBase(folder / "kb", config=Config(chroma=url)) as kb:
+            with KnowledgeBase(folder / "kb", config=load(None, **PROMOTING, chroma=url)) as kb:
                 kb.add(chunks, lambda *where: print(*where, end="\r", file=sys.stderr))
                 if kept:
                     kept.parent.mkdir(parents=True, exist_ok=True)

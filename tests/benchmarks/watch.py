@@ -3,8 +3,8 @@
     python tests/benchmarks/watch.py FOLDER [--seconds 3600]
 
 FOLDER holds text files, of which a random selection is copied, changed and deleted every few seconds; the settings make
-watch learn every few minutes. At the end it is stopped with SIGTERM, and what the knowledge base holds is compared with
-what the folder holds.
+watch learn every few minutes, and most passes end with a switch to a new collection. At the end it is stopped with
+SIGTERM, and what the knowledge base holds is compared with what the folder holds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from ragself.corpus.journal import Journal
 from ragself.errors import RagselfError
 
 SUFFIXES = ("", ".txt", ".md", ".rst", ".html")
-SETTINGS = """[queries]
+SETTINGS = """[train]
+adapters = ["residual"]
+[gate]
+gain = 0.0
+confidence = 0.51
+margin = 1.0
+[teacher]
+weight = 3.0
+[queries]
 log = true
 [watch]
 poll = 5

@@ -1,11 +1,12 @@
 """A week of a service, as fast as it goes: documents arrive and go, users ask, every day ends with a pass and `gc`.
 
-    python tests/benchmarks/week.py DATA [--documents 20000] [--queries 50000] [--days 7]
+    python tests/benchmarks/week.py DATA [--documents 20000] [--queries 50000] [--days 7] [--defaults]
 
 DATA holds BEIR folders: their documents, long ones in parts, arrive in equal shares a day, and a tenth of what is there
 goes; their queries are asked with the frequencies of Zipf's law and remembered, half of them from the moment that the
 day's pass begins. Told of each day is what the pass did, and, before it and after `gc`, the memory of the process that
-serves and what is on disk. Labels are not used.
+serves and what is on disk. Labels are not used. Settings are such that passes end with a switch to a new collection
+(versions.py), unless --defaults is given.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import numpy as np
 import psutil
 
@@ -29,9 +32,10 @@ from ragself.background import BackgroundAdaptation
 from ragself.config import load
 from ragself.serve.status import size
 from tests.benchmarks.service import spread
+from tests.benchmarks.versions import PROMOTING
 
 SETS = ("scifact", "nfcorpus", "cosqa", "cranfield", "med", "xquad")
-PARTS = ("corpus.db", "cache.db", "queries.db", "signals.db", "versions", "pass")
+PARTS = ("corpus.db", "cache.db", "queries.db", "signals.db", "lexical", "versions", "pass")
 GONE = 0.1  # of the documents, each day
 
 
@@ -78,11 +82,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50_000)
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--encoder")
+    parser.add_argument("--defaults", action="store_true")
     arguments = parser.parse_args()
     chunks, queries = read(arguments.data, arguments.documents)
     draw = random.Random(2)
     zipf = np.random.default_rng(3).zipf(1.3, size=arguments.queries) % len(queries)
-    settings: dict[str, Any] = {"queries": {"log": True}}
+    settings: dict[str, Any] = {"queries": {"log": True}, **({} if arguments.defaults else PROMOTING)}
     if arguments.encoder:
         settings["encoder"] = {"model": arguments.encoder}
     days, there, errors = [], set[str](), 0

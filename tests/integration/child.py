@@ -121,11 +121,11 @@ def die_on(name: str, after: bool) -> None:
 
 
 def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
-    """Open, search, and compute the same exactly: all vectors encoded afresh."""
+    """Open, search by vector, and compute the same exactly: all vectors encoded again."""
     from ragself.models.embedder import Embedder
 
     with opened(kb) as base:
-        hits = [base.search(query, k) for query in queries]
+        hits = [base.search(query, k, mode="vector") for query in queries]
         store = base.store()
         version = store.registry.version(store.registry.live())
         embedder = Embedder(store.base.encoder, store.adapter(version))
@@ -170,6 +170,19 @@ def write(kb: str, documents: dict[str, str]) -> dict[str, Any]:
         say("added")
         wait("leave")
     return {"added": added.added}
+
+
+def change(kb: str, documents: dict[str, str], ids: list[str]) -> None:
+    """Add documents and delete others, one after the other, and stay the writer."""
+    from ragself import Chunk
+
+    with opened(kb) as base:
+        base.add([Chunk(id, text) for id, text in documents.items()])
+        say("added")
+        wait("delete")
+        base.delete(ids)
+        say("deleted")
+        wait("end")
 
 
 def read(kb: str, query: str) -> None:
@@ -230,7 +243,7 @@ def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (adapt, cli, gains, halt, look, read, starved, write)
+    function.__name__: function for function in (adapt, change, cli, gains, halt, look, read, starved, write)
 }
 
 

@@ -9,14 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from ragself import Chunk, Hit, KnowledgeBase
+from ragself.lexical.law import Query, match
+from ragself.lexical.view import View
 from ragself.models.embedder import Embedder
+from ragself.models.ranking import Ranking
+from ragself.models.saved import fingerprint, identity
+from ragself.models.spread import unit
+from ragself.schema import Version
+from ragself.serve.registry import now
+from ragself.serve.reindex import follow
 
+Law = Callable[[Sequence[str]], dict[str, dict[str, float]]]
 Exact = Callable[[str], dict[str, float]]
 
 
 def mrr(kb: KnowledgeBase, chunks: Sequence[Chunk]) -> float:
     """Mean reciprocal rank at 10 of each chunk when it is asked for by its title."""
-    ranks = [[hit.id for hit in kb.search(str(chunk.title), 10)] for chunk in chunks]
+    ranks = [[hit.id for hit in kb.search(str(chunk.title), 10, mode="vector")] for chunk in chunks]
     return float(
         np.mean([1 / (1 + ids.index(c.id)) if c.id in ids else 0.0 for c, ids in zip(chunks, ranks, strict=True)])
     )
@@ -34,6 +43,52 @@ def exact(kb: KnowledgeBase, number: int | None = None) -> Exact:
         return dict(zip([chunk.id for chunk in chunks], (vectors @ embedder.queries([query])[0]).tolist(), strict=True))
 
     return score
+
+
+def by_law(kb: KnowledgeBase) -> Law:
+    """Parts of the score of every document of the journal for some queries, computed without index and candidates."""
+    store = kb.store()
+    ranking = store.ranking(store.registry.version(store.registry.live()))
+    chunks = store.journal.chunks()
+    embedder = Embedder(store.base.encoder, ranking.adapter)
+    vectors = embedder.documents([chunk.text for chunk in chunks])
+    corpus, scale = View.of([chunk.text for chunk in chunks]), unit(store.base)
+
+    def parts(queries: Sequence[str]) -> dict[str, dict[str, float]]:
+        middle = embedder.queries(queries).mean(axis=0)
+        cosines = vectors @ (middle / np.linalg.norm(middle))
+        lexical = np.zeros((2, len(chunks)))
+        for text in queries:
+            query = Query.of(text, corpus)
+            found = match(query, corpus, np.arange(len(chunks)))
+            lexical += scale * np.array(found.parts(query, ranking.weights)) / len(queries)
+        return {
+            chunk.id: {"vector": float(cosines[row]), "language_model": lexical[0, row], "bm25": lexical[1, row]}
+            for row, chunk in enumerate(chunks)
+        }
+
+    return parts
+
+
+def promote(kb: KnowledgeBase, ranking: Ranking) -> Version:
+    """Make a version live that ranks by this, as a pass does."""
+    store = kb.store()
+    mark = store.manifest.fingerprint
+    live, number = store.registry.version(store.registry.live()), store.registry.next_number()
+    place = store.place(number, ranking, live)
+    store.registry.folder(number).mkdir(parents=True)
+    store.save(ranking, store.registry.adapter_path(number))
+    version = Version(
+        number, ranking.kind, place.collection, fingerprint(mark, ranking.adapter), store.manifest.dimension, now(), {},
+        place.documents, place.home, ranking.weights.mark,
+    )  # fmt: skip
+    if not store.shares(version, live):
+        with store.filling(version) as index:
+            follow(store.journal, version.collection, index, store.base, ranking.bound(store.base).adapter)
+    store.registry.add(version)
+    store.registry.point(number, "promote", "a test", fingerprint=identity(mark, ranking))
+    kb.refresh()
+    return version
 
 
 def another(chunks: Sequence[Chunk], number: int) -> str:

@@ -81,7 +81,7 @@ def test_the_same_is_found_as_before_and_the_collection_is_not_written_to(
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
         exact = Stored(collection)
         for query in asked[::20]:
-            hits = kb.search(query)
+            hits = kb.search(query, mode="vector")
             exact.check([hit.id for hit in hits], encoder.queries([query])[0].tolist(), 10)
             theirs = collection.get(ids=[hit.id for hit in hits])
             rows = zip(theirs["ids"], theirs["documents"], theirs["metadatas"], strict=True)
@@ -111,7 +111,7 @@ def test_where_a_row_of_the_sample_was_altered_all_are_encoded_anew(
     id = collection.get(include=[])["ids"][looked_at]
     collection.update(ids=[id], documents=["altered"], embeddings=[[1.0] + [0.0] * 31])
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
-        hit = kb.search("altered", 1)[0]
+        hit = kb.search("altered", 1, mode="vector")[0]
     assert (hit.id, hit.text) == (id, "altered")
     assert hit.score > 0.9
 
@@ -548,7 +548,7 @@ def test_line_breaks_that_were_embedded_as_spaces(client: chromadb.ClientAPI, ti
     collection = client.create_collection("theirs", embedding_function=None)
     collection.add(ids=[str(row) for row in range(20)], embeddings=vectors, documents=texts)
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=config) as kb:
-        hit = kb.search(texts[7].replace("\n", " "), 1)[0]
+        hit = kb.search(texts[7].replace("\n", " "), 1, mode="vector")[0]
         assert (hit.id, hit.text) == ("7", texts[7])
         assert hit.score == pytest.approx(1, abs=1e-4)
         assert kb.sync().unchanged == 20
@@ -573,12 +573,12 @@ def test_prompts_of_the_encoder_are_kept_with_the_knowledge_base(tiny_model: Pat
     config = load(None, encoder={"model": str(tiny_model), "prompts": {"query": "find "}})
     with KnowledgeBase(tmp_path / "kb", config=config) as kb:
         kb.add([Chunk("a", "one two three")])
-        score = kb.search("one")[0].score
+        score = kb.search("one", mode="vector")[0].score
     with KnowledgeBase(tmp_path / "kb", config=load(None)) as kb:
-        assert kb.search("one")[0].score == pytest.approx(score, abs=1e-6)
+        assert kb.search("one", mode="vector")[0].score == pytest.approx(score, abs=1e-6)
     with KnowledgeBase(tmp_path / "other", config=load(None, encoder={"model": str(tiny_model)})) as kb:
         kb.add([Chunk("a", "one two three")])
-        assert kb.search("one")[0].score != pytest.approx(score, abs=1e-4)
+        assert kb.search("one", mode="vector")[0].score != pytest.approx(score, abs=1e-4)
 
 
 def test_a_collection_is_served_as_it_is_while_another_process_writes(

@@ -131,14 +131,17 @@ def test_add_search_and_again(ragself: Ragself, docs: Path, chunks: list[Chunk],
 
     hits = ragself("search", chunks[0].text, "--kb", kb, "-k", 2, "--json").json
     assert len(hits) == 2
-    assert set(hits[0]) == {"id", "text", "metadata", "score", "version"}
+    assert set(hits[0]) == {"id", "text", "metadata", "score", "version", "parts"}
+    assert set(hits[0]["parts"]) == {"vector", "language_model", "bm25"}
+    assert hits[0]["score"] == pytest.approx(sum(hits[0]["parts"].values()), abs=1e-5)
     source = str(docs / f"{chunks[1].id}.md")
     only = ragself("search", "x", "--kb", kb, "--where", json.dumps({"source": source}), "--json").json
     assert only and {hit["metadata"]["source"] for hit in only} == {source}
-    ranked = ragself("search", chunks[0].text, "--kb", kb, "-k", 2, "--json", "--mode", "fused").json
+    ranked = ragself("search", chunks[0].text, "--kb", kb, "-k", 2, "--json", "--mode", "vector").json
     assert len(ranked) == 2
     assert ranked[0]["id"] == hits[0]["id"]  # its own text
-    assert ranked[0]["score"] != hits[0]["score"]
+    assert set(ranked[0]["parts"]) == {"vector"}
+    assert ranked[0]["score"] == pytest.approx(hits[0]["parts"]["vector"], abs=1e-4)
     shown = ragself("search", chunks[0].text, "--kb", kb)
     assert shown.code == 0
     assert str(chunks[0].title) in shown.out
@@ -160,7 +163,7 @@ def test_a_pass_and_all_that_follows(ragself: Ragself, filled: Path, asked_file:
     report = ragself("adapt", "--kb", filled, "--queries", asked_file, "--json", "--exit-code")
     assert (report.json["decision"], report.json["version"]) == ("promote", 1)
     assert report.json["probes"]["traffic"]["train"] > 100
-    assert "train hybrid" in report.err
+    assert "train weights" in report.err
     assert ragself("status", "--kb", filled, "--json").json["live"]["number"] == 1
     events = ragself("history", "--kb", filled, "--json").json
     assert [event["event"] for event in events] == ["create", "promote"]
@@ -214,7 +217,7 @@ def test_where_there_is_no_knowledge_base(ragself: Ragself, arguments: list[str]
         (["search", " "], 1, "The query is empty"),
         (["search", "x", "-k", "0"], 2, "-k"),
         (["search"], 2, "query"),
-        (["search", "x", "--mode", "both"], 2, "fused"),
+        (["search", "x", "--mode", "both"], 2, "hybrid"),
         (["search", "x", "--colour"], 2, "--colour"),
         (["adapt", "--queries", "nowhere.txt"], 1, "Cannot read the queries in nowhere.txt"),
         (["add", "nowhere.md"], 1, "nowhere.md does not exist"),
@@ -240,14 +243,14 @@ def test_a_setting_that_does_not_exist(ragself: Ragself, filled: Path, monkeypat
 
 
 def test_pin_and_unpin(ragself: Ragself, promoted: Path) -> None:
-    assert "Version 1 (hybrid) stays live" in ragself("pin", "--kb", promoted, "--reason", "the fair").out
+    assert "Version 1 (residual) stays live" in ragself("pin", "--kb", promoted, "--reason", "the fair").out
     assert ragself("status", "--kb", promoted, "--json").json["pinned"]
     assert ", pinned" in ragself("status", "--kb", promoted).out
     assert "Version 0 (base) is live in the place of version 1. It stays pinned." in " ".join(
         ragself("rollback", "--kb", promoted).out.split()
     )
     assert "`ragself pin` keeps it" not in ragself("rollback", "--kb", promoted, "--to", 1).out
-    assert "Version 1 (hybrid) may be replaced" in ragself("unpin", "--kb", promoted).out
+    assert "Version 1 (residual) may be replaced" in ragself("unpin", "--kb", promoted).out
     assert "was not pinned" in ragself("unpin", "--kb", promoted).out
     assert ragself("pin", "--kb", promoted, "--version", 0, "--json").json["number"] == 0
     events = ragself("history", "--kb", promoted, "--json").json[-6:]

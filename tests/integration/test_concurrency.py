@@ -42,7 +42,7 @@ class Searchers:
         try:
             while not self._stop.is_set():
                 for query in queries:
-                    self.seen.append((query, kb.search(query, 5)))
+                    self.seen.append((query, kb.search(query, 5, mode="vector")))
         except BaseException as error:
             self.errors.append(error)
 

@@ -114,7 +114,7 @@ def test_a_corrupted_adapter_is_refused_and_version_0_still_works(
         with pytest.raises(AdapterError, match=r"adapter\.safetensors"):
             kb.search("notulu")
         assert kb.rollback(0).number == 0
-        assert_right(kb.search("notulu", 10), exact(kb)("notulu"), 10)
+        assert_right(kb.search("notulu", 10, mode="vector"), exact(kb)("notulu"), 10)
         with pytest.raises(AdapterError):
             kb.rollback(1)
         assert kb.status().live.number == 0
@@ -122,7 +122,7 @@ def test_a_corrupted_adapter_is_refused_and_version_0_still_works(
 
 def test_an_adapter_of_another_version(promoted: Path, settings: Config) -> None:
     version = promoted / "versions" / "0001"
-    shutil.copy(next((promoted / "pass").glob("residual.safetensors")), version / "adapter.safetensors")
+    shutil.copy(next((promoted / "pass").glob("weights.safetensors")), version / "adapter.safetensors")
     with (
         KnowledgeBase(promoted, config=settings) as kb,
         pytest.raises(StoreError, match=r"built with fingerprint .* now make .*rollback"),
@@ -159,7 +159,7 @@ def test_a_lost_chroma_folder_is_built_again(
         assert len(done) == 2  # version 0 and version 1
         assert set(stages) == {"rebuild"}  # the vectors were in the cache
         for number in (1, 0):
-            assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+            assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
             assert kb.search(QUERY)[0].version == number
             if number:
                 kb.rollback()
@@ -171,7 +171,7 @@ def test_a_lost_cache_costs_time_only(promoted: Path, settings: Config, asked: l
     for file in promoted.glob("cache.db*"):
         file.unlink()
     with KnowledgeBase(promoted, config=settings) as kb:
-        assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+        assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
         assert kb.add([Chunk("new", "notulu")]).added == 1
         assert len(kb.adapt(asked).figures) > 0
 
@@ -200,7 +200,7 @@ def test_a_lost_chroma_folder_while_a_build_was_half_done(half_built: Path, sett
     with KnowledgeBase(half_built, config=settings) as kb:
         assert any("version 0 again" in line for line in kb.gc())
         assert kb.adapt(asked).decision == "promote"
-        assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+        assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
 
 
 def test_a_half_built_index_that_was_damaged_is_not_switched_to(
@@ -211,7 +211,7 @@ def test_a_half_built_index_that_was_damaged_is_not_switched_to(
         with pytest.raises(VerificationError, match=r"holds 383 chunks, expected 384 .*Nothing was switched"):
             kb.adapt(asked)
         assert kb.status().live.number == 0
-        assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+        assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
 
 
 def test_running_again_builds_a_damaged_index_anew(half_built: Path, settings: Config, asked: list[str]) -> None:

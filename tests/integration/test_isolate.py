@@ -49,7 +49,7 @@ def test_a_pass_is_seen_from_outside_and_is_told_as_if_it_were_here(
     result = run(job(filled, watching(settings, nice=7), asked), threading.Event(), progress)
     assert result is not None
     assert (result["decision"], result["version"]) == ("promote", 1)
-    assert {"train hybrid", "train residual", "re-embed"} <= set(told)
+    assert {"train weights", "train residual", "re-embed"} <= set(told)
     assert (seen["started"], seen["nice"], seen["threads"]) == ("a test", 7, "1")
     assert seen["pid"] == seen["child"] != os.getpid()
     assert str(seen["stage"])
@@ -87,7 +87,7 @@ def test_it_ends_when_it_is_asked_to_and_the_next_goes_on(filled: Path, settings
         run(job(filled, settings, asked), stopping, progress)
     assert learners() == []
     assert (read_status(filled).live.number, read_status(filled).learning) == (0, None)
-    assert (filled / "pass" / "hybrid.safetensors").exists()
+    assert (filled / "pass" / "weights.safetensors").exists()
     with KnowledgeBase(filled, config=settings) as kb:  # what it took counts, though it came to nothing
         assert 0.5 < kb.spent(3600)[0] < 120
 

@@ -75,15 +75,15 @@ def test_a_failed_beginning_is_no_obstacle(tmp_path: Path, settings: Config) -> 
 
 def test_a_hit_has_all_that_was_stored(kb: KnowledgeBase) -> None:
     kb.add([A, B, C])
-    hit = kb.search("notulu zonodo nozoba sonono", 1)[0]
-    assert hit == Hit("a", A.text, dict(A.metadata), pytest.approx(1.0, abs=1e-4), 0)
+    hit = kb.search("notulu zonodo nozoba sonono", 1, mode="vector")[0]
+    assert hit == Hit("a", A.text, dict(A.metadata), pytest.approx(1.0, abs=1e-4), 0, {"vector": hit.score})
 
 
 def test_hits_agree_with_exact_search(filled: Path, settings: Config, chunks: list[Chunk]) -> None:
     with KnowledgeBase(filled, config=settings) as kb:
         scores = exact(kb)
         for chunk in chunks[::24]:
-            assert_right(kb.search(str(chunk.title), 10), scores(str(chunk.title)), 10)
+            assert_right(kb.search(str(chunk.title), 10, mode="vector"), scores(str(chunk.title)), 10)
             assert kb.search(chunk.text, 1)[0].id == chunk.id
         assert 0.05 < mrr(kb, chunks[::8]) < 0.6  # the base model: there is something to learn
 
@@ -100,7 +100,7 @@ def test_adding_again_changes_nothing(kb: KnowledgeBase) -> None:
 def test_a_changed_chunk_is_replaced_with_its_metadata(kb: KnowledgeBase) -> None:
     kb.add([A, B, C])
     assert kb.add([Chunk("a", "vebaki rimeki", {"source": "one.md", "open": 1})]) == Added(added=1)
-    hit = next(hit for hit in kb.search("vebaki rimeki") if hit.id == "a")
+    hit = next(hit for hit in kb.search("vebaki rimeki", mode="vector") if hit.id == "a")
     assert hit.text == "vebaki rimeki"
     assert hit.score == pytest.approx(1.0, abs=1e-4)
     assert hit.metadata == {"source": "one.md", "open": 1}
@@ -244,22 +244,22 @@ def test_a_closed_knowledge_base_says_so(kb: KnowledgeBase) -> None:
 
 def test_what_embed_made_is_used_while_its_version_is_live(promoted: Path, settings: Config, asked: list[str]) -> None:
     with KnowledgeBase(promoted, config=settings) as kb:
-        expected, of_one = kb.search(asked[0]), kb.embed(asked[0])
-        assert kb.search("something else", embedding=of_one) == expected
+        expected, of_one = kb.search(asked[0], mode="vector"), kb.embed(asked[0])
+        assert kb.search("something else", embedding=of_one, mode="vector") == expected
         kb.rollback(0)
-        at_zero = kb.search("something else")
-        assert kb.search("something else", embedding=of_one) == at_zero
+        at_zero = kb.search("something else", mode="vector")
+        assert kb.search("something else", embedding=of_one, mode="vector") == at_zero
         narrow = Embedding(of_one.vector[:-1], kb.base.fingerprint)
-        assert kb.search("something else", embedding=narrow) == at_zero
+        assert kb.search("something else", embedding=narrow, mode="vector") == at_zero
 
 
 def test_several_queries_are_one_in_the_middle(kb: KnowledgeBase) -> None:
     kb.add([A, B, C])
-    both = kb.search([A.text, B.text], 3)
+    both = kb.search([A.text, B.text], 3, mode="vector")
     assert {hit.id for hit in both[:2]} == {"a", "b"}
     assert both[0].score == pytest.approx(both[1].score, abs=1e-5)
     assert both[1].score > both[2].score
-    assert kb.search([A.text] * 2)[0].score == pytest.approx(1, abs=1e-5)
+    assert kb.search([A.text] * 2, mode="vector")[0].score == pytest.approx(1, abs=1e-5)
     for nothing in ([], ["one", " "]):
         with pytest.raises(InputError, match="The query is empty"):
             kb.search(nothing)
@@ -269,7 +269,7 @@ def test_several_queries_are_one_in_the_middle(kb: KnowledgeBase) -> None:
 
 def test_lists_and_what_is_shown_come_back(kb: KnowledgeBase) -> None:
     kb.add([Chunk("a", "title: T words", {"tags": ["x", "y"], "n": [1, 2]}, "words"), Chunk("b", "title: T words")])
-    hit = kb.search("title: T words", 1, {"tags": {"$contains": "x"}})[0]
+    hit = kb.search("title: T words", 1, {"tags": {"$contains": "x"}}, mode="vector")[0]
     assert (hit.id, hit.text, hit.metadata) == ("a", "words", {"tags": ["x", "y"], "n": [1, 2]})
     assert hit.score == pytest.approx(1, abs=1e-5)
     assert kb.ids({"n": {"$contains": 2}}) == ["a"]

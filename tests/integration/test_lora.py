@@ -12,7 +12,7 @@ import pytest
 from ragself import Chunk, Config, Embedder, KnowledgeBase, cycle
 from ragself.config import load
 from ragself.models.encoder import Encoder
-from tests.integration.helpers import another, assert_right, exact
+from tests.integration.helpers import another, assert_right, exact, segments
 
 QUERY = "papaba mesori pameri notulu"
 
@@ -27,17 +27,17 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     choose = cycle.choose
 
-    def lora(lesson: Any, adapters: Any, *given: Any) -> Any:
-        found = choose(lesson, adapters, *given)
+    def lora(lesson: Any, rankings: Any, *given: Any) -> Any:
+        found = choose(lesson, rankings, *given)
         names.extend(str(row["name"]) for row in found.table if " x " not in row["name"])
-        return replace(found, name="lora", adapter=adapters["lora"])
+        return replace(found, name="lora", ranking=rankings["lora"])
 
     monkeypatch.setattr(cycle, "choose", lora)
     return names
 
 
 @pytest.mark.parametrize("sides", ["query", "both"])
-def test_a_tuned_encoder_is_promoted_under_the_hybrid_and_serves(
+def test_a_tuned_encoder_is_promoted_under_a_residual_and_serves(
     sides: str,
     filled: Path,
     tiny_model: Path,
@@ -47,13 +47,13 @@ def test_a_tuned_encoder_is_promoted_under_the_hybrid_and_serves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = tuning(tiny_model, adapters=("lora", "hybrid"), lora_sides=sides, lora_steps=6, lora_rank=4)
+    settings = tuning(tiny_model, adapters=("lora", "residual"), lora_sides=sides, lora_steps=6, lora_rank=4)
     read: list[str] = []
     encode = Encoder.documents
     monkeypatch.setattr(Encoder, "documents", lambda self, texts: (read.extend(texts), encode(self, texts))[1])
     with KnowledgeBase(filled, config=settings) as kb:
         report = kb.adapt(asked)
-        assert chosen == ["untrained hybrid", "hybrid", "lora"]
+        assert chosen == ["residual", "lora"]
         assert (report.decision, report.version, report.kind) == ("promote", 1, "lora"), report.reason
         texts = [chunk.text for chunk in chunks]
         # Documents have base vectors, and 8 are read by either encoder to check the index. With both sides each is
@@ -62,7 +62,7 @@ def test_a_tuned_encoder_is_promoted_under_the_hybrid_and_serves(
         new = another(chunks, 5)
         kb.add([Chunk("new", new)])
         assert kb.search(new, 1)[0].id == "new"
-        assert_right(kb.search(QUERY, 10), exact(kb)(QUERY), 10)
+        assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
         hits = [hit.id for hit in kb.search(QUERY, 10)]
         kb.export(tmp_path / "out")
         assert kb.gc() == []
@@ -70,9 +70,34 @@ def test_a_tuned_encoder_is_promoted_under_the_hybrid_and_serves(
         assert kb.rollback(1).kind == "lora"
     with KnowledgeBase(filled, config=settings) as kb:
         assert [hit.id for hit in kb.search(QUERY, 10)] == hits
-        vectors = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
+        vectors, _ = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
     embedder = Embedder.load(tmp_path / "out", model=str(tiny_model))
     np.testing.assert_allclose(embedder.documents(texts), vectors, atol=1e-5)
+
+
+def test_a_tuned_query_side_alone_shares_the_vectors_of_the_documents(
+    filled: Path, tiny_model: Path, chunks: list[Chunk], asked: list[str], chosen: list[str]
+) -> None:
+    settings = tuning(tiny_model, adapters=("weights", "lora"), lora_steps=6, lora_rank=4)
+    before = segments(filled)
+    with KnowledgeBase(filled, config=settings.model_copy(update={"gate": lenient(settings)})) as kb:
+        report = kb.adapt(asked)
+        assert chosen == ["weights", "lora"]
+        assert (report.decision, report.kind) == ("promote", "lora"), report.reason
+        ranking = kb.store().ranking(kb.store().registry.version(1))
+        assert ranking.kind == "lora"
+        assert ranking.weights.mark  # LoRA was trained under those weights
+        assert "re-embed" not in report.seconds
+        assert segments(filled) == before
+        assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)
+        kb.add([Chunk("new", another(chunks, 5))])
+        assert kb.rollback().number == 0
+        assert kb.search(another(chunks, 5), 1)[0].id == "new"
+
+
+def lenient(settings: Config) -> Any:
+    """A gate that lets pass whatever does not harm beyond doubt."""
+    return settings.gate.model_copy(update={"confidence": 0.51, "gain": 0.0, "margin": 1.0})
 
 
 class Killed(Exception):
@@ -98,5 +123,5 @@ def test_a_pass_that_was_killed_goes_on_with_its_training(
         assert (filled / "pass" / "lora-state.safetensors").exists()
         kb.adapt(asked, progress=note)
     assert seen[0] == 21
-    assert chosen == ["untrained hybrid", "lora"]
+    assert chosen == ["lora"]
     assert not (filled / "pass" / "lora-state.safetensors").exists()

@@ -42,7 +42,7 @@ def tear(kb: Path, version: str) -> None:
 def right(kb: KnowledgeBase, chunks: list[Chunk]) -> None:
     scores = exact(kb)
     for chunk in chunks[::29]:
-        assert_right(kb.search(chunk.text, 10), scores(chunk.text), 10)
+        assert_right(kb.search(chunk.text, 10, mode="vector"), scores(chunk.text), 10)
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_what_is_open_goes_on_answering_while_another_process_writes(
 ) -> None:
     text = another(chunks, 3)
     with KnowledgeBase(filled, create=False, config=settings) as kb:
-        kb.search(text, 3)
+        kb.search(text, 3, mode="vector")
         writer = spawn("halt", kb=filled, documents={"new": text}, asked="")
         until(writer, "half")
         for _ in range(30):
             began = time.monotonic()
-            hits = kb.search(text, 3)
+            hits = kb.search(text, 3, mode="vector")
             assert time.monotonic() - began < 10
             assert len(hits) == 3
             assert "new" not in {hit.id for hit in hits}  # it was not opened anew amid the writing
@@ -120,7 +120,7 @@ def test_what_is_open_goes_on_answering_while_another_process_writes(
         writer.go("on")
         until(writer, "done")
         end = time.monotonic() + 10
-        while kb.search(text, 1)[0].id != "new":
+        while kb.search(text, 1, mode="vector")[0].id != "new":
             assert time.monotonic() < end
             time.sleep(0.05)
         writer.go("leave")
@@ -137,7 +137,7 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
     caplog.set_level(logging.WARNING, "ragself")
     text = another(chunks, 5)
     with KnowledgeBase(filled, config=settings) as kb:
-        kb.search(text, 3)
+        kb.search(text, 3, mode="vector")
         upsert = Index.upsert
 
         def failing(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
@@ -147,7 +147,7 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
         monkeypatch.setattr(Index, "upsert", failing)
         with pytest.raises(StoreError):
             kb.add([Chunk("new", text)])
-        assert len(kb.search(text, 3)) == 3
+        assert len(kb.search(text, 3, mode="vector")) == 3
 
         def slow(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
             asking.start()
@@ -157,7 +157,7 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
             upsert(self, chunks, vectors)
 
         found: list[str] = []
-        asking = threading.Thread(target=lambda: found.extend(hit.id for hit in kb.search(text, 1)))
+        asking = threading.Thread(target=lambda: found.extend(hit.id for hit in kb.search(text, 1, mode="vector")))
         monkeypatch.setattr(Index, "upsert", slow)
         assert kb.add([Chunk("new", text)]).unchanged == 1  # it was acknowledged by the journal before
         asking.join(30)
@@ -176,10 +176,10 @@ def test_what_a_callback_adds_amid_a_build_leaves_the_build_alone(
 
         def told(stage: str, done: int, total: int) -> None:
             if stage == "re-embed" and kb.add([Chunk("new", text)]).added:
-                assert kb.search(text, 1)[0].id == "new"
+                assert kb.search(text, 1, mode="vector")[0].id == "new"
 
         assert kb.adapt(asked, told).decision == "promote"
-        assert kb.search(text, 1)[0].id == "new"
+        assert kb.search(text, 1, mode="vector")[0].id == "new"
         right(kb, chunks)
     assert not [line for line in caplog.messages if "broke off" in line]
 
@@ -216,7 +216,7 @@ def test_a_mending_that_broke_off_is_begun_again(
             raise StoreError("the server was killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "filling", dies)
+            patch.setattr(Store, "_made", dies)
             with pytest.raises(StoreError, match="killed"):
                 store.rebuild(store.registry.version(0))
         assert not store.built(store.registry.version(0))

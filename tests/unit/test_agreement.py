@@ -6,8 +6,8 @@ import pytest
 from ragself.learn.agreement import between, halves
 from ragself.learn.study import Study
 from ragself.models.adapter import normalise
-from ragself.models.lexicon import Lexicon
 from ragself.schema import Probe
+from tests.unit.studies import by_hand
 
 TOPICS, EACH = 40, 20
 
@@ -26,17 +26,13 @@ def study(*, topical: bool, count: int = 60) -> Study:
     probes = tuple(Probe(str(n), text(topic, 5), "x", "traffic", None, "train") for n, topic in enumerate(asked))
     middle = draw.normal(size=(TOPICS, 16))
     documents = normalise((middle[labels] + draw.normal(size=(len(texts), 16))).astype(np.float32))
-    nothing = np.full(count, -1)
-    return Study(
-        probes, tuple(texts), len(texts), documents, normalise(middle[asked].astype(np.float32)),
-        np.zeros((count, 1), np.int64), np.zeros((count, 1), np.float32), nothing, nothing, np.full(count, 5),
-        np.full(count, np.nan, np.float32), np.empty(0, np.int64),
-    )  # fmt: skip
+    return by_hand(
+        probes, texts, normalise(middle[asked].astype(np.float32)), documents, np.zeros((count, 1), np.int64)
+    )
 
 
 def found(topical: bool, seed: int = 0) -> np.ndarray:
-    lesson = study(topical=topical)
-    return halves(lesson, np.arange(60), Lexicon.fit(lesson.texts), seed)
+    return halves(study(topical=topical), np.arange(60), seed)
 
 
 def test_halves_of_a_query_agree_where_words_go_together_and_nowhere_else() -> None:
@@ -52,17 +48,21 @@ def test_halving_is_the_same_for_a_seed_and_another_for_another() -> None:
 
 def test_only_the_rows_given_and_queries_of_two_known_words_count() -> None:
     lesson = study(topical=True)
-    lexicon = Lexicon.fit(lesson.texts)
-    assert len(halves(lesson, np.arange(7), lexicon, 0)) <= 7
-    short = replace(lesson, probes=tuple(replace(p, text=p.text.split()[0] + " unheard of") for p in lesson.probes))
-    assert len(halves(short, np.arange(60), lexicon, 0)) == 0
-    assert len(halves(lesson, np.arange(0), lexicon, 0)) == 0
+    assert 0 < len(halves(lesson, np.arange(7), 0)) <= 7
+    short = tuple(replace(p, text=p.text.split()[0] + " unheard of") for p in lesson.probes)
+    few = by_hand(short, lesson.texts, lesson.queries, lesson.documents, lesson.candidates)
+    assert len(halves(few, np.arange(60), 0)) == 0
+    assert len(halves(lesson, np.arange(0), 0)) == 0
 
 
 def test_a_corpus_of_fewer_documents_than_are_asked_about_is_no_error() -> None:
     lesson = study(topical=True)
-    few = replace(lesson, texts=lesson.texts[:10], documents=lesson.documents[:10], size=10)
-    assert np.isfinite(halves(few, np.arange(60), Lexicon.fit(few.texts), 0)).all()
+    few = by_hand(lesson.probes, lesson.texts[:10], lesson.queries, lesson.documents[:10], lesson.candidates)
+    assert np.isfinite(halves(few, np.arange(60), 0)).all()
+
+
+def test_more_queries_than_are_enough_are_thinned_out() -> None:
+    assert len(halves(study(topical=True, count=700), np.arange(700), 0)) <= 500
 
 
 def test_models_that_favour_the_same_candidates_agree() -> None:

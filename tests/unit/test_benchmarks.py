@@ -5,12 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragself.cli.bench import Law, linear
 from ragself.corpus.words import words
+from ragself.lexical import law
+from ragself.models.ranking import Ranking
 from ragself.schema import Chunk
+from tests.benchmarks import lines
+from tests.benchmarks.corpora import around
 from tests.benchmarks.languages import nonenglish
+from tests.benchmarks.law import AS_IT_IS, CHANGES, codes
 from tests.benchmarks.pairs import cloze, crops, damaged, holds, known_items, sentences, stream
 from tests.benchmarks.rows import Rows
-from tests.benchmarks.subject import linear, sketched
 
 REST = "What follows it says eight different words at the least, or more."
 TEXT = st.lists(st.sampled_from(["Alpha beta.", "Gamma delta epsilon!", "Zeta\n", "eta theta", ". ", "Iota?"])).map(
@@ -38,7 +43,7 @@ def test_no_positive_holds_its_query(make) -> None:
 
 def test_a_query_that_cannot_be_taken_out_makes_no_pair() -> None:
     again = "The first sentence is written twice here."
-    chunks = [Chunk(f"{number}", f"{again} {REST} {again.upper()}") for number in range(100)]
+    chunks = [Chunk(f"{number}", f"{again} {REST} {again.upper()} {REST.upper()}") for number in range(100)]
     assert known_items(chunks, 1000, seed=0) == []
 
 
@@ -125,13 +130,40 @@ def test_linear_fusion_scales_each_list_and_leaves_out_what_is_not_listed() -> N
     assert linear(lexical, dense) == pytest.approx(np.array(expected))
 
 
-def test_a_sketch_of_words_finds_texts_that_share_rare_ones() -> None:
-    texts = ["the heron stands", "the lake lies still", "the road ends", ""]
-    scores = sketched(["where does the heron stand?", ""], texts, seed=0)
-    assert scores.shape == (2, 4)
-    assert scores[0].argmax() == 0
-    assert not scores[1].any()
-    assert not scores[:, 3].any()
+@pytest.mark.parametrize("variant", CHANGES)
+def test_every_variant_of_the_law_ranks_and_leaves_the_law_as_it_was(variant: str) -> None:
+    collection = codes(60, 20)
+    texts, asked = [chunk.text for chunk in collection.chunks], list(collection.queries.values())
+    cosines = np.zeros((len(asked), len(texts)), dtype=np.float32)
+    scores = lambda: Law(texts, asked, 1.0).scores(cosines, Ranking())
+    before = {name: getattr(law, name) for name in dir(law) if name.isupper()}
+    plain = scores()
+    with CHANGES[variant]():
+        changed = scores()
+    assert np.isfinite(changed).all()
+    if variant in (AS_IT_IS, "s: always 1"):
+        assert (changed.argmax(axis=1) == np.arange(20)).all()  # words alone find the code
+    assert {name: getattr(law, name) for name in dir(law) if name.isupper()} == before
+    assert np.array_equal(scores(), plain)
+
+
+def test_made_up_vectors_lie_around_real_ones() -> None:
+    real = np.eye(4, 64, dtype=np.float32)
+    made = around(real, 50)
+    assert made.shape == (50, 64)
+    assert np.linalg.norm(made, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
+    assert (made @ real.T).max(axis=1).min() > 0.6
+
+
+def test_results_are_one_row_a_line_and_renewed_by_their_keys(tmp_path) -> None:
+    path = tmp_path / "results" / "some.json"
+    lines.renew(path, [{"part": "a", "way": "x", "ms": 1}, {"part": "b", "way": "x", "ms": 2}], ("part", "way"))
+    lines.renew(path, [{"part": "a", "way": "x", "ms": 3}], ("part", "way"))
+    assert lines.read(path) == [{"part": "b", "way": "x", "ms": 2}, {"part": "a", "way": "x", "ms": 3}]
+    assert len(path.read_text().splitlines()) == 4
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="expected a list of rows"):
+        lines.read(path)
 
 
 def test_rows_are_kept_and_not_measured_twice(tmp_path) -> None:
@@ -154,9 +186,11 @@ def test_rows_are_kept_and_not_measured_twice(tmp_path) -> None:
 def test_a_row_that_is_measured_again_takes_the_place_of_the_old_one(tmp_path) -> None:
     rows = Rows(tmp_path / "quality.json", "python", [])
     for value, decision in ((0.5, "keep"), (0.7, "promote")):
-        rows.add({**row("cold", 0, None, value), "decision": decision, "candidate": "hybrid"})
+        gain = {"mean": value - 0.5, "low": 0.0, "high": 0.3}
+        rows.add({**row("cold", 0, None, value), "decision": decision, "candidate": "weights", "gain": gain})
     assert [kept["ndcg@10"] for kept in rows.rows] == [0.7]
-    assert "| cold | 1 of 1: hybrid |" in rows.table()
+    assert "| cold | 1 of 1: weights |" in rows.table()
+    assert "| cold | +0.2000, interval +0.0000 to +0.3000 |" in rows.table()
 
 
 def row(method: str, seed: int, budget: float | None, value: float) -> dict[str, object]:

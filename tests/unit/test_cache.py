@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.corpus.cache import VectorCache
+from ragself.corpus.cache import VectorCache, key_of
 
 WIDTH = 4
 
@@ -172,12 +172,35 @@ def test_what_nothing_needs_any_more_goes(tmp_path: Path) -> None:
 
 
 def test_a_cache_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
-    from ragself.corpus.cache import _key
 
     with closing(sqlite3.connect(tmp_path / "cache.db")) as db, db:
         db.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
-        db.execute("INSERT INTO vectors VALUES (?, ?)", (_key("d", "a"), np.full(4, 7, np.float32).tobytes()))
+        db.execute("INSERT INTO vectors VALUES (?, ?)", (key_of("d", "a"), np.full(4, 7, np.float32).tobytes()))
     cache = VectorCache(tmp_path / "cache.db")
     found = cache.vectors("d", ["a", "b"], lambda texts: np.zeros((len(texts), 4), np.float32), 4)
     assert found.tolist() == [[7.0] * 4, [0.0] * 4]
     cache.close()
+
+
+def test_vectors_by_key_are_read_without_encoding(cache: VectorCache) -> None:
+    vectors = cache.vectors("s", ["a", "b"], Counting(), WIDTH)
+    keys = [key_of("s", text) for text in ("b", "nowhere", "a", "b")]
+    for _ in range(2):  # from the file, and from memory
+        found, known = cache.named(keys, WIDTH)
+        assert known.tolist() == [True, False, True, True]
+        np.testing.assert_array_equal(found, [vectors[1], np.zeros(WIDTH), vectors[0], vectors[1]])
+    cache.drop("s", ["b"])
+    assert cache.named(keys, WIDTH)[1].tolist() == [False, False, True, False]
+    found, known = cache.named([], WIDTH)
+    assert (found.shape, known.shape) == ((0, WIDTH), (0,))
+
+
+def test_vectors_are_kept_in_memory_within_their_room(cache: VectorCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragself.corpus.cache._ROOM", 10 * 4 * WIDTH)
+    texts = [str(number) for number in range(50)]
+    expected = cache.vectors("s", texts, Counting(), WIDTH)
+    for start in range(0, 50, 7):
+        found, known = cache.named([key_of("s", text) for text in texts[start : start + 7]], WIDTH)
+        np.testing.assert_array_equal(found, expected[start : start + 7])
+        assert known.all()
+        assert len(cache._held) <= 10

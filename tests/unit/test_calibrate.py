@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.learn.calibrate import CAREFUL, HARD, NEED, WEIGHT, calibrate, reciprocal_ranks
+from ragself.config import Config
+from ragself.learn.calibrate import CAREFUL, COUNTED, HARD, NEED, WEIGHT, calibrate, reciprocal_ranks, weigh
 from ragself.learn.study import Study
 from ragself.learn.teacher import TAU
 from ragself.schema import Probe
+from tests.unit.studies import by_hand
 
 K = 20
 ENOUGH = 4 * NEED
@@ -18,25 +20,19 @@ def make(
     positive: NDArray[np.int64],
     overlap: float | NDArray[np.float64] = 0.2,
 ) -> Study:
-    """A study whose candidates are the first K documents, each a direction of its own."""
+    """A study whose candidates are the first K documents, each a direction of its own, without a word in common."""
     count = len(gains)
-    probes = tuple(Probe(f"{row}", "x", "x", "title", "s", "select") for row in range(count))
-    study = Study(
-        probes=probes,
-        texts=("x",) * K,
-        size=K,
-        documents=np.eye(K, dtype=np.float32),
-        queries=cosines.astype(np.float32),
-        candidates=np.tile(np.arange(K), (count, 1)),
+    return by_hand(
+        [Probe(f"{row}", "x", "x", "title", "s", "select") for row in range(count)],
+        ("y",) * K,
+        cosines,
+        np.eye(K),
         gains=gains.astype(np.float32),
+        leaks=np.isneginf(gains),
         positive=positive.astype(np.int64),
         source=positive.astype(np.int64),
-        lengths=np.full(count, 10),
         overlap=np.broadcast_to(np.asarray(overlap, dtype=np.float32), (count,)).copy(),
-        echoes=np.empty(0, np.int64),
     )
-    vars(study)["tau"] = TAU  # whatever the spread
-    return study
 
 
 def known_items(telling: float, count: int = ENOUGH, seed: int = 0, overlap: float = 0.2) -> Study:
@@ -54,7 +50,7 @@ def slow_ranks(study: Study, rows: NDArray[np.int64], weight: float) -> list[flo
     for row in rows:
         scores = [
             -np.inf if np.isneginf(gain) else weight * gain + cosine / TAU
-            for gain, cosine in zip(study.gains[row], study.base[row], strict=True)
+            for gain, cosine in zip(study.gains[row], study.floor[row], strict=True)
         ]
         own = scores[study.positive[row]]
         out.append(1.0 / (1 + sum(score > own for score in scores)))
@@ -66,6 +62,7 @@ def test_reciprocal_ranks_are_those_of_a_loop_and_leaks_are_last(weight: float) 
     study = known_items(0.5, count=30)
     leak = (study.positive + 1) % K
     study.gains[np.arange(30), leak] = -np.inf
+    study.leaks[np.arange(30), leak] = True
     rows = np.arange(0, 30, 2)
     np.testing.assert_allclose(reciprocal_ranks(study, rows, weight), slow_ranks(study, rows, weight), rtol=1e-6)
 
@@ -148,3 +145,44 @@ def test_a_difference_within_the_noise_hardly_ever_moves_the_weight() -> None:
     assert abs(np.mean(ranks, axis=0) @ [1, -1]) < 0.01  # about as good at either weight
     moved = sum(calibrate(study, rows, AGREE, 0.95).weight != WEIGHT for study in studies)
     assert moved <= 4  # 2.5 % are expected at 95 % confidence, two-sided: 1, and three standard errors
+
+
+# whose weight it is -------------------------------------------------------------------------------
+
+
+def test_a_weight_that_the_settings_name_is_taken_as_it_is() -> None:
+    found = weigh(known_items(telling=-4.0), Config(teacher={"weight": 2.0}), counted=False)  # type: ignore[arg-type]
+    assert (found.weight, found.reason) == (2.0, "set in the configuration")
+
+
+@pytest.mark.parametrize(("telling", "weight"), [(4.0, COUNTED), (-4.0, 0.0)])
+def test_counted_words_weigh_one_where_they_agree_and_else_nothing(telling: float, weight: float) -> None:
+    found = calibrate(known_items(telling), np.arange(ENOUGH), AGREE, 0.95, (COUNTED, 0.0))
+    assert found.weight == weight
+    assert set(found.evidence) == {"0", f"{COUNTED:g}"}
+    assert calibrate(known_items(telling), np.arange(ENOUGH), CLASH, 0.95, (COUNTED, 0.0)).weight == 0.0
+
+
+def test_counted_words_are_asked_whether_their_halves_agree() -> None:
+    draw = np.random.default_rng(0)
+    texts = [" ".join(f"t{row // 6}w{word}" for word in draw.integers(8, size=6)) for row in range(180)]
+    asked = [" ".join(f"t{row % 30}w{word}" for word in draw.integers(8, size=5)) for row in range(90)]
+    probes = [Probe(str(row), text, text, "traffic", None, "train") for row, text in enumerate(asked)]
+    near, vectors = draw.normal(size=(2, 180, 8))
+    study = by_hand(probes, texts, near[:90], vectors)
+    found = weigh(study, Config(), counted=True)
+    assert found.weight in (COUNTED, 0.0)
+    assert found.agreement["probes"] <= 90
+    assert (found.weight == COUNTED) is (found.agreement["low"] > 0)
+
+
+def test_a_causal_model_is_compared_with_counted_words() -> None:
+    draw = np.random.default_rng(0)
+    texts = [f"name{row} filler{row % 7} more{row % 5}" for row in range(60)]
+    asked = [f"name{row} filler{row % 7}" for row in range(60)]
+    probes = [Probe(str(row), text, text, "traffic", None, "train") for row, text in enumerate(asked)]
+    vectors = draw.normal(size=(60, 8))
+    agrees = np.where(np.eye(60, dtype=np.bool_), 5.0, draw.normal(size=(60, 60)) / 10).astype(np.float32)
+    for gains, weight in ((agrees, WEIGHT), (-agrees, CAREFUL)):
+        found = weigh(by_hand(probes, texts, vectors, vectors, gains=gains), Config(), counted=False)
+        assert found.weight == weight, found.reason

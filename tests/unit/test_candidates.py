@@ -3,8 +3,13 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself.config import TeacherConfig
-from ragself.learn.candidates import Bm25, gather
+from ragself.learn.candidates import gather
+from ragself.lexical.law import Query
+from ragself.lexical.terms import term_keys
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.models.adapter import normalise
+from ragself.progress import Progress, silent
 
 TEXTS = [f"word{number % 7} topic{number % 11} thing{number}" for number in range(200)]
 QUERIES = [f"topic{number % 11} thing{number * 13 % 200}" for number in range(300)]  # more than one batch
@@ -15,8 +20,18 @@ def vectors(count: int, seed: int) -> NDArray[np.float32]:
     return normalise(np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32))
 
 
-def found(texts: list[str], queries: list[str], config: TeacherConfig = FEW, seed: int = 0) -> NDArray[np.int64]:
-    return gather(vectors(len(queries), 1), queries, vectors(len(texts), 2), Bm25(texts), config, seed)
+def found(
+    texts: list[str],
+    queries: list[str],
+    config: TeacherConfig = FEW,
+    seed: int = 0,
+    weights: Weights | None = None,
+    progress: Progress = silent,
+) -> NDArray[np.int64]:
+    corpus = View.of(texts)
+    analysed = [Query.of(text, corpus) for text in queries]
+    asked, searched = vectors(len(queries), 1), vectors(len(texts), 2)
+    return gather(asked, analysed, searched, corpus, weights or Weights(), config, seed, progress)
 
 
 def test_candidates_are_distinct_documents_and_as_many_as_asked_for() -> None:
@@ -31,10 +46,21 @@ def test_candidates_are_distinct_documents_and_as_many_as_asked_for() -> None:
 def test_the_nearest_by_vector_and_the_best_by_words_are_among_them() -> None:
     rows = found(TEXTS, QUERIES)
     nearest = np.argsort(-(vectors(300, 1) @ vectors(200, 2).T), axis=1)[:, :5]
-    best, scores = Bm25(TEXTS).top(QUERIES, 5)
-    for row, dense, lexical, score in zip(rows.tolist(), nearest, best, scores, strict=True):
+    corpus = View.of(TEXTS)
+    for row, dense, text in zip(rows.tolist(), nearest, QUERIES, strict=True):
+        lexical = Query.of(text, corpus).candidates(corpus, Weights(), 5)
+        assert len(lexical) == 5
         assert set(dense.tolist()) <= set(row)
-        assert set(lexical[score > 0].tolist()) <= set(row)
+        assert set(lexical.tolist()) <= set(row)
+
+
+def test_the_best_by_words_are_those_of_the_live_weights() -> None:
+    config = TeacherConfig(dense=1, lexical=3, random=0)
+    learned = Weights(keys=term_keys(["thing7"]), log_weight=np.array([-20.0], np.float32))
+    asked = ["thing7 topic3"]
+    plain, live = (set(found(TEXTS, asked, config, weights=weights)[0].tolist()) for weights in (None, learned))
+    assert 7 in plain
+    assert 7 not in live
 
 
 def test_the_others_are_drawn_at_random_by_the_seed() -> None:
@@ -76,26 +102,5 @@ def test_a_query_without_a_word_in_common_takes_none_by_words() -> None:
 def test_no_queries_make_no_rows_and_progress_ends_at_the_total() -> None:
     told: list[tuple[str, int, int]] = []
     assert found(TEXTS, []).shape == (0, 14)
-    gather(
-        vectors(300, 1), QUERIES, vectors(200, 2), Bm25(TEXTS), FEW, 0, lambda *what: told.append(what)
-    )  # fmt: skip
+    found(TEXTS, QUERIES, progress=lambda *what: told.append(what))
     assert told == [("candidates", 256, 300), ("candidates", 300, 300)]
-
-
-def test_bm25_ranks_documents_with_rarer_words_first() -> None:
-    rows, scores = Bm25(["red apple", "red pear", "red plum", "green plum"]).top(["red plum", "pear"], 10)
-    assert rows.shape == scores.shape == (2, 4)
-    assert scores.dtype == np.float32
-    assert rows[0, 0] == 2
-    assert rows[1, 0] == 1
-    assert (scores[1] > 0).tolist() == [True, False, False, False]
-    assert (np.diff(scores, axis=1) <= 0).all()
-
-
-def test_bm25_takes_no_corpus_and_no_depth() -> None:
-    assert Bm25([]).top(["red"], 3)[0].shape == (1, 0)
-    assert Bm25(["red"]).top(["red"], 0)[0].shape == (1, 0)
-
-
-def test_bm25_takes_no_queries() -> None:
-    assert Bm25(["red", "green"]).top([], 2)[0].shape == (0, 2)

@@ -121,18 +121,18 @@ def test_json_of_dataclasses_is_one_document_on_standard_output(capsys: pytest.C
             "skipped": [{"name": "ä.md", "reason": "is empty"}],
         },
         "path": "x/y",
-        "3": [{"id": "a", "text": "t\n", "metadata": {"k": True}, "score": 0.5, "version": 1}],
+        "3": [{"id": "a", "text": "t\n", "metadata": {"k": True}, "score": 0.5, "version": 1, "parts": {}}],
         "none": None,
     }  # fmt: skip
     assert "ä.md" in captured.out
 
 
 def test_json_of_a_report_has_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report("keep", "why", 0, None, 3, {"title": {"train": 1}}, candidates=({"name": "hybrid"},))
+    report = Report("keep", "why", 0, None, 3, {"title": {"train": 1}}, candidates=({"name": "weights"},))
     console.emit(report)
     found = json.loads(capsys.readouterr().out)
     assert set(found) == set(Report.__dataclass_fields__)
-    assert found["candidates"] == [{"name": "hybrid"}]
+    assert found["candidates"] == [{"name": "weights"}]
 
 
 def test_tables_show_every_cell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,9 @@ from ragself.errors import AdapterError, InputError
 from ragself.models.adapter import Adapter, normalise
 from ragself.models.embedder import Embedder
 from ragself.models.encoder import Encoder
-from ragself.models.hybrid import Hybrid
-from ragself.models.lexicon import Lexicon
 from ragself.models.lora import Lora, afresh, bound
 from ragself.models.merged import check_linear
+from ragself.models.ranking import Ranking
 from ragself.models.residual import Residual
 from ragself.models.saved import fingerprint, load, save
 from ragself.models.vectors import BaseVectors
@@ -59,11 +58,7 @@ def residual() -> Residual:
     return Residual(draw.normal(size=(WIDTH, 3)).astype(np.float32), draw.normal(size=(3, WIDTH)).astype(np.float32))
 
 
-def hybrid() -> Hybrid:
-    return Hybrid.around(residual(), Lexicon.fit(TEXTS), 0.3, 64, TEXTS)
-
-
-INNER: list[Callable[[], Adapter | None]] = [lambda: None, residual, hybrid]
+INNER: list[Callable[[], Adapter | None]] = [lambda: None, residual]
 
 
 def cached(encoder: Encoder, folder: Path) -> BaseVectors:
@@ -213,26 +208,26 @@ def test_binding_and_opening_load_no_encoder(encoder: Encoder, tmp_path: Path) -
     def refuse() -> Encoder:
         raise AssertionError("the encoder was loaded")
 
-    save(lora(encoder, inner=hybrid()), tmp_path / "a.safetensors", "e", "m", None)
+    save(Ranking(lora(encoder, inner=residual())), tmp_path / "a.safetensors", "e", "m", None)
     base = BaseVectors(refuse, "e", WIDTH, VectorCache(tmp_path / "cache.db"))
-    made = bound(load(tmp_path / "a.safetensors", "e"), base)
+    made = load(tmp_path / "a.safetensors", "e").bound(base).adapter
     assert made is not None
-    assert made.dimension == WIDTH + 64 + 1
+    assert made.dimension == WIDTH
     made.documents(normalise(np.ones((1, WIDTH), np.float32)), ["red"])  # of which only queries are read anew
     with pytest.raises(AssertionError, match="was loaded"):
         made.queries(np.empty((1, 0), np.float32), ["red"])
 
 
 @pytest.mark.parametrize("inner", INNER)
-def test_faded_it_lies_between_the_base_and_itself(inner: Callable[[], Adapter | None], encoder: Encoder) -> None:
+def test_interpolated_it_lies_between_the_base_and_itself(
+    inner: Callable[[], Adapter | None], encoder: Encoder
+) -> None:
     made, base = lora(encoder, inner=inner()).bound(encoder), encoder.queries(ASKED)
-    for whole in (made.faded(1.0), made.faded(0.0), made.faded(0.5)):
-        assert whole.space == made.space == ("ip" if isinstance(made.inner, Hybrid) else "cosine")
-    np.testing.assert_allclose(made.faded(1.0).queries(base, ASKED), made.queries(base, ASKED), atol=1e-5)
-    np.testing.assert_allclose(made.faded(0.0).queries(base, ASKED)[:, :WIDTH], base, atol=1e-5)
-    half = np.linalg.norm(made.faded(0.5).queries(base, ASKED)[:, :WIDTH] - base, axis=1)
-    assert (half < np.linalg.norm(made.queries(base, ASKED)[:, :WIDTH] - base, axis=1)).all()
-    assert lora(encoder, inner=inner()).faded(0.5).tuned is None  # bound to nothing, as it was
+    np.testing.assert_allclose(made.interpolated(1.0).queries(base, ASKED), made.queries(base, ASKED), atol=1e-5)
+    np.testing.assert_allclose(made.interpolated(0.0).queries(base, ASKED), base, atol=1e-5)
+    half = np.linalg.norm(made.interpolated(0.5).queries(base, ASKED) - base, axis=1)
+    assert (half < np.linalg.norm(made.queries(base, ASKED) - base, axis=1)).all()
+    assert lora(encoder, inner=inner()).interpolated(0.5).tuned is None  # bound to nothing, as it was
 
 
 # on disk ------------------------------------------------------------------------------------------
@@ -244,8 +239,8 @@ def test_what_is_read_maps_texts_as_what_was_written(
     inner: Callable[[], Adapter | None], sides: Any, encoder: Encoder, tmp_path: Path
 ) -> None:
     made = lora(encoder, inner=inner(), sides=sides)
-    save(made, tmp_path / "a.safetensors", "e", "m", None)
-    again = load(tmp_path / "a.safetensors", "e")
+    save(Ranking(made), tmp_path / "a.safetensors", "e", "m", None)
+    again = load(tmp_path / "a.safetensors", "e").adapter
     assert isinstance(again, Lora)
     assert (again.alpha, again.width, again.sides, again.kind) == (8.0, WIDTH, sides, "lora")
     assert type(again.inner) is type(made.inner)
@@ -260,11 +255,11 @@ def test_what_is_read_maps_texts_as_what_was_written(
 
 def test_marks_and_fingerprints_tell_weights_scales_sides_and_inner_adapters_apart(encoder: Encoder) -> None:
     made = lora(encoder)
-    variants = [made, replace(made, sides="both"), replace(made, inner=residual()), replace(made, inner=hybrid())]
+    variants = [made, replace(made, sides="both"), replace(made, inner=residual())]
     assert len({each.mark for each in variants}) == 1  # the encoder's vectors are the same
     variants += [replace(made, alpha=4.0), lora(encoder, 0.5)]
     assert len({each.mark for each in variants}) == 3
-    assert len({fingerprint("e", each) for each in variants}) == 6
+    assert len({fingerprint("e", each) for each in variants}) == 5
 
 
 # what is refused ----------------------------------------------------------------------------------

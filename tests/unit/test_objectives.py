@@ -21,20 +21,23 @@ from ragself.learn.descent import Course, descend, turn
 from ragself.learn.dream_lesson import DreamLesson
 from ragself.learn.gap import Gap
 from ragself.learn.heads import Heads, find
+from ragself.learn.matches import Words
 from ragself.learn.pools import distinct, plan
-from ragself.learn.student import SHARPER, Pace, Student, TextStudent, VectorStudent, Words, sharpen
-from ragself.learn.study import Study
+from ragself.learn.student import SHARPER, Pace, Student, TextStudent, VectorStudent, sharpen
+from ragself.lexical.law import Query
+from ragself.lexical.terms import term_keys
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.models.adapter import normalise
 from ragself.models.causal import CausalLM
 from ragself.models.encoder import Encoder
-from ragself.models.hybrid import Hybrid
 from ragself.models.inject import NOWHERE, Injection
-from ragself.models.lexicon import Lexicon
 from ragself.models.residual import Residual
 from ragself.progress import silent
 from ragself.schema import Probe
 from tests.benchmarks.planted import corpus
 from tests.language_models import copying_model
+from tests.unit.studies import by_hand
 
 CHUNKS, PROBES, ANSWERS = corpus(60, 40, 0)
 TEXTS = [chunk.text for chunk in CHUNKS]
@@ -73,12 +76,16 @@ def vectors(count: int, seed: int) -> np.ndarray:
     return normalise(np.random.default_rng(seed).normal(size=(count, BASE)).astype(np.float32))
 
 
-def student(*, words: bool = True) -> VectorStudent:
+def words(asked: list[str], texts: list[str]) -> Words:
+    corpus = View.of(texts)
+    return Words([Query.of(text, corpus) for text in asked], corpus, 1.0)
+
+
+def student() -> VectorStudent:
     """Vectors that know nothing, and words, of which little is made yet, that know all."""
-    lexicon, asked = Lexicon.fit(TEXTS), [probe.text for probe in PROBES]
-    made = Words.of(lexicon, asked, TEXTS)
-    pace = Pace(rank=4, strength=0.1, width=256, anchor=0.01, rate_scale=0.3)
-    return VectorStudent(vectors(P, 1), vectors(len(TEXTS), 2), made if words else None, 0.5, pace)
+    pace = Pace(rank=4, anchor=0.01, anchor_words=0.0, rate_words=0.3, rate_scale=0.3)
+    made = words([probe.text for probe in PROBES], TEXTS)
+    return VectorStudent(vectors(P, 1), vectors(len(TEXTS), 2), made, 0.5, pace, Weights(0.1, 0.01))
 
 
 # contexts -----------------------------------------------------------------------------------------
@@ -126,9 +133,9 @@ def test_only_documents_that_are_a_candidate_are_read_and_each_is_the_same_as_be
     given, junk = lesson(), [f"Nobody asks for number {number}." for number in range(10)]
     texts, nothing = (*junk, *TEXTS), np.zeros(P, np.float32)
     asked = tuple(replace(probe, kind="question") for probe in PROBES)
-    study = Study(
-        asked, texts, len(texts), vectors(len(texts), 2), vectors(P, 1), given.candidates + 10,
-        np.zeros(given.candidates.shape, np.float32), RIGHT + 10, RIGHT + 10, nothing.astype(int), nothing, RIGHT[:0],
+    study = by_hand(
+        asked, texts, vectors(P, 1), vectors(len(texts), 2), given.candidates + 10, positive=RIGHT + 10,
+        source=RIGHT + 10, overlap=nothing, lengths=nothing.astype(int),
     )  # fmt: skip
     config = TrainConfig(dream_documents=K)
     made = DreamLesson(copier, copier.white_box(), study, np.arange(24), config, silent).objective(student(), "key")
@@ -354,10 +361,9 @@ def twins() -> list[str]:
 
 def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revela.Revela:
     texts = twins()
-    lexicon, asked = Lexicon.fit(texts), revela.halves(texts)
-    words = Words.of(lexicon, asked, texts)
-    pace = Pace(rank=4, strength=0.3, width=256, anchor=0.01, rate_scale=0.3, seed=seed)
-    made = VectorStudent(vectors(32, 1), vectors(32, 2), words, 0.5, pace)
+    pace = Pace(rank=4, anchor=0.01, rate_scale=0.3, seed=seed)
+    found = words(revela.halves(texts), texts)
+    made = VectorStudent(vectors(32, 1), vectors(32, 2), found, 0.5, pace, Weights(0.3, 0.03))
     tokens = [[*copier.begin, *ids][:48] for ids in copier.encode(texts)]
     draw = np.random.default_rng(seed)
     pools = np.stack([np.concatenate([own, own + 16]) for own in (draw.permutation(16)[:4] for _ in range(18))])
@@ -381,7 +387,6 @@ def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: Causa
 
     def weight() -> float:
         with torch.no_grad():
-            objective.student.draw(0)
             return float((revela.looks(objective.student.logits(rows, rows)[0]) * twin).sum() / 8)
 
     tried, single = objective.tried((0.5, 4.0)), objective.look()
@@ -472,8 +477,8 @@ def test_where_there_is_nothing_to_learn_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("sides", ["query", "both"])
-@pytest.mark.parametrize("inner", ["none", "residual", "hybrid"])
-def test_a_student_that_reads_begins_with_the_scores_that_its_adapter_would_serve(
+@pytest.mark.parametrize("inner", ["none", "residual"])
+def test_a_student_that_reads_begins_with_the_scores_that_its_ranking_would_serve(
     inner: str, sides: Any, tiny_model: Path
 ) -> None:
     encoder = Encoder(EncoderConfig(model=str(tiny_model)))
@@ -481,16 +486,19 @@ def test_a_student_that_reads_begins_with_the_scores_that_its_adapter_would_serv
     queries, documents = encoder.queries(asked), encoder.documents(TEXTS)
     draw = np.random.default_rng(0)
     residual = Residual(*(0.2 * draw.normal(size=shape).astype(np.float32) for shape in ((32, 3), (3, 32))))
-    hybrid = Hybrid.around(residual, Lexicon.fit(TEXTS), 0.2, 64, TEXTS)
-    adapter = {"none": None, "residual": residual, "hybrid": hybrid}[inner]
-    made = TextStudent(encoder, adapter, sides, (asked, queries), (TEXTS, documents), 0.1, Pace(4))
+    adapter = {"none": None, "residual": residual}[inner]
+    keys = np.sort(term_keys(set(" ".join(asked).lower().split())))
+    weights, held = Weights(0.2, 0.05, keys, draw.normal(size=len(keys)).astype(np.float32)), words(asked, TEXTS)
+    made = TextStudent(encoder, adapter, sides, (asked, queries), (TEXTS, documents), held, weights, 0.1, Pace(4))
     rows, used = np.array([3, 0, 7]), np.array([5, 9, 2, 1])
     logits, penalty = made.logits(rows, used)
     left, right = queries[rows], documents[used]
     if adapter is not None:
         left = adapter.queries(left, [asked[row] for row in rows])
         right = adapter.documents(right, [TEXTS[row] for row in used])
-    np.testing.assert_allclose(logits.detach().numpy() * 0.1, left @ right.T, atol=1e-5)
+    lexical = held.crossed(rows, used).scores(weights, held.log_weight(weights))
+    assert np.abs(lexical).max() > 0.01
+    np.testing.assert_allclose(logits.detach().numpy() * 0.1, left @ right.T + lexical, atol=1e-5)
     assert penalty.item() == pytest.approx(0.0, abs=1e-9)
     made.sharpen(2.0)
     torch.testing.assert_close(made.logits(rows, used)[0], 2 * logits, rtol=1e-4, atol=1e-4)
@@ -500,10 +508,6 @@ def test_a_student_that_reads_begins_with_the_scores_that_its_adapter_would_serv
 
 def test_a_sharper_student_is_the_same_but_sharper() -> None:
     made = student()
-    made.draw(1)
     logits, _ = made.logits(np.arange(4), np.arange(9))
     made.sharpen(3.0)
-    made.draw(1)
     torch.testing.assert_close(made.logits(np.arange(4), np.arange(9))[0], 3 * logits, rtol=1e-4, atol=1e-4)
-    made.draw(2)
-    assert (made.logits(np.arange(4), np.arange(9))[0] - 3 * logits).abs().max() > 1e-3  # the sketch's noise

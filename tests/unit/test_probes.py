@@ -142,9 +142,9 @@ def test_known_items_are_capped_and_none_are_trained_on_with_enough_queries(coun
 @pytest.mark.parametrize("title", ["Title of four words", "a title that is said twice .", "# Title of four words"])
 def test_a_span_is_a_sentence_of_the_text_and_not_its_title(text: str, title: str) -> None:
     made = Chunk("c", text.format(title=title, body=SENTENCE + REST), {"title": title})
-    (span,) = [probe for probe in make([made], [], CONFIG, 0).probes if probe.kind == "span"]
-    assert span.text == span.target == SENTENCE.strip()
-    assert words(without(made.text, span))[-len(words(REST)) :] == words(REST)
+    (first,) = [p for p in make([made], [], CONFIG, 0).probes if p.kind == "span" and p.text == SENTENCE.strip()]
+    assert first.target == first.text
+    assert words(without(made.text, first))[-len(words(REST)) :] == words(REST)
 
 
 @pytest.mark.parametrize("title", ["Title of four words", "#", None])
@@ -218,12 +218,82 @@ def test_a_title_belongs_to_the_first_chunk_that_has_it() -> None:
     assert sorted((probe.text, probe.source) for probe in titles) == [("A long title", "c0"), ("Another title", "c2")]
 
 
-def test_a_span_is_the_first_sentence_of_a_chunk_without_its_title() -> None:
-    texts = [f"A title\n\n{SENTENCE}{REST}", f"Too short. {REST}", f"{SENTENCE}Too little follows.", SENTENCE]
-    chunks = [Chunk(f"c{number}", text, {"title": "A title"}) for number, text in enumerate(texts)]
-    spans = [probe for probe in make(chunks, [], CONFIG, 0).probes if probe.kind == "span"]
-    assert [(probe.text, probe.source) for probe in spans] == [(SENTENCE.strip(), "c0")]
-    assert spans[0].text in texts[0]  # word for word, so that it can be taken out
+def spans(text: str, title: str | None = None, most: int = 800) -> list[str]:
+    """What is asked of a chunk that is alone."""
+    made = Chunk("c", text, {"title": title} if title else {})
+    config = CONFIG.model_copy(update={"known_items": most})
+    found = [probe for probe in make([made], [], config, 0).probes if probe.kind == "span"]
+    assert all(probe.text == probe.target and probe.text in text for probe in found)  # so that it can be taken out
+    return sorted((probe.text for probe in found), key=text.index)
+
+
+def span(text: str, title: str | None = None) -> str | None:
+    """The first of them."""
+    found = spans(text, title, 1)
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_few_chunks_have_up_to_three_spans_each_and_many_have_one() -> None:
+    sentences = [f"Sentence number {name} has enough words in it." for name in ("one", "two", "three", "four", "five")]
+    assert spans(" ".join(sentences)) == sentences[:3]
+    assert spans(" ".join(sentences), most=2) == sentences[:2]
+    chunks = [Chunk(f"c{number}", f"Text{number}. {' '.join(sentences)}") for number in range(60)]
+    for most, each in ((800, 3), (120, 2), (100, 1)):
+        config = CONFIG.model_copy(update={"known_items": most})
+        found = Counter(probe.source for probe in make(chunks, [], config, 0).probes if probe.kind == "span")
+        assert set(found.values()) == {each}
+
+
+def test_a_span_is_the_first_sentence_of_a_chunk_without_its_title_that_is_long_enough() -> None:
+    assert span(f"A title\n\n{SENTENCE}{REST}", "A title") == SENTENCE.strip()
+    assert span(f"Too short. {REST} {SENTENCE}", "A title") == REST
+    assert span(SENTENCE, "A title") is None
+    assert span(f"{SENTENCE}Little follows.", "A title") is None
+
+
+CODE = '''def resolve(path: Path, *, strict: bool = False) -> Path:
+    """Follow links until none is left."""
+    seen = {}
+    while path.is_symlink() and path not in seen:
+        seen[path], path = True, path.parent / os.readlink(path)
+    # Whoever links to himself is found here and refused
+    return path
+'''
+
+
+def test_a_span_of_code_is_a_comment_and_never_a_signature() -> None:
+    found = span(CODE)
+    assert found is not None
+    assert words(found) == words("Whoever links to himself is found here and refused")
+    bare = "\n".join(line for line in CODE.split("\n") if "#" not in line and '"""' not in line)
+    assert span(bare) is None
+
+
+def test_a_line_of_a_list_is_a_span_where_sentences_are_too_long() -> None:
+    lines = [f"Step {number} is to turn the screw number {number} to the left" for number in range(20)]
+    assert span("\n".join(lines)) == lines[0]
+
+
+def test_text_without_sentences_is_asked_by_its_first_words() -> None:
+    text = " ".join(f"word{chr(97 + number % 26)}" for number in range(90))
+    assert span(text) == " ".join(text.split()[:8])
+    short = " ".join(text.split()[:12])
+    assert span(short) == " ".join(text.split()[:6])  # no more than half
+    assert span(" ".join(text.split()[:11])) is None
+
+
+def test_chinese_text_is_cut_at_its_own_full_stops() -> None:
+    sentences = [
+        "春天的时候河水漫过草地。",
+        "白鹤在浅水里寻找青蛙和小鱼作为食物。",
+        "夏天水退去以后草地上开满了黄色的花。",
+    ]
+    rest = "孩子们在那里玩耍直到很晚才回家去。"
+    assert spans("".join(sentences) + rest) == sentences
+    exclaimed = [sentence.replace("。", "\uff01") for sentence in sentences]
+    assert spans("".join(exclaimed) + rest) == exclaimed
+    assert span("春天。" + "".join(sentences)) == sentences[0]
 
 
 def test_ids_are_distinct_and_made_of_the_content() -> None:

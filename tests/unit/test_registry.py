@@ -1,6 +1,7 @@
 import getpass
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_a_version_that_another_process_removes_meanwhile_is_not_listed(
 
     def read(path: Path) -> Any:
         if path == registry.folder(1) / "version.json":
-            registry.remove(1)
+            shutil.rmtree(registry.folder(1))
         return read_json(path)
 
     monkeypatch.setattr(ragself.serve.registry, "read_json", read)
@@ -249,7 +250,7 @@ def test_a_newer_format_is_refused_with_what_to_do(registry: Registry) -> None:
 
 def test_a_format_of_before_the_first_release_says_what_to_do(registry: Registry) -> None:
     (registry.directory / "store.json").write_text('{"format": 1}')
-    with pytest.raises(StoreError, match=r"format 1.*reads 2.*Make it anew"):
+    with pytest.raises(StoreError, match=r"format 1.*reads 2.*Build it again"):
         registry.manifest()
 
 

@@ -13,20 +13,25 @@ from numpy.typing import NDArray
 from ragself.config import GateConfig, TeacherConfig
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.words import words
-from ragself.learn import judge as module
+from ragself.learn.calibrate import CAREFUL
 from ragself.learn.filters import judge_probes
 from ragself.learn.judge import judge
 from ragself.learn.metrics import utility
 from ragself.learn.study import Study, _quotes, study, without
-from ragself.learn.teacher import law
+from ragself.learn.teacher import TAU, law
+from ragself.lexical.law import Query, match, stands_out
+from ragself.lexical.terms import term_keys
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
 from ragself.models.adapter import normalise
-from ragself.models.hybrid import Hybrid
-from ragself.models.lexicon import Lexicon
 from ragself.models.ngram import NgramScorer
+from ragself.models.ranking import Ranking
 from ragself.models.residual import Residual
+from ragself.models.spread import unit
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
+from tests.unit.studies import by_hand
 
 CONFIG = TeacherConfig(dense=4, lexical=4, random=3)
 
@@ -54,7 +59,7 @@ def probe(kind: str, text: str, source: str | None, split: str = "confirm") -> P
 
 
 def look(base: BaseVectors, probes: list[Probe], chunks: list[Chunk], **more: object) -> Study:
-    return study(probes, chunks, base, None, NgramScorer, more.pop("config", CONFIG), 0, **more)  # type: ignore[arg-type]
+    return study(probes, chunks, base, more.pop("live", Ranking()), NgramScorer, more.pop("config", CONFIG), 0, **more)  # type: ignore[arg-type]
 
 
 BODY = "the sun warms the stones of the old harbour wall until late in the evening"
@@ -124,22 +129,115 @@ def test_a_source_that_does_not_hold_its_title_is_its_own_passage(base: BaseVect
     assert np.isfinite(row_of(found, 0, 7))
 
 
-def test_gains_are_the_scorers_and_base_is_the_cosine(base: BaseVectors) -> None:
+def test_gains_are_the_scorers_and_scores_are_those_of_the_law(base: BaseVectors) -> None:
     probes = [probe("traffic", "filler3 text3", None, "train"), probe("title", "Harbour wall", "own")]
     found = look(base, probes, CHUNKS)
     expected = NgramScorer(found.texts, 44).gains(probes, found.candidates)
     finite = np.isfinite(found.gains)
     np.testing.assert_allclose(found.gains[finite], expected[finite], rtol=1e-6)
     cosines = np.take_along_axis(base.queries([p.text for p in probes]) @ found.documents.T, found.candidates, 1)
-    np.testing.assert_allclose(found.base, cosines, atol=1e-6)
-    assert found.gains.dtype == found.base.dtype == np.float32
+    np.testing.assert_allclose(found.cosines, cosines, atol=1e-6)
+    assert found.gains.dtype == found.cosines.dtype == found.floor.dtype == np.float32
+    np.testing.assert_allclose(found.floor, by_law(base, found, Ranking()), atol=1e-5)
+    assert found.tau == pytest.approx(TAU * unit(base))
+
+
+def by_law(base: BaseVectors, found: Study, ranking: Ranking) -> NDArray[np.float64]:
+    """Scores of the candidates, one by one, as search would have them."""
+    corpus, everything = View.of([chunk.text for chunk in CHUNKS]), View.of(found.texts)
+    queries, documents = found.queries, found.documents
+    if ranking.adapter is not None:
+        queries = ranking.adapter.queries(queries, [p.text for p in found.probes])
+        documents = ranking.adapter.documents(documents, found.texts)
+    out = np.empty(found.candidates.shape)
+    for row, rows in enumerate(found.candidates):
+        query = Query.of(found.probes[row].text, corpus)
+        alone = match(query, everything, rows)
+        scale = stands_out(query, alone.bm25[~found.leaks[row]])
+        out[row] = documents[rows] @ queries[row] + unit(base) * sum(alone.parts(query, ranking.weights, scale))
+    return out
+
+
+def some_residual() -> Residual:
+    draw = np.random.default_rng(0)
+    return Residual(draw.normal(size=(16, 4)).astype(np.float32), draw.normal(size=(4, 16)).astype(np.float32))
+
+
+WORDS_LEARNED = Weights(
+    0.3, 0.01, np.sort(term_keys(["harbour", "wall", "filler3"])), np.array([0.9, -1, 0.5], np.float32)
+)
+
+
+@pytest.mark.parametrize(
+    "ranking",
+    [Ranking(), Ranking(None, WORDS_LEARNED), Ranking(some_residual()), Ranking(some_residual(), WORDS_LEARNED)],
+    ids=["untrained", "weights", "residual", "both"],
+)
+def test_scores_of_a_ranking_are_those_that_search_would_have(base: BaseVectors, ranking: Ranking) -> None:
+    probes = [
+        probe("traffic", "filler3 text3", None),
+        probe("title", "Harbour wall", "own"),
+        probe("span", BODY, "own"),
+    ]
+    found = look(base, probes, CHUNKS)
+    rows = np.array([2, 0, 1])
+    np.testing.assert_allclose(found.scores(rows, ranking), by_law(base, found, ranking)[rows], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.scores(np.arange(3), Ranking()), found.floor)
+    assert found.scores(rows[:0], ranking).shape == (0, found.candidates.shape[1])
+
+
+def test_ranks_are_those_among_the_candidates_that_do_not_leak(base: BaseVectors) -> None:
+    probes = [probe("title", "Harbour wall", "own"), probe("span", BODY, "own"), probe("question", "filler3?", "c3")]
+    found, ahead = look(base, probes, CHUNKS), 0
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=found.candidates.shape).astype(np.float32)
+        ranks = found.ranks(np.arange(3), scores)
+        assert ranks.dtype == np.int64
+        for row in range(3):
+            own = int(np.flatnonzero(found.candidates[row] == found.positive[row])[0])
+            better = scores[row] > scores[row, own]
+            assert ranks[row] == 1 + (better & ~found.leaks[row]).sum()
+            ahead += (better & found.leaks[row]).any()
+    assert ahead  # the source, with the probe still in it, is before what is sought, and does not count
+    alike = np.zeros(found.candidates.shape, np.float32)
+    assert found.ranks(np.array([1, 2]), alike[:2]).tolist() == [1, 1]
+    assert found.ranks(np.array([], dtype=np.int64), alike[:0]).tolist() == []
+
+
+def test_what_leaks_does_not_count_for_how_far_a_query_singles_documents_out(base: BaseVectors) -> None:
+    found = look(base, [probe("span", "the sun warms the stones", "own")], CHUNKS, config=WIDE)
+    leaks = found.leaks[0]
+    assert leaks.any()
+    query = found.words.queries[0]
+    alone = match(query, found.words.documents, found.candidates[0])
+    scale = found.matches.bm25[0][alone.bm25 > 0] / alone.bm25[alone.bm25 > 0] / unit(base)
+    np.testing.assert_allclose(scale, stands_out(query, alone.bm25[~leaks]), rtol=1e-5)
+    assert stands_out(query, alone.bm25[~leaks]) != pytest.approx(stands_out(query, alone.bm25))
+
+
+def test_a_generator_is_asked_about_few_candidates_and_the_others_are_ranked_all_the_same(base: BaseVectors) -> None:
+    probes = [probe("traffic", "filler3 text3", None), probe("title", "Harbour wall", "own")]
+    few = TeacherConfig(dense=3, lexical=1, random=1)
+    found = look(base, probes, CHUNKS, asked=few)
+    assert found.candidates.shape == (2, 11)
+    asked = np.isfinite(found.gains) | found.leaks
+    assert asked[:, :5].all()
+    assert not np.isfinite(found.gains[:, 5:]).any()
+    assert found.depth(10) == 1  # an eighth of those that were scored
+    narrow = look(base, probes, CHUNKS, config=few)
+    np.testing.assert_array_equal(found.candidates[0, :5], narrow.candidates[0])
+    np.testing.assert_array_equal(found.gains[0, :5], narrow.gains[0])
+    assert found.positive[1] in found.candidates[1, :5]  # what is sought is always scored
+    assert all(len(set(row)) == 11 for row in found.candidates.tolist())
+    whole = look(base, probes, CHUNKS)
+    assert set(found.candidates[0]) >= set(whole.candidates[0][:4].tolist())
+    assert np.isfinite(found.scores(np.arange(2), Ranking())).all()
 
 
 def test_candidates_are_those_that_the_live_version_finds(base: BaseVectors) -> None:
-    draw = np.random.default_rng(0)
-    live = Residual(draw.normal(size=(16, 4)).astype(np.float32), draw.normal(size=(4, 16)).astype(np.float32))
+    live = some_residual()
     probes, config = [probe("traffic", "filler3 text3", None)], TeacherConfig(dense=4, lexical=0, random=0)
-    found = study(probes, CHUNKS, base, live, NgramScorer, config, 0)
+    found = study(probes, CHUNKS, base, Ranking(live), NgramScorer, config, 0)
     texts = [chunk.text for chunk in CHUNKS]
     scores = live.queries(base.queries(["filler3 text3"]), [""]) @ live.documents(base.documents(texts), texts).T
     assert set(found.candidates[0]) == set(np.argsort(-scores[0])[:4])
@@ -264,22 +362,13 @@ def test_nothing_leaks_to_a_question_not_even_its_source_and_copies_of_it(base: 
 def told(gains: list[list[float]], kinds: str) -> Study:
     """A study of five documents, each a direction of its own; kind t is traffic, k a known item whose source is 0."""
     source = np.array([-1 if kind == "t" else 0 for kind in kinds])
-    draw = np.random.default_rng(0)
-    return Study(
-        probes=tuple(Probe(f"{row}", "x", "x", "traffic" if kind == "t" else "title", None, "select")
-                     for row, kind in enumerate(kinds)),
-        texts=("x",) * 5,
-        size=5,
-        documents=np.eye(5, dtype=np.float32),
-        queries=draw.normal(size=(len(kinds), 5)).astype(np.float32),
-        candidates=np.tile(np.arange(5), (len(kinds), 1)),
-        gains=np.array(gains, dtype=np.float32),
-        positive=source,
-        source=source,
-        lengths=np.full(len(kinds), 10),
-        overlap=np.full(len(kinds), np.nan, dtype=np.float32),
-        echoes=np.empty(0, np.int64),
-    )  # fmt: skip
+    probes = [
+        Probe(f"{row}", "x", "x", "traffic" if kind == "t" else "title", None, "select")
+        for row, kind in enumerate(kinds)
+    ]
+    queries = np.random.default_rng(0).normal(size=(len(kinds), 5))
+    scores = np.array(gains, dtype=np.float32)
+    return by_hand(probes, ("y",) * 5, queries, np.eye(5), gains=scores, positive=source, source=source)
 
 
 TELLING, MUTE, SILENT = [1.0, 0.5, 0.0, -0.5, 0.1], [0.01, 0.0, -0.5, 0.0, 0.0], [-np.inf] * 5
@@ -294,10 +383,10 @@ def test_a_study_says_which_probes_can_teach_and_why_the_others_cannot(base: Bas
 
 
 def of(found: Study, rows: list[int], min_probes: int) -> NDArray[np.float64]:
-    """The utility of probes of the base model, as a loop finds it."""
+    """The utility of probes of the untrained ranking, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
-    values = judge(found, np.arange(len(found.probes)), [None], 1.0, config)[0]["utility"]
-    mass = law(found.gains[rows], found.base[rows], 1.0, found.tau)
+    values = judge(found, np.arange(len(found.probes)), [Ranking()], 1.0, config)[0]["utility"]
+    mass = law(found.gains[rows], found.floor[rows], 1.0, found.tau)
     assert found.depth(2) == 1
     np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
     return values
@@ -311,7 +400,7 @@ def test_probes_that_the_teacher_has_nothing_to_say_about_do_not_judge_the_utili
 
 def test_known_items_are_judged_though_the_teacher_has_nothing_to_say_about_them() -> None:
     found = told([MUTE, SILENT, TELLING, TELLING], "kkkt")
-    values = judge(found, np.arange(4), [None], 1.0, GateConfig(k=2, min_probes=1))[0]
+    values = judge(found, np.arange(4), [Ranking()], 1.0, GateConfig(k=2, min_probes=1))[0]
     assert {name: len(value) for name, value in values.items()} == {
         "utility": 1,
         "careful utility": 1,
@@ -328,7 +417,7 @@ def test_probes_that_nobody_was_asked_about_are_known_items_and_nothing_else() -
     found = told([TELLING, UNASKED, TELLING, UNASKED], "tkkk")
     assert found.judged[0].tolist() == [True, False, True, False]
     assert not found.judged[1]
-    values = judge(found, np.arange(4), [None], 1.0, GateConfig(k=2, min_probes=30))[0]
+    values = judge(found, np.arange(4), [Ranking()], 1.0, GateConfig(k=2, min_probes=30))[0]
     assert {name: len(value) for name, value in values.items()} == {
         "utility": 2,
         "careful utility": 2,
@@ -341,7 +430,7 @@ def test_probes_that_nobody_was_asked_about_are_known_items_and_nothing_else() -
 
 @pytest.mark.parametrize(("candidates", "k", "depth"), [(80, 10, 10), (79, 10, 9), (16, 10, 2), (5, 10, 1), (80, 3, 3)])
 def test_the_utility_counts_an_eighth_of_the_candidates_at_most(candidates: int, k: int, depth: int) -> None:
-    found = replace(told([TELLING], "t"), candidates=np.zeros((1, candidates), dtype=np.int64))
+    found = replace(told([TELLING], "t"), gains=np.zeros((1, candidates), np.float32))
     assert found.depth(k) == depth
 
 
@@ -363,7 +452,7 @@ def test_a_probe_that_is_not_scored_costs_nothing_and_changes_nothing_else(base:
     whole = look(base, probes, CHUNKS)
     some = [replace(probes[0], scored=False), *probes[1:]]
     del Keeping.asked[:]
-    found = study(some, CHUNKS, base, None, Keeping, CONFIG, 0)
+    found = study(some, CHUNKS, base, Ranking(), Keeping, CONFIG, 0)
     assert Keeping.asked == [probes[1].id, probes[2].id]
     assert np.isnan(found.gains[0]).all()  # what would leak is not told apart
     np.testing.assert_array_equal(found.gains[1:], whole.gains[1:])
@@ -373,36 +462,28 @@ def test_a_probe_that_is_not_scored_costs_nothing_and_changes_nothing_else(base:
 
 def test_where_the_teacher_says_nothing_at_all_there_is_no_utility() -> None:
     found = told([MUTE, SILENT], "kt")
-    values = judge(found, np.arange(2), [None], 1.0, GateConfig(k=2, min_probes=1))[0]
+    values = judge(found, np.arange(2), [Ranking()], 1.0, GateConfig(k=2, min_probes=1))[0]
     assert (values["utility"].shape, values["ndcg"].shape) == ((0,), (1,))
 
 
-@pytest.mark.parametrize("block", [1, 2, 1000])
-def test_documents_are_ranked_alike_whatever_the_blocks_and_whoever_is_judged_beside(
-    base: BaseVectors, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
+def test_rankings_are_judged_alike_whoever_is_judged_beside_them(base: BaseVectors) -> None:
     probes = [probe("title", "Harbour wall", "own"), probe("span", BODY, "own"), probe("traffic", "filler3", None)]
     found = look(base, probes, CHUNKS)
-    random = np.random.default_rng(0)
-    down, up = random.normal(size=(2, found.queries.shape[1], 4)).astype(np.float32)
-    lexicon = Lexicon.fit(found.texts[: found.size])
-    some = [None, Residual(down, up.T), Hybrid.around(Residual(down, 0 * up.T), lexicon, 0.1, 64, found.texts)]
-    rows, config = np.arange(3), GateConfig(k=100, min_probes=1)
-    monkeypatch.setattr(module, "_BLOCK", block)
-    together, ahead = judge(found, rows, some, 1.0, config), []
-    for adapter, values in zip(some, together, strict=True):
-        queries, documents = found.queries, found.documents
-        if adapter is not None:
-            queries = adapter.queries(queries, [p.text for p in found.probes])
-            documents = adapter.documents(documents, found.texts)
-        scores = queries @ documents.T
-        for row in range(2):  # a loop over all documents but the source and the passage itself
-            own = scores[row, found.positive[row]]
-            others = set(range(found.size)) - {int(found.source[row]), int(found.positive[row])}
-            rank = 1 + sum(scores[row, other] > own + 1e-6 for other in others)
-            assert values["mrr"][row] == pytest.approx(1 / rank)
-            ahead.append(scores[row, found.source[row]] > own + 1e-6)
-        alone = judge(found, rows, [adapter], 1.0, config)[0]
+    some = [Ranking(), Ranking(some_residual()), Ranking(None, WORDS_LEARNED), Ranking(some_residual(), WORDS_LEARNED)]
+    rows, config, told = np.arange(3), GateConfig(k=100, min_probes=1), list[tuple[str, int, int]]()
+    together = judge(found, rows, some, 1.0, config, lambda *what: told.append(what))
+    assert told == [("judge", done, 4) for done in range(5)]
+    for ranking, values in zip(some, together, strict=True):
+        scores = found.scores(rows, ranking)
+        np.testing.assert_allclose(values["mrr"], 1 / found.ranks(rows[:2], scores[:2]))
+        alone = judge(found, rows, [ranking], 1.0, config)[0]
         for name in values:
-            np.testing.assert_allclose(values[name], alone[name], rtol=1e-5)
-    assert any(ahead)  # the source, with the probe still in it, is found before what is sought, and does not count
+            np.testing.assert_array_equal(values[name], alone[name])
+    assert len({tuple(values["mrr"]) + tuple(values["utility"]) for values in together}) > 1
+
+
+def test_a_careful_teacher_weighs_no_more_than_the_careful_weight() -> None:
+    found = told([TELLING, TELLING[::-1]], "tt")
+    for weight, alike in ((0.5, True), (CAREFUL, True), (4.0, False)):
+        values = judge(found, np.arange(2), [Ranking()], weight, GateConfig(k=2, min_probes=1))[0]
+        assert np.allclose(values["utility"], values["careful utility"]) is alike

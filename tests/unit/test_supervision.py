@@ -10,7 +10,7 @@ from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError, StoreError
 from ragself.learn import supervision
 from ragself.learn.questions import LOOKALIKES
-from ragself.learn.supervision import affordable, narrowed, scores_file, supervise, wanted_questions
+from ragself.learn.supervision import affordable, scored, scores_file, supervise, wanted_questions
 from ragself.models.gain import IRRELEVANT
 from ragself.models.likelihood import LanguageModelScorer
 from ragself.models.ngram import NgramScorer
@@ -41,22 +41,26 @@ def test_candidates_are_half_nearest_a_quarter_by_words_and_the_rest_random(
     count: int, expected: tuple[int, int, int]
 ) -> None:
     for places in ({"model": "fake"}, {"model": None, "url": ("http://127.0.0.1:1",)}):
-        teacher = narrowed(config(candidates=count, **places))
+        teacher = scored(config(candidates=count, **places))
+        assert teacher is not None
         assert (teacher.dense, teacher.lexical, teacher.random) == expected
 
 
 @given(st.integers(4, 500))
 def test_candidates_are_as_many_as_the_settings_say(count: int) -> None:
-    teacher = narrowed(config(candidates=count))
+    teacher = scored(config(candidates=count))
+    assert teacher is not None
     numbers = (teacher.dense, teacher.lexical, teacher.random)
     assert sum(numbers) == count
     assert min(numbers) > 0
 
 
-def test_narrowing_leaves_the_weight_and_without_a_generator_all_of_it() -> None:
+def test_a_generator_leaves_the_other_settings_and_without_one_all_candidates_are_scored() -> None:
     alone = Config(teacher={"weight": 2.0, "dense": 9})  # type: ignore[arg-type]
-    assert narrowed(alone) == alone.teacher
-    assert narrowed(alone.model_copy(update={"generator": GeneratorConfig(model="fake")})).weight == 2.0
+    assert scored(alone) is None
+    found = scored(alone.model_copy(update={"generator": GeneratorConfig(model="fake")}))
+    assert found is not None
+    assert found.weight == 2.0
 
 
 def test_any_number_of_probes_is_affordable_where_words_are_counted() -> None:

@@ -4,12 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix, vstack
-from scipy.sparse import random as random_sparse
 
-from ragself.learn.student import Words
+from ragself.learn.matches import Words
+from ragself.learn.teacher import TAU, law
 from ragself.learn.train import Learned, Lesson, Schedule, _Student, train
+from ragself.lexical.law import Query
+from ragself.lexical.terms import term_keys
+from ragself.lexical.view import View
+from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
 from ragself.models.adapter import normalise
+from ragself.models.residual import Residual
 
 P, N, K, BASE, V = 90, 120, 12, 16, 60
 
@@ -21,13 +25,7 @@ def _thread_count_stays() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def word_weights(rows: int, seed: int) -> csr_matrix:
-    dense = random_sparse(rows, V, density=0.2, random_state=seed, dtype=np.float32).toarray()
-    dense[0] = 0.0  # a text without a known word
-    return csr_matrix(normalise(dense))
-
-
-def lesson(*, sketch: bool, leaks: bool = False) -> Lesson:
+def lesson(*, leaks: bool = False, weights: Weights | None = None) -> Lesson:
     """Gains that a linear map of the vectors and a reweighting of the words explain: there is something to learn."""
     draw = np.random.default_rng(0)
     queries = normalise(draw.normal(size=(P, BASE)).astype(np.float32))
@@ -35,36 +33,49 @@ def lesson(*, sketch: bool, leaks: bool = False) -> Lesson:
     candidates = np.stack([draw.permutation(N)[:K] for _ in range(P)])
     turn = draw.normal(size=(BASE, BASE)) / 2
     gains = np.take_along_axis(queries @ turn @ documents.T, candidates, axis=1)
-    words = None
-    if sketch:
-        levels = [draw.uniform(0, 0.1, size=count).astype(np.float32) for count in (P, N)]
-        words = Words(word_weights(P, 1), word_weights(N, 2), *levels, draw.uniform(0.5, 2, V).astype(np.float32))
-        lexical = (words.queries.multiply(draw.uniform(0, 3, V)) @ words.documents.T).toarray()
-        gains = gains + np.take_along_axis(lexical, candidates, axis=1)
+    texts = [" ".join(f"w{word}" for word in draw.integers(V, size=15)) for _ in range(N)]
+    asked = ["unheardof", *(" ".join(f"w{word}" for word in draw.integers(V, size=4)) for _ in range(P - 1))]
+    corpus = View.of(texts)
+    words = Words([Query.of(text, corpus) for text in asked], corpus, 1.0)
+    out = np.zeros(candidates.shape, np.bool_)
     if leaks:
-        gains[::3, 4] = -np.inf
-    ones = np.ones(P, np.float32)
-    return Lesson(queries, documents, candidates, gains.astype(np.float32), ones, 2.5 * ones, words=words)
+        out[::3, 4] = True
+    matches = words.listed(candidates, out)
+    liked = draw.normal(size=len(words.terms)).astype(np.float32)
+    gains = gains + 20 * matches.scores(Weights(), liked)
+    start = weights or Weights()
+    cosines = np.take_along_axis(queries @ documents.T, candidates, axis=1)
+    floor = cosines + matches.scores(start, words.log_weight(start))
+    target = law(np.where(out, -np.inf, gains).astype(np.float32), floor, 2.5)
+    return Lesson(queries, documents, candidates, target, out, np.ones(P, np.float32), words, matches, start=start)
 
 
 SHORT = Schedule(steps=20, batch=32, rank=4)
+WORDS = replace(SHORT, rank=0)
+PACES = pytest.mark.parametrize("pace", [SHORT, WORDS], ids=["residual", "weights"])
 
 
 def bits(learned: Learned) -> tuple:
-    words = b"" if learned.log_weight is None else learned.log_weight.tobytes()
-    return learned.down.tobytes(), learned.up.tobytes(), words, learned.strength, learned.loss
+    adapter, weights = learned.ranking.adapter, learned.ranking.weights
+    vectors = (adapter.down.tobytes(), adapter.up.tobytes()) if isinstance(adapter, Residual) else ()
+    return *vectors, weights.mark, learned.loss
 
 
-@pytest.mark.parametrize("sketch", [False, True])
-def test_training_is_the_same_to_the_bit_every_time_and_on_any_number_of_threads(sketch: bool) -> None:
+def residual(learned: Learned) -> Residual:
+    assert isinstance(learned.ranking.adapter, Residual)
+    return learned.ranking.adapter
+
+
+@PACES
+def test_training_is_the_same_to_the_bit_every_time_and_on_any_number_of_threads(pace: Schedule) -> None:
     found = []
     for threads in (1, 2, 2):
         torch.set_num_threads(threads)
         torch.rand(threads)  # nor does it depend on the global generator
-        found.append(bits(train(lesson(sketch=sketch, leaks=True), SHORT)))
+        found.append(bits(train(lesson(leaks=True), pace)))
         assert torch.get_num_threads() == threads
     assert found[0] == found[1] == found[2]
-    assert bits(train(lesson(sketch=sketch, leaks=True), replace(SHORT, seed=1))) != found[0]
+    assert bits(train(lesson(leaks=True), replace(pace, seed=1))) != found[0]
 
 
 def test_the_thread_count_is_restored_when_training_fails() -> None:
@@ -73,100 +84,127 @@ def test_the_thread_count_is_restored_when_training_fails() -> None:
 
     torch.set_num_threads(2)
     with pytest.raises(KeyboardInterrupt):
-        train(lesson(sketch=False), SHORT, stop)
+        train(lesson(), SHORT, stop)
     assert torch.get_num_threads() == 2
 
 
 def test_training_runs_on_one_thread() -> None:
     torch.set_num_threads(2)
     seen = set()
-    train(lesson(sketch=False), SHORT, lambda *_: seen.add(torch.get_num_threads()))
+    train(lesson(), SHORT, lambda *_: seen.add(torch.get_num_threads()))
     assert seen == {1}
 
 
-@pytest.mark.parametrize("sketch", [False, True])
-def test_the_loss_falls(sketch: bool) -> None:
-    learned = train(lesson(sketch=sketch), replace(SHORT, steps=120, rank=16, anchor=0.0, anchor_words=0.0))
+@PACES
+def test_the_loss_falls(pace: Schedule) -> None:
+    free = replace(pace, steps=120, rank=4 * pace.rank, anchor=0.0, anchor_words=0.0)
+    learned = train(lesson(), free)
     assert len(learned.loss) == 120
     assert np.isfinite(learned.loss).all()
-    assert np.mean(learned.loss[-10:]) < 0.6 * np.mean(learned.loss[:5])
+    assert np.mean(learned.loss[-10:]) < (0.6 if pace.rank else 0.9) * np.mean(learned.loss[:5])
 
 
-def test_the_first_step_begins_at_the_base_vectors() -> None:
-    course = lesson(sketch=False)
-    student = _Student(course, SHORT)
-    rows = np.arange(P)
-    divergence, penalty = student.loss(rows)
-    assert penalty.item() == pytest.approx(0.0, abs=1e-10)
-    cosines = np.take_along_axis(course.queries @ course.documents.T, course.candidates, axis=1) / 0.05
-    logs = cosines - np.log(np.exp(cosines).sum(axis=1, keepdims=True))
-    logits = cosines + course.trust[:, None] * course.gains
-    target = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = (target * (np.log(target) - logs)).sum(axis=1).mean()
-    assert divergence.item() == pytest.approx(expected, rel=1e-4)
+STARTS = pytest.mark.parametrize(
+    "start", [None, Weights(0.3, 0.05, np.sort(term_keys(["w3", "w4"])), np.array([1, -1], np.float32))]
+)
 
 
-def test_a_teacher_that_agrees_with_the_base_teaches_the_vectors_nothing() -> None:
-    course = replace(lesson(sketch=False), gains=np.zeros((P, K), np.float32))
-    learned = train(course, SHORT)
-    assert learned.loss[0] == pytest.approx(0.0, abs=1e-5)
-    moved = normalise(course.documents + course.documents @ learned.down @ learned.up)
+@STARTS
+@PACES
+def test_the_first_step_begins_at_the_ranking_that_is_given(pace: Schedule, start: Weights | None) -> None:
+    course = lesson(weights=start)
+    student = _Student(course, pace)
+    divergence, penalty = student.loss(np.arange(P))
+    held = float((course.words.log_weight(course.start) ** 2).mean()) * pace.anchor_words
+    assert penalty.item() == pytest.approx(held, abs=1e-9)
+    scores = np.take_along_axis(course.queries @ course.documents.T, course.candidates, axis=1)
+    scores = (scores + course.matches.scores(course.start, course.words.log_weight(course.start))) / TAU
+    logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    target = course.target.astype(np.float64)
+    expected = (target * (np.log(target + 1e-12) - logs)).sum(axis=1).mean()
+    assert divergence.item() == pytest.approx(expected, rel=1e-3)
+
+
+@STARTS
+def test_a_teacher_that_agrees_with_the_start_teaches_nothing(start: Weights | None) -> None:
+    course = lesson(weights=start)
+    floor = np.take_along_axis(course.queries @ course.documents.T, course.candidates, axis=1)
+    floor = floor + course.matches.scores(course.start, course.words.log_weight(course.start))
+    course = replace(course, target=law(np.zeros((P, K), np.float32), floor, 2.5))
+    learned = train(course, replace(SHORT, anchor_words=0.0))
+    assert abs(learned.loss[0]) < 1e-6
+    assert max(learned.loss) < 1e-3
+    moved = residual(learned).documents(course.documents, [])
     assert (moved * course.documents).sum(axis=1).min() > 0.999
+    weights = learned.ranking.weights
+    assert weights.language_model == pytest.approx(course.start.language_model, rel=0.05)
+    assert weights.bm25 == pytest.approx(course.start.bm25, rel=0.05)
+    np.testing.assert_allclose(weights.of(course.words.terms), course.start.of(course.words.terms), rtol=0.1)
 
 
-@pytest.mark.parametrize("sketch", [False, True])
-def test_a_candidate_that_leaks_neither_pulls_nor_pushes(sketch: bool) -> None:
-    free = replace(SHORT, anchor=0.0, anchor_words=0.0)
-    course = lesson(sketch=sketch)
-    course.candidates[:, 4] = N - 1  # a document that is a candidate only where it leaks
-    course.candidates[:, :4][course.candidates[:, :4] == N - 1] = 0
-    course.candidates[:, 5:][course.candidates[:, 5:] == N - 1] = 0
-    course.gains[:, 4] = -np.inf
-    first = train(course, free)
-    course.documents[N - 1] = -course.documents[N - 1]
-    if course.words is not None:
-        others = vstack([course.words.documents[:-1], course.words.documents[1]]).tocsr()
-        course = replace(course, words=replace(course.words, documents=others))
-    assert bits(train(course, free)) == bits(first)
-    course.gains[:, 4] = 0.0
-    assert bits(train(course, free)) != bits(first)
+@PACES
+def test_a_candidate_that_is_out_neither_pulls_nor_pushes(pace: Schedule) -> None:
+    free = replace(pace, anchor=0.0, anchor_words=0.0)
+    course = lesson()
+    candidates, out = course.candidates.copy(), course.out.copy()
+    for columns in (slice(0, 4), slice(5, K)):
+        candidates[:, columns][candidates[:, columns] == N - 1] = 0
+    candidates[:, 4] = N - 1  # a document that is a candidate only where it is out
+    out[:, 4] = True
+    gains = np.log(course.target + 1e-6)
+
+    def taught(out: np.ndarray, turned: bool) -> tuple:
+        documents = course.documents.copy()
+        documents[N - 1] *= -1 if turned else 1
+        matches = course.words.listed(candidates, out)
+        if turned:
+            matches.language_model[:, 4] += 1.0
+            matches.bm25[:, 4] += 1.0
+        target = law(np.where(out, -np.inf, gains).astype(np.float32), np.zeros((P, K), np.float32), 1.0)
+        return bits(train(replace(course, documents=documents, candidates=candidates, out=out, target=target,
+                                  matches=matches), free))  # fmt: skip
+
+    assert taught(out, turned=True) == taught(out, turned=False)
+    assert taught(course.out, turned=True) != taught(course.out, turned=False)
 
 
-def test_a_candidate_that_leaks_counts_as_if_it_were_not_there() -> None:
-    course = lesson(sketch=False)
-    course.gains[:, 4] = -np.inf
-    out = replace(
-        course, candidates=np.delete(course.candidates, 4, axis=1), gains=np.delete(course.gains, 4, axis=1)
-    )  # fmt: skip
+def test_a_candidate_that_is_out_counts_as_if_it_were_not_there() -> None:
+    course = lesson(leaks=True)
+    out = np.zeros_like(course.out)
+    out[:, 4] = True
+    target = law(np.where(out, -np.inf, np.log(course.target + 1e-9)).astype(np.float32), np.zeros((P, K), "f"), 1.0)
+    some = [column for column in range(K) if column != 4]
+    less = course.candidates[:, some]
+    one = replace(course, out=out, target=target, matches=course.words.listed(course.candidates, out))
+    two = replace(course, out=out[:, some], target=target[:, some], candidates=less, matches=course.words.listed(less))
     free = replace(SHORT, anchor=0.0)
-    np.testing.assert_allclose(train(course, free).loss, train(out, free).loss, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(train(one, free).loss, train(two, free).loss, rtol=1e-3, atol=1e-5)
 
 
 def distance(course: Lesson, learned: Learned) -> float:
-    moved = normalise(course.documents + course.documents @ learned.down @ learned.up)
+    moved = residual(learned).documents(course.documents, [])
     return float(((moved - course.documents) ** 2).sum(axis=1).mean())
 
 
 def test_the_anchor_holds_the_vectors() -> None:
-    course = lesson(sketch=False)
+    course = lesson()
     distances = [distance(course, train(course, replace(SHORT, steps=60, anchor=a))) for a in (0.0, 3.0, 1000.0)]
     assert distances[0] > 1.5 * distances[1] > 1.5 * distances[2]
     assert distances[2] < 1e-3
 
 
 def test_the_anchor_holds_the_words() -> None:
-    course = lesson(sketch=True)
+    course = lesson()
     moves = []
     for anchor in (0.0, 10.0, 10_000.0):
-        learned = train(course, replace(SHORT, steps=60, anchor_words=anchor))
-        assert learned.log_weight is not None
-        moves.append(np.abs(learned.log_weight - learned.log_weight.mean()).mean())
+        learned = train(course, replace(WORDS, steps=60, anchor_words=anchor))
+        moves.append(np.abs(learned.ranking.weights.log_weight).sum())
     assert moves[0] > moves[1] > moves[2]
 
 
-@pytest.mark.parametrize("sketch", [False, True])
-def test_gradients_are_those_of_finite_differences(sketch: bool) -> None:
-    student = _Student(lesson(sketch=sketch, leaks=True), SHORT)
+@PACES
+def test_gradients_are_those_of_finite_differences(pace: Schedule) -> None:
+    student = _Student(lesson(leaks=True), pace)
     rows = np.arange(0, P, 2)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -174,15 +212,14 @@ def test_gradients_are_those_of_finite_differences(sketch: bool) -> None:
         student.log_weight.normal_(std=0.3)
 
     def loss() -> torch.Tensor:
-        student.random.manual_seed(0)  # the same noise
         divergence, penalty = student.loss(rows)
         return divergence + penalty
 
     loss().backward()
     for name, parameter in student.named_parameters():
         if not parameter.numel() or parameter.grad is None:
-            assert name in ("log_weight", "log_strength")  # where there is no sketch
-            assert not sketch
+            assert name in ("down", "up")  # where there is no residual
+            assert not pace.rank
             continue
         assert float(parameter.grad.abs().max()) > 0
         direction = parameter.grad / parameter.grad.norm()
@@ -196,51 +233,100 @@ def test_gradients_are_those_of_finite_differences(sketch: bool) -> None:
         assert slope == pytest.approx(float(parameter.grad.norm()), rel=0.03), name
 
 
-def test_without_words_nothing_is_learned_of_words() -> None:
-    learned = train(lesson(sketch=False), SHORT)
-    assert (learned.log_weight, learned.strength) == (None, 0.0)
-    assert (learned.down.shape, learned.up.shape) == ((BASE, 4), (4, BASE))
-    assert learned.down.dtype == learned.up.dtype == np.float32
+@STARTS
+@PACES
+def test_what_is_learned_ranks_as_the_student_did(pace: Schedule, start: Weights | None) -> None:
+    course = lesson(weights=start)
+    student = _Student(course, pace)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        student.up.normal_(std=0.1)
+        student.log_weight.normal_(std=0.3)
+        student.log_a.add_(0.3)
+        student.log_b.sub_(0.3)
+    adapter, weights = student.learned()
+    assert (adapter is None) is (pace.rank == 0)
+    queries, documents = course.queries, course.documents
+    if adapter is not None:
+        queries, documents = adapter.queries(queries, []), adapter.documents(documents, [])
+    rows, used = np.array([4, 0, 7, 4]), np.array([3, 99, 4, 50, 2])
+    block = course.words.crossed(rows, used)
+    scores = queries[rows] @ documents[used].T + block.scores(weights, course.words.log_weight(weights))
+    logits = student.logits(rows, used)[0].detach().numpy()
+    np.testing.assert_allclose(logits * TAU, scores, rtol=1e-3, atol=1e-5)
 
 
-def test_with_words_their_weights_and_a_strength_are_learned() -> None:
-    learned = train(lesson(sketch=True), SHORT)
-    assert learned.log_weight is not None
-    assert learned.log_weight.shape == (V,)
-    assert learned.log_weight.dtype == np.float32
-    assert 0.01 < learned.strength < 1.0
-    assert learned.strength != pytest.approx(0.05 * 2.5)  # where it began
+def test_without_a_rank_no_vectors_are_learned_and_words_are() -> None:
+    learned = train(lesson(), WORDS)
+    assert learned.ranking.adapter is None
+    assert learned.ranking.kind == "weights"
+    weights = learned.ranking.weights
+    assert weights.log_weight.dtype == np.float32
+    assert weights.keys.tolist() == sorted(weights.keys.tolist())
+    assert 0.01 < weights.language_model != LANGUAGE_MODEL
+    assert 0.001 < weights.bm25 != BM25
+
+
+def test_with_a_rank_both_are_learned() -> None:
+    learned = train(lesson(), SHORT)
+    found = residual(learned)
+    assert (found.down.shape, found.up.shape) == ((BASE, 4), (4, BASE))
+    assert found.down.dtype == found.up.dtype == np.float32
+    assert learned.ranking.weights.mark
 
 
 def test_words_that_no_candidate_shares_with_a_query_are_left_alone() -> None:
-    course = lesson(sketch=True)
-    assert course.words is not None
-    for words in (course.words.queries, course.words.documents):
-        words.data[words.indices == 7] = 0.0
-        words.eliminate_zeros()
-    learned = train(course, SHORT)
-    assert learned.log_weight is not None
-    assert learned.log_weight[7] == 0.0
-    assert np.count_nonzero(learned.log_weight) == V - 1
+    course = lesson()
+    row = course.words.terms.index("w7")
+    gone = course.matches.term == row
+    course.matches.gain[gone] = 0.0
+    weights = train(course, WORDS).ranking.weights
+    assert weights.of(["w7", "w8"])[0] == 1.0 != weights.of(["w8"])[0]
+    assert len(weights.keys) == len(course.words.terms) - 1
+
+
+@pytest.mark.parametrize("zero", [Weights(0.0, 0.02), Weights(0.11, 0.0), Weights(0.0, 0.0)])
+def test_weights_of_nothing_can_be_learned_from(zero: Weights) -> None:
+    learned = train(lesson(weights=zero), WORDS)
+    assert np.isfinite(learned.loss).all()
+    assert min(learned.ranking.weights.language_model, learned.ranking.weights.bm25) >= 0
 
 
 @pytest.mark.parametrize(("probes", "steps", "batch"), [(1, 3, 64), (5, 1, 64), (7, 10, 3)])
 def test_few_probes_and_steps_are_no_error(probes: int, steps: int, batch: int) -> None:
-    course = lesson(sketch=True)
-    assert course.words is not None
+    course, rows = lesson(), np.arange(probes)
     few = replace(
         course,
-        queries=course.queries[:probes],
-        candidates=course.candidates[:probes],
-        gains=course.gains[:probes],
-        words=replace(course.words, queries=course.words.queries[:probes]),
+        queries=course.queries[rows],
+        candidates=course.candidates[rows],
+        target=course.target[rows],
+        out=course.out[rows],
+        weights=course.weights[rows],
+        matches=course.matches.take(rows),
     )
-    learned = train(few, replace(SHORT, steps=steps, batch=batch))
-    assert len(learned.loss) == steps
-    assert np.isfinite(learned.loss).all()
+    for pace in (SHORT, WORDS):
+        learned = train(few, replace(pace, steps=steps, batch=batch))
+        assert len(learned.loss) == steps
+        assert np.isfinite(learned.loss).all()
+
+
+def test_what_is_asked_often_pulls_more() -> None:
+    course = lesson()
+    heavy = replace(course, weights=np.where(np.arange(P) < 20, 50.0, 1.0).astype(np.float32))
+    whole = replace(SHORT, steps=60, batch=P, anchor=0.0, rank=16)
+
+    def of_those(made: Lesson) -> float:
+        student = _Student(made, whole)
+        learned = train(made, whole)
+        with torch.no_grad():
+            student.down.copy_(torch.from_numpy(residual(learned).down))
+            student.up.copy_(torch.from_numpy(residual(learned).up))
+            return student.loss(np.arange(20))[0].item()
+
+    assert of_those(heavy) < of_those(course)
 
 
 def test_every_step_is_told_and_the_last_ends_the_stage() -> None:
     told: list[tuple[str, int, int]] = []
-    train(lesson(sketch=False), SHORT, lambda *what: told.append(what), "train residual")
+    train(lesson(), SHORT, lambda *what: told.append(what), "train residual")
     assert told == [("train residual", step, 20) for step in range(1, 21)]

@@ -47,11 +47,11 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
     """Chroma's metadata filter; None searches everything."""
 
     score_threshold: float | None = None
-    """Least score: the cosine in the space of the live version, and for versions that know words, or in mode ``fused``,
-    the lexical score with it, so that it may exceed 1. It means something else after each switch."""
+    """Least score: in mode ``vector`` the cosine in the space of the live version, in mode ``hybrid`` that plus the
+    lexical scores, which may exceed 1. It means something else after each switch."""
 
-    mode: Literal["vector", "fused"] = "vector"
-    """``fused`` ranks the nearest again by their words, for some milliseconds more."""
+    mode: Literal["hybrid", "vector"] = "hybrid"
+    """``hybrid`` ranks by vector and by words, ``vector`` by the plain vector query."""
 
     _background: BackgroundAdaptation | None = PrivateAttr(default=None)
 
@@ -161,7 +161,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         k: int | None = None,
         filter: Mapping[str, Any] | None = None,
         score_threshold: float | None = None,
-        mode: Literal["vector", "fused"] | None = None,
+        mode: Literal["hybrid", "vector"] | None = None,
     ) -> list[Document]:
         return self._search(query, k, filter, score_threshold, mode)
 
@@ -173,7 +173,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         k: int | None = None,
         filter: Mapping[str, Any] | None = None,
         score_threshold: float | None = None,
-        mode: Literal["vector", "fused"] | None = None,
+        mode: Literal["hybrid", "vector"] | None = None,
     ) -> list[Document]:
         return await asyncio.to_thread(self._search, query, k, filter, score_threshold, mode)
 
@@ -183,7 +183,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         k: int | None,
         filter: Mapping[str, Any] | None,
         score_threshold: float | None,
-        mode: Literal["vector", "fused"] | None,
+        mode: Literal["hybrid", "vector"] | None,
     ) -> list[Document]:
         least = self.score_threshold if score_threshold is None else score_threshold
         if least is not None and not isinstance(least, int | float):

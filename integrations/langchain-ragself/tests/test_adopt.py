@@ -51,7 +51,7 @@ def test_the_same_is_found_as_with_the_framework_itself(
     by_id = {document.id: document for document in documents}
     alike = []
     for query in asked[::10]:
-        found = adopted.invoke(query)
+        found = adopted.invoke(query, mode="vector")
         exact.check(ids(found), model.embed_query(query), 10)
         assert found == [by_id[document.id] for document in found]
         alike.append(found == theirs.invoke(query))
@@ -65,7 +65,7 @@ def test_filters_give_the_same_answers(
     for filter in FILTERS:
         among = vectorstore.get(where=filter)["ids"]
         for query in asked[::100]:
-            exact.check(ids(adopted.invoke(query, filter=filter)), model.embed_query(query), 10, among)
+            exact.check(ids(adopted.invoke(query, filter=filter, mode="vector")), model.embed_query(query), 10, among)
 
 
 def test_changes_through_the_framework_are_followed(

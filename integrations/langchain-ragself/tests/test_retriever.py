@@ -55,25 +55,26 @@ def test_a_threshold_cuts_off_what_is_less_alike(retriever: RagselfRetriever, as
     hits = retriever.knowledge_base.search(asked[0], 10)
     middle = (hits[4].score + hits[5].score) / 2
     assert ids(retriever.invoke(asked[0], k=10, score_threshold=middle)) == [hit.id for hit in hits[:5]]
-    strict = RagselfRetriever(knowledge_base=retriever.knowledge_base, k=10, score_threshold=1.5)
+    strict = RagselfRetriever(knowledge_base=retriever.knowledge_base, k=10, score_threshold=9.0)
     assert strict.invoke(asked[0]) == []
 
 
-async def test_in_mode_fused(learned: KnowledgeBase, filled: KnowledgeBase, asked: list[str]) -> None:
+async def test_both_modes(learned: KnowledgeBase, filled: KnowledgeBase, asked: list[str]) -> None:
     for kb in (learned, filled):
-        plain, fused = RagselfRetriever(knowledge_base=kb), RagselfRetriever(knowledge_base=kb, mode="fused")
+        usual, near = RagselfRetriever(knowledge_base=kb), RagselfRetriever(knowledge_base=kb, mode="vector")
         differ = 0
         for query in asked[::40]:
-            near, expected = ([hit.id for hit in kb.search(query, 4, mode=mode)] for mode in ("vector", "fused"))
-            assert ids(fused.invoke(query)) == ids(await fused.ainvoke(query)) == expected
-            assert ids(plain.invoke(query, mode="fused")) == ids(await plain.ainvoke(query, mode="fused")) == expected
-            assert ids(fused.invoke(query, mode="vector")) == ids(plain.invoke(query)) == near
-            differ += near != expected
+            best, nearest = ([hit.id for hit in kb.search(query, 4, mode=mode)] for mode in ("hybrid", "vector"))
+            assert ids(usual.invoke(query)) == ids(await usual.ainvoke(query)) == best
+            assert ids(near.invoke(query)) == ids(await near.ainvoke(query)) == nearest
+            assert ids(usual.invoke(query, mode="vector")) == ids(await usual.ainvoke(query, mode="vector")) == nearest
+            assert ids(near.invoke(query, mode="hybrid")) == best
+            differ += best != nearest
         assert differ
-    with pytest.raises(ValidationError, match="'vector' or 'fused'"):
-        RagselfRetriever(knowledge_base=filled, mode="both")
-    with pytest.raises(ValueError, match="The mode is 'both', expected 'vector' or 'fused'"):
-        plain.invoke("x", mode="both")
+    with pytest.raises(ValidationError, match="'hybrid' or 'vector'"):
+        RagselfRetriever(knowledge_base=filled, mode="fused")
+    with pytest.raises(ValueError, match="The mode is 'fused', expected 'hybrid' or 'vector'"):
+        usual.invoke("x", mode="fused")
 
 
 def test_what_cannot_be_asked_is_refused(retriever: RagselfRetriever) -> None:

@@ -60,7 +60,7 @@ def test_the_same_is_found_as_with_the_framework_itself(
     index: VectorStoreIndex, adopted: RagselfRetriever, model: Any, asked: list[str]
 ) -> None:
     theirs, exact = index.as_retriever(similarity_top_k=10), Stored(index.vector_store.client)
-    alike = []
+    alike, adopted.mode = [], "vector"
     for query in asked[::10]:
         expected, found = theirs.retrieve(query), adopted.retrieve(query)
         exact.check(ids(found), model.get_query_embedding(query), 10)
@@ -81,7 +81,7 @@ def test_filters_give_the_same_answers(
     for given, condition in product(FILTERS, (FilterCondition.AND, FilterCondition.OR)):
         filters = MetadataFilters(filters=given, condition=condition)
         among = ids(index.vector_store.get_nodes(None, filters))
-        ours = RagselfRetriever(adopted.knowledge_base, 10, filters)
+        ours = RagselfRetriever(adopted.knowledge_base, 10, filters, mode="vector")
         for query in asked[::100]:
             exact.check(ids(ours.retrieve(query)), model.get_query_embedding(query), 10, among)
 
@@ -92,7 +92,7 @@ def test_nested_filters_give_the_same_answers(
     inner = MetadataFilters(filters=FILTERS[12], condition=FilterCondition.OR)
     filters = MetadataFilters(filters=[inner, F(key="part", value=30.0, operator=Op.LT)])
     among = ids(index.vector_store.get_nodes(None, filters))
-    found = ids(RagselfRetriever(adopted.knowledge_base, 10, filters).retrieve(asked[0]))
+    found = ids(RagselfRetriever(adopted.knowledge_base, 10, filters, mode="vector").retrieve(asked[0]))
     Stored(index.vector_store.client).check(found, model.get_query_embedding(asked[0]), 10, among)
 
 
@@ -132,7 +132,9 @@ def test_from_an_index_with_its_own_model(
     assert retriever.knowledge_base.followed is not None
     retriever.close()
     in_memory = VectorStoreIndex(nodes, embed_model=model)
-    retriever = RagselfRetriever.from_index(in_memory, tmp_path / "kb-2", settings.encoder.model, similarity_top_k=5)
+    retriever = RagselfRetriever.from_index(
+        in_memory, tmp_path / "kb-2", settings.encoder.model, similarity_top_k=5, mode="vector"
+    )
     assert ids(retriever.retrieve(asked[0])) == ids(in_memory.as_retriever(similarity_top_k=5).retrieve(asked[0]))
     retriever.close()
 

@@ -39,8 +39,8 @@ class VersionedEmbedding(list[float]):
 class RagselfRetriever(SelfAdapting, BaseRetriever):
     """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
 
-    Scores are cosines in the space of the version that answers; those that know words, and mode ``fused``, add the
-    lexical score in units of cosine. A cutoff means something else after each switch: prefer `similarity_top_k`.
+    In mode ``vector`` scores are cosines in the space of the version that answers. Mode ``hybrid`` adds two lexical
+    scores in units of cosine. A cutoff means something else after each switch: prefer `similarity_top_k`.
 
     Examples:
         `pip install llama-index-retrievers-ragself`
@@ -61,7 +61,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         object_map: dict[str, Any] | None = None,
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
-        mode: Literal["vector", "fused"] = "vector",
+        mode: Literal["hybrid", "vector"] = "hybrid",
     ) -> None:
         """Serve a knowledge base.
 
@@ -73,7 +73,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             object_map: As for any retriever.
             objects: As for any retriever.
             verbose: As for any retriever.
-            mode: ``fused`` ranks the nearest again by their words, for some milliseconds more.
+            mode: ``hybrid`` ranks by vector and by words, ``vector`` by the plain vector query.
 
         Raises:
             ValueError: `similarity_top_k` is below 1, or a filter or the mode is not supported.
@@ -87,7 +87,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
             )
         self.similarity_top_k = similarity_top_k
         self.filters = filters
-        self.mode: Literal["vector", "fused"] = mode
+        self.mode: Literal["hybrid", "vector"] = mode
         if not isinstance(knowledge_base, KnowledgeBase):
             knowledge_base = KnowledgeBase(knowledge_base, create=False)
         self.knowledge_base: KnowledgeBase = knowledge_base
@@ -177,8 +177,8 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         top_k = kwargs.get("similarity_top_k", DEFAULT_SIMILARITY_TOP_K)
         if not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"similarity_top_k is {top_k!r}, expected a whole number, 1 or more.")
-        if kwargs.get("mode", "vector") not in ("vector", "fused"):
-            raise ValueError(f"The mode is {kwargs['mode']!r:.60}, expected 'vector' or 'fused'.")
+        if kwargs.get("mode", "hybrid") not in ("hybrid", "vector"):
+            raise ValueError(f"The mode is {kwargs['mode']!r:.60}, expected 'hybrid' or 'vector'.")
         cls._where(kwargs.get("filters"))
 
     @classmethod

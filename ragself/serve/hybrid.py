@@ -1,0 +1,209 @@
+"""Hybrid search: candidates by vector and by words, ranked by one exact law (`ragself.lexical.law`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.check import check_queries
+from ragself.corpus.reader import ChunkReader
+from ragself.errors import InputError
+from ragself.lexical.index import LexicalIndex
+from ragself.lexical.law import Query, match
+from ragself.lexical.view import View
+from ragself.models.lora import reads
+from ragself.models.spread import unit
+from ragself.models.vectors import BaseVectors
+from ragself.schema import Embedding, Hit
+from ragself.serve.snapshot import Snapshot
+
+DEPTH = 100  # candidates of each kind, or as many as are asked for
+_AT_ONCE = 16  # queries that Chroma is asked by one knowledge base
+_BEFORE_FILTER = 3  # times as many by words are put to a filter, before it is asked for all that it allows
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Chunks that are ranked.
+
+    Attributes:
+        ids: n of them.
+        rows: (n,) int64, in the view.
+        cosines: (n,) float64.
+    """
+
+    ids: list[str]
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float64]
+
+    def of(self, which: NDArray[np.bool_]) -> _Candidates:
+        """Some of them."""
+        return _Candidates([*compress(self.ids, which.tolist())], self.rows[which], self.cosines[which])
+
+    def __add__(self, other: _Candidates) -> _Candidates:
+        """These and those."""
+        rows, cosines = np.concatenate([self.rows, other.rows]), np.concatenate([self.cosines, other.cosines])
+        return _Candidates(self.ids + other.ids, rows, cosines)
+
+
+class HybridSearch:
+    """Ranks the union of the nearest chunks and the best ones by words. Threads may share it."""
+
+    def __init__(self, lexical: LexicalIndex, base: BaseVectors, reader: ChunkReader) -> None:
+        """Name the words of the documents, their base vectors, and their texts."""
+        self._lexical, self._base, self._reader = lexical, base, reader
+        self._chroma = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ragself asks Chroma")
+        self._unit: float | None = None
+        self._measuring = threading.Lock()
+
+    def search(
+        self,
+        snapshot: Snapshot,
+        query: str | Sequence[str],
+        k: int,
+        where: Mapping[str, Any] | None = None,
+        given: Embedding | None = None,
+    ) -> list[Hit]:
+        """The best `k` chunks, best first; chunks of one score by id. Arguments as of `Snapshot.search`.
+
+        Of several queries the cosine is that to the middle of their vectors, and the lexical scores are the mean.
+
+        Raises:
+            InputError: An empty query without an embedding, or a filter that Chroma does not understand.
+        """
+        queries, depth = _texts(snapshot, query, given), max(k, DEPTH)
+        vector = snapshot.vector(queries, given)
+        nearest = self._chroma.submit(snapshot.index.near, vector, depth, where)
+        try:  # meanwhile, as Chroma does not hold the interpreter
+            view = self._lexical.view()
+            asked = [Query.of(text, view) for text in queries]
+            rows = _by_words(asked, view, snapshot, depth, where)
+            further, known = self._with_cosines(snapshot, vector, view, rows)
+        finally:
+            wait([nearest])  # the snapshot may be closed after this
+        ids, cosines = nearest.result()
+        near = _Candidates(ids, view.rows(ids), cosines)
+        near = near.of(near.rows >= 0)  # the others were deleted
+        there = set(near.rows.tolist())
+        candidates = near + further.of(known & np.array([row not in there for row in rows.tolist()], np.bool_))
+        return self._ranked(snapshot, asked, view, candidates, k)
+
+    def unit(self) -> float:
+        """The encoder's unit of lexical scores, computed once; the first time ever that encodes forty texts."""
+        if self._unit is None:
+            with self._measuring:
+                if self._unit is None:
+                    self._unit = unit(self._base)
+        return self._unit
+
+    def close(self) -> None:
+        """End the threads. Safe to call twice."""
+        self._chroma.shutdown()
+
+    def _with_cosines(
+        self, snapshot: Snapshot, vector: NDArray[np.float32], view: View, rows: NDArray[np.int64]
+    ) -> tuple[_Candidates, NDArray[np.bool_]]:
+        """Chunks with their cosines, and of which these are known.
+
+        Vectors come from the cache. Chroma is slower, and is asked for what the cache lacks.
+        """
+        adapter, ids = snapshot.embedder.adapter, view.ids(rows)
+        if reads(adapter, "document"):  # the cache names their vectors by text
+            vectors, known = snapshot.index.vectors(ids)
+            return _Candidates(ids, rows, _cosines(vectors, vector)), known
+        vectors, known = self._base.named(view.keys(rows))
+        if adapter is not None:
+            vectors = adapter.documents(vectors, [""] * len(rows))  # maps vectors, and does not look at texts
+        cosines = _cosines(vectors, vector)
+        if not known.all():
+            lacking = np.flatnonzero(~known)
+            stored, known[lacking] = snapshot.index.vectors([ids[row] for row in lacking.tolist()])
+            cosines[lacking] = _cosines(stored, vector)
+        return _Candidates(ids, rows, cosines), known
+
+    def _ranked(
+        self, snapshot: Snapshot, asked: Sequence[Query], view: View, candidates: _Candidates, k: int
+    ) -> list[Hit]:
+        if not candidates.ids:
+            return []
+        language_model, bm25 = self._lexical_parts(snapshot, asked, view, candidates.rows)
+        parts = list(zip(candidates.cosines.tolist(), language_model.tolist(), bm25.tolist(), strict=True))
+        scores, ids = [sum(each) for each in parts], candidates.ids
+        best = sorted(range(len(ids)), key=lambda row: (-scores[row], ids[row]))[:k]
+        chunks = self._reader.chunks([ids[row] for row in best])
+        return [
+            Hit(
+                id=chunk.id,
+                text=chunk.shown,
+                metadata=chunk.metadata,
+                score=scores[row],
+                version=snapshot.version.number,
+                parts=dict(zip(("vector", "language_model", "bm25"), parts[row], strict=True)),
+            )
+            for row in best
+            if (chunk := chunks.get(ids[row])) is not None  # it may have been deleted a moment ago
+        ]
+
+    def _lexical_parts(
+        self, snapshot: Snapshot, asked: Sequence[Query], view: View, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the language model and BM25 add to the scores, (n,) each."""
+        both = np.zeros((2, len(rows)))
+        for query in asked:
+            both += match(query, view, rows).parts(query, snapshot.weights)
+        both *= self.unit() / len(asked)
+        return both[0], both[1]
+
+
+def _texts(snapshot: Snapshot, query: str | Sequence[str], given: Embedding | None) -> list[str]:
+    """The texts of the queries; none are needed where an embedding stands for them, which then decides alone."""
+    try:
+        return list(check_queries(query))
+    except InputError:
+        if given is None or not snapshot.owns(given):
+            raise
+        return [""]
+
+
+def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines of normalised vectors (n, dimension) with another of any length, as Chroma computes them."""
+    if not vectors.shape[1]:
+        return np.zeros(len(vectors))
+    return (vectors @ (vector / max(float(np.linalg.norm(vector)), 1e-12))).astype(np.float64)
+
+
+def _by_words(
+    asked: Sequence[Query], view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
+) -> NDArray[np.int64]:
+    """Rows of the best `depth` chunks by the words of each query."""
+    find = _filtered if where else _best
+    rows = [find(query, view, snapshot, depth, where) for query in asked]
+    return np.unique(np.concatenate(rows))
+
+
+def _best(
+    query: Query, view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
+) -> NDArray[np.int64]:
+    return query.candidates(view, snapshot.weights, depth)
+
+
+def _filtered(
+    query: Query, view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
+) -> NDArray[np.int64]:
+    """The best that a filter allows: of the best without it, where these are enough, else of all that it allows."""
+    assert where
+    wanted, index = _BEFORE_FILTER * depth, snapshot.index
+    rows = query.candidates(view, snapshot.weights, wanted)
+    ids = view.ids(rows)
+    allowed = index.allowed(ids, where)
+    kept = rows[[id in allowed for id in ids]] if ids else rows
+    if len(kept) >= depth or len(rows) < wanted:
+        return kept[:depth]
+    return query.candidates(view, snapshot.weights, depth, index.find(where))
