@@ -23,6 +23,7 @@ from ragself.corpus.reader import ChunkReader
 from ragself.errors import InputError, RagselfError, StoreError, StoreLocked
 from ragself.lexical.index import LexicalIndex
 from ragself.models.encoder import Encoder
+from ragself.models.light import SparingEncoder
 from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress, silent
 from ragself.schema import (
@@ -105,6 +106,7 @@ class KnowledgeBase:
         self._learning = ProcessLock(self.path, "pass")
         self._turn = Turn.of(self.path)
         self._closed = False
+        self._light = False  # whether a few texts are encoded without torch, by a process that does nothing else
         self._traffic = Traffic(self.path, self.config.queries)
         if not self._registry.exists:
             self._create()
@@ -736,7 +738,7 @@ class KnowledgeBase:
             with ExitStack() as parts:  # each is closed, whatever happens to the others; the last named first
                 for part in (
                     self._lock.release, self._cache.close, self._journal.close, self._reader.close,
-                    self._lexical.close, self._hybrid.close, self._live.close,
+                    self._lexical.close, self._live.close,
                 ):  # fmt: skip
                     parts.callback(part)
                 self._traffic.close()
@@ -767,6 +769,11 @@ class KnowledgeBase:
             self._lock.release()
 
     def _encoder(self) -> Encoder:
+        if self._light:
+            return SparingEncoder(lambda: base.light(self._manifest), self._full_encoder, self._manifest.dimension)
+        return self._full_encoder()
+
+    def _full_encoder(self) -> Encoder:
         return base.load(self._manifest, self.config.encoder, str(self.path))
 
     def store(self) -> Store:

@@ -124,7 +124,7 @@ def search(
     ragself search "how are retries configured" -k 3 --where '{"source": "/docs/http.md"}'
     """
     filter = _json_object(where)
-    with open_kb(kb) as base:
+    with open_kb(kb, light=True) as base:
         hits = base.search(query, k, filter, mode=mode)
     console.emit(hits) if json else show.hits(query, hits)
 

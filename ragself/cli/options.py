@@ -27,8 +27,15 @@ Queries = Annotated[Path | None, typer.Option(help="File of queries that users a
 HERE = Path(".ragself")
 
 
-def open_kb(kb: Path) -> KnowledgeBase:
-    """Open the knowledge base in a folder. Raises StoreError where there is none."""
+def open_kb(kb: Path, *, light: bool = False) -> KnowledgeBase:
+    """Open the knowledge base in a folder. Raises StoreError where there is none.
+
+    Args:
+        kb: The folder.
+        light: It is asked one question: encode that without torch, which takes longer to load, where that is possible.
+    """
     from ragself.knowledge import KnowledgeBase
 
-    return KnowledgeBase(kb, create=False)
+    base = KnowledgeBase(kb, create=False)
+    base._light = light
+    return base

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _STAGE = "indexing words"
 _IN_RAM = 8  # segments
 _ON_DISK = 6  # segments
-_GROWTH = 2  # times that a segment is at least larger than the next
+_GROWTH = 8  # times that a segment is at least larger than the next: most corpora are one, and a few small ones
 _DEAD = 0.2  # share of a segment that may be dead
 _AT_ONCE = 20_000  # documents in a segment that is built
 _CHARACTERS = 50_000_000  # in them
@@ -280,7 +280,7 @@ def _scattered(parts: Sequence[Part]) -> bool:
 
 
 def _grouped(parts: Sequence[Part], most: int) -> list[list[Part]]:
-    """Which neighbours to merge, so that each is at least twice as large as the next, and there are at most `most`."""
+    """Which neighbours to merge, so that each is `_GROWTH` times as large as the next, and there are at most `most`."""
     groups: list[list[Part]] = []
     sizes: list[int] = []
     for part in parts:

@@ -10,12 +10,15 @@ import numpy as np
 
 from ragself.config import Config, EncoderConfig
 from ragself.errors import EncoderError, StoreError
-from ragself.models.embedder import CANARIES, check_canary
+from ragself.models.embedder import CANARIES, agreement, check_canary
 from ragself.models.encoder import Encoder
+from ragself.models.light import LightEncoder, located
 from ragself.models.saved import fingerprint
 from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.registry import FORMAT, Manifest, Registry, now
+
+_LIKENESS = 0.9999  # cosine that an encoder without torch must reach on the canary texts
 
 
 def check_folder(path: Path) -> None:
@@ -87,3 +90,16 @@ def load(manifest: Manifest, config: EncoderConfig, place: str) -> Encoder:
         )
     check_canary(encoder.documents(CANARIES), np.array(manifest.canary, np.float32), encoder.name)
     return encoder
+
+
+def light(manifest: Manifest) -> LightEncoder | None:
+    """The same model without torch, to encode a few texts with; None where it cannot be had, or is not the same."""
+    try:
+        folder = located(manifest.encoder, manifest.revision)
+    except EncoderError:  # the full encoder will say it
+        return None
+    encoder = None if folder is None else LightEncoder.open(folder, manifest.prompts)
+    if encoder is None or encoder.fingerprint != manifest.fingerprint:
+        return None
+    alike = agreement(encoder.documents(CANARIES), np.array(manifest.canary, np.float32))
+    return encoder if alike >= _LIKENESS else None

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,33 +21,9 @@ from ragself.models.vectors import BaseVectors
 from ragself.schema import Embedding, Hit
 from ragself.serve.snapshot import Snapshot
 
+_PARTS = ("vector", "language_model", "bm25")
 DEPTH = 100  # candidates of each kind, or as many as are asked for
-_AT_ONCE = 16  # queries that Chroma is asked by one knowledge base
 _BEFORE_FILTER = 3  # times as many by words are put to a filter, before it is asked for all that it allows
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """Chunks that are ranked.
-
-    Attributes:
-        ids: n of them.
-        rows: (n,) int64, in the view.
-        cosines: (n,) float64.
-    """
-
-    ids: list[str]
-    rows: NDArray[np.int64]
-    cosines: NDArray[np.float64]
-
-    def of(self, which: NDArray[np.bool_]) -> _Candidates:
-        """Some of them."""
-        return _Candidates([*compress(self.ids, which.tolist())], self.rows[which], self.cosines[which])
-
-    def __add__(self, other: _Candidates) -> _Candidates:
-        """These and those."""
-        rows, cosines = np.concatenate([self.rows, other.rows]), np.concatenate([self.cosines, other.cosines])
-        return _Candidates(self.ids + other.ids, rows, cosines)
 
 
 class HybridSearch:
@@ -59,7 +32,6 @@ class HybridSearch:
     def __init__(self, lexical: LexicalIndex, base: BaseVectors, reader: ChunkReader) -> None:
         """Name the words of the documents, their base vectors, and their texts."""
         self._lexical, self._base, self._reader = lexical, base, reader
-        self._chroma = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ragself asks Chroma")
         self._unit: float | None = None
         self._measuring = threading.Lock()
 
@@ -80,20 +52,17 @@ class HybridSearch:
         """
         queries, depth = _texts(snapshot, query, given), max(k, DEPTH)
         vector = snapshot.vector(queries, given)
-        nearest = self._chroma.submit(snapshot.index.near, vector, depth, where)
-        try:  # meanwhile, as Chroma does not hold the interpreter
-            view = self._lexical.view()
-            asked = [Query.of(text, view) for text in queries]
-            rows = _by_words(asked, view, snapshot, depth, where)
-            further, known = self._with_cosines(snapshot, vector, view, rows)
-        finally:
-            wait([nearest])  # the snapshot may be closed after this
-        ids, cosines = nearest.result()
-        near = _Candidates(ids, view.rows(ids), cosines)
-        near = near.of(near.rows >= 0)  # the others were deleted
-        there = set(near.rows.tolist())
-        candidates = near + further.of(known & np.array([row not in there for row in rows.tolist()], np.bool_))
-        return self._ranked(snapshot, asked, view, candidates, k)
+        # One after the other: a thread of its own waits for the interpreter longer than Chroma takes.
+        ids, cosines = snapshot.index.near(vector, depth, where)
+        view = self._lexical.view()
+        asked = [Query.of(text, view) for text in queries]
+        rows = _by_words(asked, view, snapshot, depth, where)
+        further, known = self._cosines(snapshot, vector, view, rows)
+        near = view.rows(ids)
+        there = near >= 0  # the others were deleted
+        new = known & ~np.isin(rows, near)
+        candidates = np.concatenate([near[there], rows[new]])
+        return self._ranked(snapshot, asked, view, candidates, np.concatenate([cosines[there], further[new]]), k)
 
     def unit(self) -> float:
         """The encoder's unit of lexical scores, computed once; the first time ever that encodes forty texts."""
@@ -103,51 +72,57 @@ class HybridSearch:
                     self._unit = unit(self._base)
         return self._unit
 
-    def close(self) -> None:
-        """End the threads. Safe to call twice."""
-        self._chroma.shutdown()
-
-    def _with_cosines(
+    def _cosines(
         self, snapshot: Snapshot, vector: NDArray[np.float32], view: View, rows: NDArray[np.int64]
-    ) -> tuple[_Candidates, NDArray[np.bool_]]:
-        """Chunks with their cosines, and of which these are known.
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Cosines (n,) of chunks, and which of them are known.
 
         Vectors come from the cache. Chroma is slower, and is asked for what the cache lacks.
         """
-        adapter, ids = snapshot.embedder.adapter, view.ids(rows)
+        adapter = snapshot.embedder.adapter
         if reads(adapter, "document"):  # the cache names their vectors by text
-            vectors, known = snapshot.index.vectors(ids)
-            return _Candidates(ids, rows, _cosines(vectors, vector)), known
+            vectors, known = snapshot.index.vectors(view.ids(rows))
+            return _cosines(vectors, vector), known
         vectors, known = self._base.named(view.keys(rows))
         if adapter is not None:
             vectors = adapter.documents(vectors, [""] * len(rows))  # maps vectors, and does not look at texts
         cosines = _cosines(vectors, vector)
         if not known.all():
             lacking = np.flatnonzero(~known)
-            stored, known[lacking] = snapshot.index.vectors([ids[row] for row in lacking.tolist()])
+            stored, known[lacking] = snapshot.index.vectors(view.ids(rows[lacking]))
             cosines[lacking] = _cosines(stored, vector)
-        return _Candidates(ids, rows, cosines), known
+        return cosines, known
 
     def _ranked(
-        self, snapshot: Snapshot, asked: Sequence[Query], view: View, candidates: _Candidates, k: int
+        self,
+        snapshot: Snapshot,
+        asked: Sequence[Query],
+        view: View,
+        rows: NDArray[np.int64],
+        cosines: NDArray[np.float64],
+        k: int,
     ) -> list[Hit]:
-        if not candidates.ids:
+        """The best `k` of the candidates, given their rows and cosines, (n,) each."""
+        if not len(rows):
             return []
-        language_model, bm25 = self._lexical_parts(snapshot, asked, view, candidates.rows)
-        parts = list(zip(candidates.cosines.tolist(), language_model.tolist(), bm25.tolist(), strict=True))
-        scores, ids = [sum(each) for each in parts], candidates.ids
-        best = sorted(range(len(ids)), key=lambda row: (-scores[row], ids[row]))[:k]
-        chunks = self._reader.chunks([ids[row] for row in best])
+        parts = (cosines, *self._lexical_parts(snapshot, asked, view, rows))
+        scores = parts[0] + parts[1] + parts[2]
+        best = np.arange(len(rows))
+        if len(rows) > k:  # with those that tie with the last, whose order is that of their ids
+            best = np.flatnonzero(scores >= np.partition(scores, len(rows) - k)[len(rows) - k])
+        ids = dict(zip(best.tolist(), view.ids(rows[best]), strict=True))
+        order = sorted(ids, key=lambda row: (-scores[row], ids[row]))[:k]
+        chunks = self._reader.chunks([ids[row] for row in order])
         return [
             Hit(
                 id=chunk.id,
                 text=chunk.shown,
                 metadata=chunk.metadata,
-                score=scores[row],
+                score=float(scores[row]),
                 version=snapshot.version.number,
-                parts=dict(zip(("vector", "language_model", "bm25"), parts[row], strict=True)),
+                parts=dict(zip(_PARTS, (float(part[row]) for part in parts), strict=True)),
             )
-            for row in best
+            for row in order
             if (chunk := chunks.get(ids[row])) is not None  # it may have been deleted a moment ago
         ]
 

@@ -244,7 +244,7 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
         assert (report.decision, report.kind) == ("promote", "residual"), report.reason
         files = kb.export(tmp_path / "model", merged=True)
         card = (tmp_path / "model" / "README.md").read_text()
-        hits = [hit.id for hit in kb.search(asked[0], 5)]
+        hits = [hit.id for hit in kb.search(asked[0], 5, mode="vector")]
         texts = [chunk.text for chunk in chunks]
         own = Embedder(kb.store().base.encoder, kb.store().adapter(kb.store().registry.version(1)))
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
@@ -260,9 +260,16 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
 
 
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
-    promoted: Path, settings: Config, tmp_path: Path
+    filled: Path, settings: Config, asked: list[str], tmp_path: Path
 ) -> None:
-    refused = pytest.raises(InputError, match="A hybrid adapter looks at the words of a text")
-    with KnowledgeBase(promoted, config=settings) as kb, refused:
-        kb.export(tmp_path / "out", merged=True)
+    train = settings.train.model_copy(update={"adapters": ("lora",), "lora_steps": 1})
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        KnowledgeBase(filled, config=settings.model_copy(update={"train": train})) as kb,
+    ):
+        patched.setattr("ragself.cycle.choose", lambda lesson, rankings, *_: Choice("lora", rankings["lora"], []))
+        patched.setattr("ragself.cycle.confirm", lambda *given: replace(confirm(*given), promote=True))
+        assert kb.adapt(asked).kind == "lora"
+        with pytest.raises(InputError, match="A lora adapter changes the encoder itself"):
+            kb.export(tmp_path / "out", merged=True)
     assert not (tmp_path / "out").exists()
