@@ -162,9 +162,7 @@ def match(query: Query, corpus: View, rows: NDArray[np.int64]) -> Match:
     if not size or not len(rows):
         nothing = np.zeros(len(rows))
         return Match(nothing, nothing, np.zeros((len(rows), size), np.float32))
-    found, owner, lengths = corpus.held(query.terms, rows)
-    place = np.flatnonzero(found >= 0)  # few of all words are those of the query
-    found, owner = found[place], owner[place]
+    place, found, owner, lengths = corpus.held(query.terms, rows)
     counts = _tally(owner, found, (len(rows), size))
     norm = 1.0 / np.sqrt(_WORDS * query.informative)
     gain = norm * query.times * np.log1p(counts / (MU * query.share))

@@ -131,8 +131,10 @@ class Part:
         best = _best(scores, np.flatnonzero(eligible), k)
         return best, scores[best]
 
-    def held(self, keys: NDArray[np.uint64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The words of `rows` one after the other, as columns of `keys` or -1, and how many each row has."""
+    def held(
+        self, keys: NDArray[np.uint64], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+        """Where the words of `rows`, one after the other, are one of the terms: places, which term, lengths of rows."""
         segment = self.segment
         lengths = segment.lengths(rows)
         tokens = segment.tokens[runs(segment.bounds[rows], lengths)]
@@ -141,9 +143,11 @@ class Part:
         known = np.flatnonzero(terms >= 0)[::-1]  # of a term that is asked for twice, the first column counts
         try:
             column[terms[known]] = known
-            return column[tokens], lengths
+            found = column[tokens]
         finally:
             column[terms[known]] = -1
+        places = np.flatnonzero(found >= 0)
+        return places, found[places], lengths
 
 
 def best_first(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ragself.lexical.part import Part, best_first
 from ragself.lexical.segment import Segment
-from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_keys
+from ragself.lexical.terms import bounds_of, encoded, id_hashes, term_keys
+
+_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,24 +142,29 @@ class View:
 
     def held(
         self, terms: Sequence[str], rows: Sequence[int] | NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """The words of documents, one after the other.
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Where documents hold terms.
 
         Returns:
-            Which of `terms` each word is, or -1: (w,) int64; which of `rows` it is of: (w,) int64; and the numbers of
-            words (n,) int64.
+            Of m words, in the order in which the documents hold them: their places, if the words of all `rows` stand
+            one after the other, (m,) int64; which of `terms` each is, (m,) int64; which of `rows` it is in, (m,) int64.
+            And the numbers of words of all documents, (n,) int64.
         """
         keys = term_keys(terms)
         lengths = self.lengths(rows)
         bounds = bounds_of(lengths)
-        found = np.empty(bounds[-1], dtype=np.int64)
-        for part, places, own in self._split(rows):
-            columns, sizes = part.held(keys, own)
-            if len(columns) == len(found):  # all of them
-                found[:] = columns
-            else:
-                found[runs(bounds[places], sizes)] = columns
-        return found, np.repeat(np.arange(len(lengths), dtype=np.int64), lengths), lengths
+        places, columns, owners = [_NONE], [_NONE], [_NONE]
+        for part, numbers, own in self._split(rows):
+            place, column, sizes = part.held(keys, own)
+            within = bounds_of(sizes)
+            local = np.searchsorted(within[1:], place, side="right")
+            owner = numbers[local]
+            places.append(place - within[local] + bounds[owner])
+            columns.append(column.astype(np.int64))
+            owners.append(owner)
+        all_places = np.concatenate(places)
+        order = np.argsort(all_places, kind="stable") if len(places) > 2 else slice(None)
+        return all_places[order], np.concatenate(columns)[order], np.concatenate(owners)[order], lengths
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:

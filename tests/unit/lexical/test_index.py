@@ -80,10 +80,12 @@ def check(view: View, texts: dict[str, str], seed: int = 0) -> None:
     assert view.keys(rows) == [key(texts[id]) for id in found]
     assert view.lengths(rows).tolist() == [sum(counts[id].values()) for id in found]
     asked = ["w3", "nowhere", "w1", "w3"]
-    columns, owner, lengths = view.held(asked, rows)
-    flat = [(place, word) for place, id in enumerate(found) for word in words(texts[id])]
-    assert owner.tolist() == [place for place, _ in flat]
-    assert columns.tolist() == [asked.index(word) if word in asked else -1 for _, word in flat]
+    places, columns, owner, lengths = view.held(asked, rows)
+    flat = [(number, word) for number, id in enumerate(found) for word in words(texts[id])]
+    held = [place for place, (_, word) in enumerate(flat) if word in asked]
+    assert places.tolist() == held
+    assert owner.tolist() == [flat[place][0] for place in held]
+    assert columns.tolist() == [asked.index(flat[place][1]) for place in held]
     assert lengths.tolist() == view.lengths(rows).tolist()
     for negative in (False, True):
         some = [str(term) for term in rng.choice(terms, 5)]
@@ -162,7 +164,7 @@ def test_an_empty_index_answers(opened: Callable[[], LexicalIndex], tmp_path: Pa
     view = index.view()
     check(view, {})
     assert [len(part) for part in view.top([], np.zeros((0, 256), np.float32), 0.0, 3)] == [0, 0]
-    assert [len(part) for part in view.held([], [])] == [0, 0, 0]
+    assert [len(part) for part in view.held([], [])] == [0, 0, 0, 0]
     assert view.statistics([]).frequency.shape == (0,)
     assert (index.seq, index.checkpoint(0), index.merge()) == (0, False, False)
     with pytest.raises(IndexError, match="rows 0 to"):
@@ -455,7 +457,7 @@ def test_threads_search_while_others_write_and_publish(journal: Journal, opened:
                 view = index.view()
                 rows, _ = view.top(["w1"], np.ones((1, 256), np.float32), 1.0, 10**6)
                 assert len(rows) == view.documents == view.statistics(["w1"]).frequency[0]
-                assert len(view.held(["w1"], rows)[0]) == view.words
+                assert view.held(["w1"], rows)[3].sum() == view.words
         except BaseException as error:
             failures.append(error)
 
