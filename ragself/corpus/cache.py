@@ -6,9 +6,7 @@ Losing this file costs time and nothing else.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,6 @@ CREATE TABLE IF NOT EXISTS vectors (
 CREATE TABLE IF NOT EXISTS passes (count INTEGER NOT NULL);
 INSERT INTO passes SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM passes);
 """
-_ROOM = 64_000_000  # bytes of vectors that are kept in memory for searches
 _BATCH = 512  # texts encoded between two commits: what a kill can cost
 
 
@@ -35,8 +32,6 @@ class VectorCache:
     def __init__(self, path: Path) -> None:
         """Open or create the cache at `path`. Raises StoreError where it is damaged."""
         self._db = Database(path, _SCHEMA)
-        self._held: dict[bytes, bytes] = {}
-        self._holding = threading.Lock()
         with self._db.read() as db:
             if "used" not in {row[1] for row in db.execute("PRAGMA table_info(vectors)")}:  # of an earlier release
                 db.execute("ALTER TABLE vectors ADD COLUMN used INTEGER NOT NULL DEFAULT 0")
@@ -95,11 +90,7 @@ class VectorCache:
             keys: Of texts, as `key_of` makes them.
             dimension: Width of the vectors.
         """
-        found = {key: vector for key in keys if (vector := self._held.get(key)) is not None}
-        if len(found) < len(keys):
-            fresh = self._lookup([key for key in keys if key not in found])
-            self._hold(fresh)
-            found |= fresh
+        found = self._lookup(keys)
         known = np.array([key in found for key in keys], np.bool_)
         nothing = bytes(4 * dimension)
         blob = b"".join([found.get(key, nothing) for key in keys])
@@ -115,7 +106,6 @@ class VectorCache:
         """Forget the vectors of texts."""
         with self._db.write() as db:
             db.executemany("DELETE FROM vectors WHERE key = ?", [(key_of(space, text),) for text in texts])
-        self._release()
         self._db.empty_log()  # which holds them, too
 
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
@@ -136,22 +126,8 @@ class VectorCache:
                 "AND key NOT IN (SELECT key FROM needed)"
             )
             count = done.rowcount
-        self._release()
         self._db.compact()
         return count
-
-    def _hold(self, fresh: Mapping[bytes, bytes]) -> None:
-        """Keep vectors in memory; where there is no room, those go first that have been there longest."""
-        with self._holding:
-            self._held |= fresh
-            size = sum(map(len, islice(self._held.values(), 1)))  # all are about as long
-            for key in [*islice(self._held, max(len(self._held) - _ROOM // max(size, 1), 0))]:
-                del self._held[key]
-
-    def _release(self) -> None:
-        """Keep none in memory: some may have been forgotten."""
-        with self._holding:
-            self._held = {}
 
     def _lookup(self, keys: Sequence[bytes], *, mark: bool = False) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

@@ -52,17 +52,20 @@ class HybridSearch:
         """
         queries, depth = _texts(snapshot, query, given), max(k, DEPTH)
         vector = snapshot.vector(queries, given)
-        # One after the other: a thread of its own waits for the interpreter longer than Chroma takes.
         ids, cosines = snapshot.index.near(vector, depth, where)
         view = self._lexical.view()
-        asked = [Query.of(text, view) for text in queries]
-        rows = _by_words(asked, view, snapshot, depth, where)
-        further, known = self._cosines(snapshot, vector, view, rows)
         near = view.rows(ids)
         there = near >= 0  # the others were deleted
-        new = known & ~np.isin(rows, near)
-        candidates = np.concatenate([near[there], rows[new]])
-        return self._ranked(snapshot, asked, view, candidates, np.concatenate([cosines[there], further[new]]), k)
+        near, cosines = near[there], cosines[there]
+        asked = [Query.of(text, view) for text in queries]
+        new = np.setdiff1d(_by_words(asked, view, snapshot, depth, where), near)
+        rows = np.concatenate([near, new])
+        lexical = self._lexical_parts(snapshot, asked, view, rows)
+        hopeful = np.flatnonzero(_may_enter(cosines, lexical[0] + lexical[1], k, depth))
+        further, known = self._cosines(snapshot, vector, view, new[hopeful])
+        kept = np.concatenate([np.arange(len(near)), len(near) + hopeful[known]])
+        parts = (np.concatenate([cosines, further[known]]), lexical[0][kept], lexical[1][kept])
+        return self._hits(snapshot, view, rows[kept], parts, k)
 
     def unit(self) -> float:
         """The encoder's unit of lexical scores, computed once; the first time ever that encodes forty texts."""
@@ -93,23 +96,16 @@ class HybridSearch:
             cosines[lacking] = _cosines(stored, vector)
         return cosines, known
 
-    def _ranked(
-        self,
-        snapshot: Snapshot,
-        asked: Sequence[Query],
-        view: View,
-        rows: NDArray[np.int64],
-        cosines: NDArray[np.float64],
-        k: int,
+    def _hits(
+        self, snapshot: Snapshot, view: View, rows: NDArray[np.int64], parts: tuple[NDArray[np.float64], ...], k: int
     ) -> list[Hit]:
-        """The best `k` of the candidates, given their rows and cosines, (n,) each."""
+        """The best `k` of n candidates, given the parts of their scores, (n,) each."""
         if not len(rows):
             return []
-        parts = (cosines, *self._lexical_parts(snapshot, asked, view, rows))
         scores = parts[0] + parts[1] + parts[2]
         best = np.arange(len(rows))
         if len(rows) > k:  # with those that tie with the last, whose order is that of their ids
-            best = np.flatnonzero(scores >= np.partition(scores, len(rows) - k)[len(rows) - k])
+            best = np.flatnonzero(scores >= _kth(scores, k))
         ids = dict(zip(best.tolist(), view.ids(rows[best]), strict=True))
         order = sorted(ids, key=lambda row: (-scores[row], ids[row]))[:k]
         chunks = self._reader.chunks([ids[row] for row in order])
@@ -135,6 +131,28 @@ class HybridSearch:
             both += match(query, view, rows).parts(query, snapshot.weights)
         both *= self.unit() / len(asked)
         return both[0], both[1]
+
+
+def _may_enter(cosines: NDArray[np.float64], lexical: NDArray[np.float64], k: int, depth: int) -> NDArray[np.bool_]:
+    """Which candidates by words alone may be among the best `k`: only their cosines have to be looked up.
+
+    They are no nearer than the nearest by vector. The bound is the middle of those, as the graph of Chroma misses some.
+
+    Args:
+        cosines: (n,) of the nearest.
+        lexical: (n + m,) lexical scores of those, and then of the candidates by words alone.
+        k: How many hits.
+        depth: How many nearest were asked for.
+    """
+    near, rest = lexical[: len(cosines)], lexical[len(cosines) :]
+    if len(cosines) < max(depth, k + 1):  # a filter, or all there are: nothing is known of the others
+        return np.ones(len(rest), np.bool_)
+    return np.asarray(rest + np.median(cosines) >= _kth(cosines + near, k))
+
+
+def _kth(scores: NDArray[np.float64], k: int) -> float:
+    """The `k`-th largest of more than `k` scores."""
+    return float(np.partition(scores, len(scores) - k)[len(scores) - k])
 
 
 def _texts(snapshot: Snapshot, query: str | Sequence[str], given: Embedding | None) -> list[str]:
