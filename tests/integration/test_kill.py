@@ -59,7 +59,7 @@ def started(child: Child) -> None:
 
 def trained(folder: Path) -> dict[str, int]:
     """When each adapter of the pass that needs training was written."""
-    files = [folder / "pass" / f"{kind}.safetensors" for kind in ("hybrid", "residual")]
+    files = [folder / "pass" / f"{kind}.safetensors" for kind in ("weights", "residual")]
     return {file.name: file.stat().st_mtime_ns for file in files if file.exists()}
 
 
@@ -103,7 +103,7 @@ def test_ten_kills_in_one_pass(filled: Path, asked_file: Path, spawn: Spawn, loo
 
 
 AT = {  # the file whose writing it is, and whether the kill comes after it
-    "one adapter trained": ("hybrid.safetensors", True),
+    "one adapter trained": ("weights.safetensors", True),
     "judged": ("judged.json", True),
     "built": ("version.json", False),
     "before the switch": ("live.json", False),
@@ -121,7 +121,7 @@ def test_a_kill_at_each_step_and_the_way_on(
     switched = moment == "before the history"
     assert look(filled) == (1 if switched else 0)
     kept = trained(filled)
-    assert len(kept) == (1 if name == "hybrid.safetensors" else 2)
+    assert len(kept) == (1 if name == "weights.safetensors" else 2)
 
     again = spawn("adapt", kb=filled, asked=asked_file)
     result = again.result()
@@ -132,7 +132,7 @@ def test_a_kill_at_each_step_and_the_way_on(
     else:
         assert (result["decision"], result["version"], look(filled)) == ("promote", 1, 1)
         assert kept.items() <= trained(filled).items()
-        assert {stage for stage in told if stage.startswith("train")} == {"train hybrid", "train residual"} - {
+        assert {stage for stage in told if stage.startswith("train")} == {"train weights", "train residual"} - {
             f"train {Path(file).stem}" for file in kept
         }
     with KnowledgeBase(filled, config=load(None, encoder={"model": child_model(filled)})) as kb:

@@ -193,14 +193,3 @@ def test_vectors_by_key_are_read_without_encoding(cache: VectorCache) -> None:
     assert cache.named(keys, WIDTH)[1].tolist() == [False, False, True, False]
     found, known = cache.named([], WIDTH)
     assert (found.shape, known.shape) == ((0, WIDTH), (0,))
-
-
-def test_vectors_are_kept_in_memory_within_their_room(cache: VectorCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragself.corpus.cache._ROOM", 10 * 4 * WIDTH)
-    texts = [str(number) for number in range(50)]
-    expected = cache.vectors("s", texts, Counting(), WIDTH)
-    for start in range(0, 50, 7):
-        found, known = cache.named([key_of("s", text) for text in texts[start : start + 7]], WIDTH)
-        np.testing.assert_array_equal(found, expected[start : start + 7])
-        assert known.all()
-        assert len(cache._held) <= 10
