@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.lexical.segment import MOST, Segment
-from ragself.lexical.terms import runs
 
 _FEW = 16  # so many times rarer than the postings of a term, dead rows are looked up among them one by one
 _lookup = threading.local()
@@ -137,7 +136,9 @@ class Part:
         """Where the words of `rows`, one after the other, are one of the terms: places, which term, lengths of rows."""
         segment = self.segment
         lengths = segment.lengths(rows)
-        tokens = segment.tokens[runs(segment.bounds[rows], lengths)]
+        starts, ends = segment.bounds[rows].tolist(), segment.bounds[rows + 1].tolist()
+        runs = [segment.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+        tokens = np.concatenate([segment.tokens[:0], *runs])  # a quarter of the time of one gathering by index
         column = _column_of(len(segment.terms))
         terms = segment.locate(keys)
         known = np.flatnonzero(terms >= 0)[::-1]  # of a term that is asked for twice, the first column counts

@@ -136,7 +136,8 @@ class HybridSearch:
 def _may_enter(cosines: NDArray[np.float64], lexical: NDArray[np.float64], k: int, depth: int) -> NDArray[np.bool_]:
     """Which candidates by words alone may be among the best `k`: only their cosines have to be looked up.
 
-    They are no nearer than the farthest of the nearest. The bound is the `k`-th, as the graph of Chroma misses some.
+    They are no nearer than the farthest of the nearest. As the graph of Chroma misses some chunks, the best `k` of them
+    by words may enter in any case.
 
     Args:
         cosines: (n,) of the nearest.
@@ -145,9 +146,9 @@ def _may_enter(cosines: NDArray[np.float64], lexical: NDArray[np.float64], k: in
         depth: How many nearest were asked for.
     """
     near, rest = lexical[: len(cosines)], lexical[len(cosines) :]
-    if len(cosines) < max(depth, k + 1):  # a filter, or all there are: nothing is known of the others
+    if len(cosines) < max(depth, k + 1) or len(rest) <= k:  # a filter, or all there are: nothing is known of the others
         return np.ones(len(rest), np.bool_)
-    return np.asarray(rest + _kth(cosines, k) >= _kth(cosines + near, k))
+    return np.asarray((rest + cosines.min() >= _kth(cosines + near, k)) | (rest >= _kth(rest, k)))
 
 
 def _kth(scores: NDArray[np.float64], k: int) -> float:
