@@ -15,8 +15,8 @@ from ragself.errors import StoreError
 from ragself.serve.connect import Connection, server
 from ragself.serve.index import FINGERPRINT, Index, explained
 
-# Recall@10 against exact search at 100,000 chunks: .998 with these, .978 with the defaults, for .7 ms a query; on SciFact
-# 1.000 and .996, for .3 ms (tests/benchmarks/hybrid.py graph).
+# Recall@10 against exact search at 100,000 chunks: .998 with these, .978 with the defaults, for .7 ms a query;
+# on SciFact 1.000 and .996, for .3 ms (tests/benchmarks/hybrid.py graph).
 _GRAPH: CreateHNSWConfiguration = {"ef_construction": 200, "ef_search": 200, "max_neighbors": 32}
 _PATIENCE = 120.0  # seconds until a server that does not answer is taken for gone
 
