@@ -36,7 +36,7 @@ from ragself.learn.students import ORDER, Bench, inner, teach
 from ragself.learn.study import Study, study
 from ragself.learn.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
 from ragself.models.ranking import Ranking
-from ragself.models.saved import fingerprint, identity, load
+from ragself.models.saved import identity, load
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
 from ragself.serve.anew import anew
@@ -298,23 +298,7 @@ def _version(store: Store, folder: Path, ranking: Ranking, decision: Decision, l
     plan = folder / "build.json"
     number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
     write_json(plan, {"version": number})
-    place = store.place(number, ranking, live)
-    version = Version(
-        number=number,
-        kind=ranking.kind,
-        collection=place.collection,
-        fingerprint=fingerprint(store.manifest.fingerprint, ranking.adapter),
-        dimension=store.manifest.dimension,
-        created=now(),
-        figures=dict(decision.figures),
-        documents=place.documents,
-        index=place.home,
-        weights=ranking.weights.mark,
-    )
-    path = store.registry.adapter_path(number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.save(ranking, path)
-    return version
+    return store.draft(number, ranking, live, decision.figures)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ragself.config import Config, ObjectiveName, aimed, load
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.check import check, check_asked
 from ragself.corpus.journal import LEXICAL, Journal
-from ragself.corpus.reader import ChunkReader
+from ragself.corpus.reader import JournalReader
 from ragself.errors import InputError, RagselfError, StoreError, StoreLocked
 from ragself.lexical.index import LexicalIndex
 from ragself.models.encoder import Encoder
@@ -119,7 +119,7 @@ class KnowledgeBase:
         self._server = self._manifest.place(self.config.chroma)
         self._registry.name = lambda number: self._manifest.collection(number, self._server)
         self._lexical = LexicalIndex(self.path / "lexical", self.path / "corpus.db", self._manifest.id, self._base.key)
-        self._reader = ChunkReader(self.path / "corpus.db")
+        self._reader = JournalReader(self.path / "corpus.db")
         self._hybrid = HybridSearch(self._lexical, self._base, self._reader)
         self._live = Live(
             self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)

@@ -1,4 +1,4 @@
-"""Chunks of the journal by id, for searches: over a connection that no writing thread of this process holds up."""
+"""The journal as searches read it: over a connection of their own, which no writing thread of this process holds up."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ragself.errors import StoreError
 from ragself.schema import Chunk
 
-_BATCH = 1000  # ids in one statement
+BATCH = 1000  # changes, or ids, in one statement
+
 _TIMEOUT = 30.0  # seconds to wait for another process
 
 
-class ChunkReader:
+class JournalReader:
     """Reads ``corpus.db``. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
@@ -24,37 +26,56 @@ class ChunkReader:
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT, check_same_thread=False,
+                f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_TIMEOUT, check_same_thread=False,
                 isolation_level=None,
             )  # fmt: skip
         except sqlite3.Error as error:
-            raise StoreError(f"Cannot open {path}: {error}. Mend its permissions.") from error
+            raise StoreError(f"Cannot read {path}: {error}. Mend its permissions.") from error
 
     def chunks(self, ids: Sequence[str]) -> dict[str, Chunk]:
         """The chunks of these ids, as they are now; ids that are not there are left out.
 
         Raises:
-            StoreError: The file is damaged.
+            StoreError: The file is damaged, as in all that follows.
         """
         found: dict[str, Chunk] = {}
-        for start in range(0, len(ids), _BATCH):
-            page = list(ids[start : start + _BATCH])
+        for start in range(0, len(ids), BATCH):
+            page = list(ids[start : start + BATCH])
             query = f"SELECT id, text, metadata, document FROM chunks WHERE id IN ({','.join('?' * len(page))})"
             for id, text, metadata, document in self._rows(query, page):
                 if text is not None:
                     found[id] = Chunk(id, text, json.loads(metadata), document)
         return found
 
+    def version(self) -> int:
+        """A number that differs as soon as another connection has committed anything. Takes microseconds."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
+    def head(self) -> int:
+        """The newest sequence number, 0 in an empty journal."""
+        rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
+        return int(rows[0][0]) if rows else 0
+
+    def after(self, seq: int) -> list[tuple[int, str, str | None]]:
+        """Sequence number, id and text, or None where it was deleted, of the next `BATCH` changes, oldest first."""
+        return self._rows("SELECT seq, id, text FROM chunks WHERE seq > ? ORDER BY seq LIMIT ?", (seq, BATCH))
+
+    def count(self, seq: int) -> int:
+        """How many changes there are after a sequence number."""
+        return int(self._rows("SELECT COUNT(*) FROM chunks WHERE seq > ?", (seq,))[0][0])
+
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         with self._lock:
             self._connection.close()
 
-    def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, str | None, str, str | None]]:
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         try:
             with self._lock:
                 return self._connection.execute(query, values).fetchall()
         except sqlite3.ProgrammingError:  # it was closed
             raise
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"Cannot read {self._path}: {error}. Restore it from a backup.") from error
+            raise StoreError(
+                f"Cannot read {self._path}: {error}. Mend its permissions, or restore it from a backup."
+            ) from error

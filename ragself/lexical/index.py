@@ -20,9 +20,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ragself.corpus.reader import BATCH, JournalReader
 from ragself.errors import StoreError
 from ragself.lexical import manifest
-from ragself.lexical.changes import BATCH, Changes
 from ragself.lexical.part import Part, joined
 from ragself.lexical.segment import Document, Segment
 from ragself.lexical.terms import encoded, id_hashes
@@ -78,7 +78,7 @@ class LexicalIndex:
             StoreError: The journal cannot be read.
         """
         self._directory, self._owner, self._key = directory, owner, key
-        self._changes = Changes(corpus)
+        self._journal = JournalReader(corpus)
         self._lock = threading.Lock()
         self._state: _State | None = None
         self._version: int | None = None  # of the journal, when all of it had been read
@@ -123,12 +123,12 @@ class LexicalIndex:
     def close(self) -> None:
         """Close the journal. Views stay as they are. Safe to call twice."""
         with self._lock:
-            self._changes.close()
+            self._journal.close()
             self._state = None
 
     def _follow(self, progress: Progress) -> _State:
         """Read what was committed since the last look, if anything was."""
-        version = self._changes.version()
+        version = self._journal.version()
         if self._state is None or version != self._version:
             self._state = self._caught_up(self._state or self._load(), progress)
             self._version = version
@@ -139,7 +139,7 @@ class LexicalIndex:
         reading = _Reading(state.seq)
         done, total = 0, 0
         while True:
-            changes = self._changes.after(reading.seq)
+            changes = self._journal.after(reading.seq)
             if manifest.stamp(self._directory) != state.stamp:
                 # Looked at after the journal was: tombstones missing there are in this manifest.
                 state = self._load()
@@ -149,7 +149,7 @@ class LexicalIndex:
             if not changes:
                 break
             if len(changes) == BATCH and not total:
-                total = self._changes.count(reading.seq)
+                total = self._journal.count(reading.seq)
             reading.add(changes, self._key)
             done += len(changes)
             if reading.full:
@@ -172,7 +172,7 @@ class LexicalIndex:
             except StoreError as error:
                 problem = str(error)
             else:
-                head = self._changes.head()  # asked after the manifest was read, it is behind in no sound one
+                head = self._journal.head()  # asked after the manifest was read, it is behind in no sound one
                 if found.seq <= head:
                     return _State(View(parts), found.seq, found.seq, 0, stamp)
                 problem = f"{self._directory} goes up to change {found.seq}, and the documents up to {head}."

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.corpus.check import check_queries
-from ragself.corpus.reader import ChunkReader
+from ragself.corpus.reader import JournalReader
 from ragself.errors import InputError
 from ragself.lexical.index import LexicalIndex
 from ragself.lexical.law import Query, match
@@ -29,7 +29,7 @@ _BEFORE_FILTER = 3  # times as many by words are put to a filter, before it is a
 class HybridSearch:
     """Ranks the union of the nearest chunks and the best ones by words. Threads may share it."""
 
-    def __init__(self, lexical: LexicalIndex, base: BaseVectors, reader: ChunkReader) -> None:
+    def __init__(self, lexical: LexicalIndex, base: BaseVectors, reader: JournalReader) -> None:
         """Name the words of the documents, their base vectors, and their texts."""
         self._lexical, self._base, self._reader = lexical, base, reader
         self._unit: float | None = None

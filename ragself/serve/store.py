@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ragself.corpus.cache import VectorCache
 from ragself.corpus.journal import REBUILT, Journal
@@ -26,25 +26,11 @@ from ragself.schema import Version
 from ragself.serve.chroma import Chroma
 from ragself.serve.index import Index
 from ragself.serve.lock import Turn
-from ragself.serve.registry import Manifest, Registry, home
+from ragself.serve.registry import Manifest, Registry, home, now
 from ragself.serve.reindex import follow
 from ragself.serve.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
-
-
-class Place(NamedTuple):
-    """Where a version that is not registered yet has its documents: fields of `Version`.
-
-    Attributes:
-        collection: Name of the collection.
-        documents: The fingerprint that it carries.
-        home: Number of the version that it was built for: `Version.index`.
-    """
-
-    collection: str
-    documents: str
-    home: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +112,34 @@ class Store:
 
     # where its documents are ----------------------------------------------------------------------
 
-    def place(self, number: int, ranking: Ranking, live: Version) -> Place:
-        """Where a new version has its documents: in the live collection, where their vectors are the same.
+    def draft(self, number: int, ranking: Ranking, live: Version, figures: Mapping[str, Any] | None = None) -> Version:
+        """Write what a new version ranks by, and describe the version; it is not registered yet.
+
+        Its documents are in the live collection where their vectors are the same, else in one of its own.
 
         Args:
             number: Of the new version.
             ranking: What it ranks by.
             live: The live version.
+            figures: Of the gate; None where none judged it.
         """
         documents = fingerprint(self.manifest.fingerprint, ranking.documents)
-        if documents == carried(live):
-            return Place(live.collection, documents, home(live))
-        return Place(self.manifest.collection(number, self.server), documents, number)
+        same = documents == carried(live)
+        path = self.registry.adapter_path(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.save(ranking, path)
+        return Version(
+            number=number,
+            kind=ranking.kind,
+            collection=live.collection if same else self.manifest.collection(number, self.server),
+            fingerprint=fingerprint(self.manifest.fingerprint, ranking.adapter),
+            dimension=self.manifest.dimension,
+            created=now(),
+            figures=dict(figures or {}),
+            documents=documents,
+            index=home(live) if same else number,
+            weights=ranking.weights.mark,
+        )
 
     def shares(self, version: Version, live: Version) -> bool:
         """Whether two versions have one collection, so that switching between them builds nothing."""

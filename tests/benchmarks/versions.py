@@ -7,8 +7,6 @@ from typing import Any
 
 from ragself import KnowledgeBase
 from ragself.models.ranking import Ranking
-from ragself.models.saved import fingerprint
-from ragself.schema import Version
 
 PROMOTING: dict[str, Any] = {
     "train": {"adapters": ["residual"]},  # whose documents have other vectors: a collection of its own is built
@@ -25,20 +23,7 @@ def shared(kb: KnowledgeBase) -> int:
     ranking = store.ranking(live)
     other = Ranking(ranking.adapter, replace(ranking.weights, bm25=2.0 * ranking.weights.bm25))
     number = store.registry.next_number()
-    place = store.place(number, other, live)
-    version = Version(
-        number=number,
-        kind=other.kind,
-        collection=place.collection,
-        fingerprint=fingerprint(store.manifest.fingerprint, other.adapter),
-        dimension=live.dimension,
-        created=live.created,
-        documents=place.documents,
-        index=place.home,
-        weights=other.weights.mark,
-    )
+    version = store.draft(number, other, live)
     assert store.shares(version, live)
-    store.registry.adapter_path(number).parent.mkdir(parents=True, exist_ok=True)
-    store.save(other, store.registry.adapter_path(number))
     store.registry.add(version)
     return number

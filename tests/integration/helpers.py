@@ -13,10 +13,9 @@ from ragself.lexical.law import Query, match
 from ragself.lexical.view import View
 from ragself.models.embedder import Embedder
 from ragself.models.ranking import Ranking
-from ragself.models.saved import fingerprint, identity
+from ragself.models.saved import identity
 from ragself.models.spread import unit
 from ragself.schema import Version
-from ragself.serve.registry import now
 from ragself.serve.reindex import follow
 
 Law = Callable[[Sequence[str]], dict[str, dict[str, float]]]
@@ -75,13 +74,7 @@ def promote(kb: KnowledgeBase, ranking: Ranking) -> Version:
     store = kb.store()
     mark = store.manifest.fingerprint
     live, number = store.registry.version(store.registry.live()), store.registry.next_number()
-    place = store.place(number, ranking, live)
-    store.registry.folder(number).mkdir(parents=True)
-    store.save(ranking, store.registry.adapter_path(number))
-    version = Version(
-        number, ranking.kind, place.collection, fingerprint(mark, ranking.adapter), store.manifest.dimension, now(), {},
-        place.documents, place.home, ranking.weights.mark,
-    )  # fmt: skip
+    version = store.draft(number, ranking, live)
     if not store.shares(version, live):
         with store.filling(version) as index:
             follow(store.journal, version.collection, index, store.base, ranking.bound(store.base).adapter)

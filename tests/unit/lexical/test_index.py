@@ -263,7 +263,7 @@ def test_a_manifest_published_while_the_journal_is_read_is_taken(
 ) -> None:
     one, two = opened(), opened()
     put(journal, {f"c{number}": "w1" for number in range(1500)})
-    read = one._changes.after
+    read = one._journal.after
 
     def interrupted(seq: int) -> list:
         found = read(seq)
@@ -274,7 +274,7 @@ def test_a_manifest_published_while_the_journal_is_read_is_taken(
             journal.forget("nothing")
         return found
 
-    monkeypatch.setattr(one._changes, "after", interrupted)
+    monkeypatch.setattr(one._journal, "after", interrupted)
     check(one.view(), {f"c{number}": "w1" for number in range(1500) if number not in (3, 1400)})
 
 
