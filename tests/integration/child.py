@@ -191,7 +191,8 @@ def read(kb: str, query: str) -> None:
         while not (FOLDER / "leave").exists():
             began = time.time()
             hits = base.search(query, 3)
-            say({"began": began, "versions": sorted({hit.version for hit in hits}), "ids": [hit.id for hit in hits]})
+            found = {"versions": sorted({hit.version for hit in hits}), "ids": [hit.id for hit in hits]}
+            say({"began": began, "ended": time.time(), **found})
             time.sleep(0.02)
 
 
