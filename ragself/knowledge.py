@@ -118,7 +118,9 @@ class KnowledgeBase:
         self._following = Following(self.path, self._registry, self._journal, self._base)
         self._server = self._manifest.place(self.config.chroma)
         self._registry.name = lambda number: self._manifest.collection(number, self._server)
-        self._lexical = LexicalIndex(self.path / "lexical", self.path / "corpus.db", self._manifest.id, self._base.key)
+        self._lexical = LexicalIndex(
+            self.path / "lexical", self.path / "corpus.db", self._manifest.id, self._base.key, self._base.named
+        )
         self._reader = JournalReader(self.path / "corpus.db")
         self._hybrid = HybridSearch(self._lexical, self._base, self._reader)
         self._live = Live(

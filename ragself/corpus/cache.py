@@ -81,8 +81,8 @@ class VectorCache:
                 out[row] = fresh[key]
         return out
 
-    def named(self, keys: Sequence[bytes], dimension: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Vectors that are here, (len(keys), dimension) float32, and which these are; the others are 0.
+    def named(self, keys: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
+        """Vectors by their keys: (len(keys), dimension) float32; of those that are not here all numbers are NaN.
 
         Nothing is written: a search is no use that has to be remembered.
 
@@ -91,10 +91,9 @@ class VectorCache:
             dimension: Width of the vectors.
         """
         found = self._lookup(keys)
-        known = np.array([key in found for key in keys], np.bool_)
-        nothing = bytes(4 * dimension)
+        nothing = np.full(dimension, np.nan, np.float32).tobytes()
         blob = b"".join([found.get(key, nothing) for key in keys])
-        return np.frombuffer(blob, np.float32).reshape(len(keys), dimension), known
+        return np.frombuffer(blob, np.float32).reshape(len(keys), dimension)
 
     def keep(self, space: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""

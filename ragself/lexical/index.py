@@ -1,7 +1,7 @@
 """The inverted index of a knowledge base: it follows the journal, in RAM first, and is published in segments.
 
 <kb>/lexical/manifest.json     what is published, up to which change of the journal
-             segment-…/        the words of some chunks, in arrays that never change
+             segment-…/        the words and base vectors of some chunks, in arrays that never change
              dead-….npy        the rows of a segment that were replaced or deleted since
              lock              held by the process that publishes
 
@@ -24,7 +24,7 @@ from ragself.corpus.reader import BATCH, JournalReader
 from ragself.errors import StoreError
 from ragself.lexical import manifest
 from ragself.lexical.part import Part, joined
-from ragself.lexical.segment import Document, Segment
+from ragself.lexical.segment import Document, Segment, Vectors
 from ragself.lexical.terms import encoded, id_hashes
 from ragself.lexical.view import View
 from ragself.progress import Progress, silent
@@ -65,7 +65,9 @@ class _State:
 class LexicalIndex:
     """The words of all chunks. Threads may share it, and processes may have one each on the same folder."""
 
-    def __init__(self, directory: Path, corpus: Path, owner: str, key: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, directory: Path, corpus: Path, owner: str, key: Callable[[str], bytes], vectors: Vectors
+    ) -> None:
         """Open the index of a knowledge base; nothing is read yet.
 
         Args:
@@ -73,11 +75,12 @@ class LexicalIndex:
             corpus: The file of the journal, which must exist.
             owner: Id of the knowledge base.
             key: Gives the 16 bytes that name the base vector of a text.
+            vectors: Gives the base vectors that segments are written with.
 
         Raises:
             StoreError: The journal cannot be read.
         """
-        self._directory, self._owner, self._key = directory, owner, key
+        self._directory, self._owner, self._key, self._vectors = directory, owner, key, vectors
         self._journal = JournalReader(corpus)
         self._lock = threading.Lock()
         self._state: _State | None = None
@@ -222,7 +225,7 @@ class LexicalIndex:
         if len(group) == 1 and only.name is not None and len(only.dead) <= _DEAD * len(only.segment):
             return only
         segment = joined(group).segment
-        name = manifest.save(self._directory, segment, self._owner)
+        name = manifest.save(self._directory, segment, self._owner, self._vectors)
         return Part.of(Segment.open(self._directory / name, self._owner), name=name)
 
 

@@ -102,7 +102,10 @@ class Query:
     def candidates(
         self, corpus: View, weights: Weights, k: int, allowed: Sequence[str] | None = None
     ) -> NDArray[np.int64]:
-        """Rows of the `k` best documents by L without pairs, best first; only documents that hold a word.
+        """Rows of the `k` best documents by L without pairs and without stop words, best first.
+
+        Only documents that hold a word that counts. Stop words count where the query has no other words: they are most
+        of the work, and tell next to nothing.
 
         Args:
             corpus: The documents.
@@ -110,7 +113,9 @@ class Query:
             k: At most so many.
             allowed: Ids of documents that may be found; None allows all.
         """
-        terms = np.sort(np.argsort(self.share, kind="stable")[:_DECIDING])
+        order = np.argsort(self.share, kind="stable")
+        telling = order[self.idf[order] > 0]
+        terms = np.sort((telling if len(telling) else order)[:_DECIDING])
         counts = np.arange(_LEVELS, dtype=np.float64)
         scale = self.times[terms] * weights.of(self.terms)[terms] / np.sqrt(_WORDS * self.informative)
         impact = scale[:, None] * np.log1p(counts[None, :] / (MU * self.share[terms][:, None]))

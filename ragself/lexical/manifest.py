@@ -16,7 +16,7 @@ import numpy as np
 from ragself.errors import StoreError
 from ragself.lexical import stored
 from ragself.lexical.part import Part
-from ragself.lexical.segment import Segment
+from ragself.lexical.segment import Segment, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +89,10 @@ def parts_of(directory: Path, manifest: Manifest, owner: str) -> tuple[Part, ...
     return tuple(parts)
 
 
-def save(directory: Path, segment: Segment, owner: str) -> str:
-    """Write a segment that nobody knows of yet. Returns its name. Raises OSError."""
+def save(directory: Path, segment: Segment, owner: str, vectors: Vectors) -> str:
+    """Write a segment that nobody knows of yet, with base vectors. Returns its name. Raises OSError."""
     name = f"segment-{uuid.uuid4().hex[:16]}"
-    segment.save(directory / name, owner)
+    segment.save(directory / name, owner, vectors)
     return name
 
 

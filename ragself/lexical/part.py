@@ -68,12 +68,13 @@ class Part:
         for column, term in enumerate(terms.tolist()):
             if term < 0:
                 continue
-            start, end = segment.starts[term : term + 2].tolist()
-            frequency[column], occurrences[column] = end - start, segment.occurrences[term]
+            frequency[column] = segment.starts[term + 1] - segment.starts[term]
+            occurrences[column] = segment.occurrences[term]
             if len(self.dead):
-                lost = self._dead_postings(segment.rows[start:end])
+                rows, counts = segment.postings(term)
+                lost = self._dead_postings(rows)
                 frequency[column] -= len(lost)
-                occurrences[column] -= self._occurrences(term, lost + start)
+                occurrences[column] -= self._occurrences(term, rows[lost], counts[lost])
         return frequency, occurrences
 
     def _dead_postings(self, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -87,14 +88,12 @@ class Part:
         hit = rows[found[fits]] == self.dead[fits]
         return np.compress(hit, found[fits])
 
-    def _occurrences(self, term: int, postings: NDArray[np.int64]) -> int:
+    def _occurrences(self, term: int, rows: NDArray[np.uint32], counts: NDArray[np.uint8]) -> int:
         """How often a term occurs in some of its documents, those that hold it very often counted."""
-        segment = self.segment
-        counts = segment.counts[postings]
         total = int(counts.sum(dtype=np.int64))
-        for row in segment.rows[postings[counts == MOST]].tolist():
-            tokens = segment.tokens[segment.bounds[row] : segment.bounds[row + 1]]
-            total += int(np.count_nonzero(tokens == term)) - MOST
+        often = rows[counts == MOST].astype(np.int64)
+        if len(often):
+            total += int(np.count_nonzero(self.segment.text(often) == term)) - MOST * len(often)
         return total
 
     def top(
@@ -113,10 +112,9 @@ class Part:
         touched = np.zeros(len(segment), dtype=bool) if signed else None
         for column, term in enumerate(segment.locate(keys).tolist()):
             if term >= 0:
-                start, end = segment.starts[term : term + 2].tolist()
-                rows = segment.rows[start:end].astype(np.intp)
-                gain = impact[column].take(segment.counts[start:end])
-                scores[rows] += gain
+                rows, counts = segment.postings(term)
+                gain = impact[column].take(counts)
+                scores[rows.astype(np.intp)] += gain
                 if touched is not None:
                     touched[rows[gain > 0]] = True
         eligible = scores > 0 if touched is None else touched
@@ -125,10 +123,10 @@ class Part:
             mask = np.zeros(len(segment), dtype=bool)
             mask[allowed] = True
             eligible &= mask
-        scores += np.float32(level) * segment.shortness(mu)
-        scores[~eligible] = -np.inf
-        best = _best(scores, np.flatnonzero(eligible), k)
-        return best, scores[best]
+        found = np.flatnonzero(eligible)
+        scores = scores[found] + np.float32(level) * segment.shortness(mu)[found]
+        best = _best(scores, k)
+        return found[best], scores[best]
 
     def held(
         self, keys: NDArray[np.uint64], rows: NDArray[np.int64]
@@ -136,9 +134,7 @@ class Part:
         """Where the words of `rows`, one after the other, are one of the terms: places, which term, lengths of rows."""
         segment = self.segment
         lengths = segment.lengths(rows)
-        starts, ends = segment.bounds[rows].tolist(), segment.bounds[rows + 1].tolist()
-        runs = [segment.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
-        tokens = np.concatenate([segment.tokens[:0], *runs])  # a quarter of the time of one gathering by index
+        tokens = segment.text(rows)
         column = _column_of(len(segment.terms))
         terms = segment.locate(keys)
         known = np.flatnonzero(terms >= 0)[::-1]  # of a term that is asked for twice, the first column counts
@@ -157,12 +153,12 @@ def best_first(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> 
     return order
 
 
-def _best(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k best of `rows`, ascending; of those alike at the end the first. Scores (n,) of others: minus infinity."""
-    if len(rows) <= k:
-        return rows
+def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places of the k best of some scores, ascending; of those alike at the end the first."""
+    if len(scores) <= k:
+        return np.arange(len(scores))
     if k <= 0:
-        return rows[:0]
+        return np.arange(0)
     least = np.partition(scores, len(scores) - k)[len(scores) - k]
     above, alike = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
     return np.sort(np.concatenate([above, alike[: k - len(above)]]))

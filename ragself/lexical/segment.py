@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -16,11 +16,15 @@ from ragself.corpus.words import words
 from ragself.lexical import stored
 from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_key, term_keys
 
-__all__ = ["MOST", "Document", "Segment", "term_key", "term_keys"]
+__all__ = ["MOST", "Document", "Segment", "Vectors", "term_key", "term_keys"]
 
 Document: TypeAlias = tuple[str, int, str, bytes]
 """Id, sequence number, text, 16 bytes that name the text's base vector."""
 
+Vectors: TypeAlias = Callable[[Sequence[bytes]], NDArray[np.float32]]
+"""Gives the base vectors of keys: (n, dimension) float32, NaN where it has none."""
+
+_BLOCK = 4096  # vectors in RAM when a segment is written
 MOST = 255  # a count above it is kept as this
 _REMEMBERED = 4  # log-lengths, one for each `mu`
 
@@ -43,6 +47,8 @@ class Segment:
         id_hashes: (n,) uint64 ascending, those hashes.
         sequence: (n,) int64, the journal's number of the change that wrote the document.
         keys: (n, 16) uint8, what names the base vector of the text.
+        vectors: (n, dimension) float32, those vectors; NaN where they were not known. No columns in RAM.
+        files: Of a segment on disk, where a search reads runs of the large arrays.
     """
 
     terms: NDArray[np.uint64]
@@ -58,6 +64,8 @@ class Segment:
     id_hashes: NDArray[np.uint64]
     sequence: NDArray[np.int64]
     keys: NDArray[np.uint8]
+    vectors: NDArray[np.float32]
+    files: Mapping[str, stored.File] = field(default_factory=dict)
     _shortness: dict[float, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -90,6 +98,7 @@ class Segment:
             id_hashes=hashes[order],
             sequence=np.array([document[1] for document in documents], dtype=np.int64),
             keys=np.frombuffer(b"".join(document[3] for document in documents), dtype=np.uint8).reshape(-1, 16),
+            vectors=np.empty((len(documents), 0), dtype=np.float32),
         )
 
     @classmethod
@@ -139,28 +148,61 @@ class Segment:
             id_hashes=hashes[order],
             sequence=np.concatenate([piece.segment.sequence[piece.kept] for piece in pieces]),
             keys=np.concatenate([piece.segment.keys[piece.kept] for piece in pieces]),
+            vectors=np.empty((offset, 0), dtype=np.float32),
         )
 
-    def save(self, folder: Path, owner: str) -> None:
-        """Write the segment, whole or not at all, for the knowledge base `owner`. Raises OSError."""
-        stored.write(folder, owner, len(self), self.arrays())
+    def save(self, folder: Path, owner: str, vectors: Vectors) -> None:
+        """Write the segment, whole or not at all.
+
+        Args:
+            folder: Must not exist yet.
+            owner: Id of the knowledge base.
+            vectors: Where base vectors come from.
+
+        Raises:
+            OSError: The disk is full, or cannot be written.
+        """
+        arrays = {name: getattr(self, name) for name in stored.LAYOUT if name != "vectors"}
+        blocks = (vectors([key.tobytes() for key in self.keys[rows]]) for rows in _blocks(len(self)))
+        stored.write(folder, owner, len(self), arrays, {"vectors": (vectors([]).shape[1], blocks)})
 
     @classmethod
     def open(cls, folder: Path, owner: str) -> Segment:
-        """Map a segment from a folder.
+        """Open a segment on disk.
 
         Raises:
             StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
         """
-        return cls(**stored.read(folder, owner))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name."""
-        return {name: getattr(self, name) for name in stored.LAYOUT}
+        arrays, files = stored.read(folder, owner)
+        return cls(**arrays, files=files)
 
     def __len__(self) -> int:
         """Number of documents."""
         return len(self.sequence)
+
+    def postings(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Documents that hold a term, (p,) uint32 ascending, and how often each holds it, (p,) uint8."""
+        start, end = self.starts[term : term + 2].tolist()
+        return self._runs("rows", [start], [end]), self._runs("counts", [start], [end])
+
+    def text(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The words of documents, those of one after those of the other, as indices into `terms`."""
+        return self._runs("tokens", self.bounds[rows].tolist(), self.bounds[rows + 1].tolist())
+
+    def base(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Base vectors of documents, (r, dimension) float32, NaN where they are not known; in RAM without columns."""
+        return self._runs("vectors", rows.tolist(), (rows + 1).tolist())
+
+    def _runs(self, name: str, starts: list[int], ends: list[int]) -> NDArray[Any]:
+        """Runs of one of the large arrays, one after the other."""
+        file = self.files.get(name)
+        if file is not None:
+            return file.runs(starts, ends)
+        array: NDArray[Any] = getattr(self, name)
+        if len(starts) == 1:
+            return array[starts[0] : ends[0]]
+        # A quarter of the time of one gathering by index.
+        return np.concatenate([array[:0], *(array[start:end] for start, end in zip(starts, ends, strict=True))])
 
     def lengths(self, rows: NDArray[Any]) -> NDArray[np.int64]:
         """Numbers of words (r,) of documents (r,)."""
@@ -246,6 +288,11 @@ class _Piece:
             tokens, ids = tokens[np.repeat(alive, lengths)], ids[np.repeat(alive, id_lengths)]
             lengths, id_lengths = lengths[kept], id_lengths[kept]
         return cls(segment, kept, frequency > 0, frequency, rows, counts, tokens, lengths, ids, id_lengths)
+
+
+def _blocks(documents: int) -> Iterator[slice]:
+    for start in range(0, documents, _BLOCK):
+        yield slice(start, start + _BLOCK)
 
 
 def _by_row(segment: Segment) -> NDArray[np.uint64]:

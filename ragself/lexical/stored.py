@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,67 @@ from numpy.typing import NDArray
 
 from ragself.errors import StoreError
 
-FORMAT = 1
+FORMAT = 2
 LAYOUT = {
     "terms": ("V", "<u8"), "starts": ("V+1", "<i8"), "rows": ("P", "<u4"), "counts": ("P", "|u1"),
     "occurrences": ("V", "<i8"), "tokens": ("T", "<u4"), "bounds": ("n+1", "<i8"), "ids": ("B", "|u1"),
     "id_bounds": ("n+1", "<i8"), "id_order": ("n", "<u4"), "id_hashes": ("n", "<u8"), "sequence": ("n", "<i8"),
-    "keys": ("n", "|u1"),
+    "keys": ("n", "|u1"), "vectors": ("n", "<f4"),
 }  # fmt: skip
-"""Length and type of each array; what is called the same is as long. `keys` has 16 columns."""
+"""Length and type of each array; what is called the same is as long. `keys` has 16 columns, `vectors` any number."""
+RUNS = ("rows", "counts", "tokens", "vectors")
+"""The large ones. A search reads a few runs of them, which would fill the memory of the process if they were mapped."""
 _ENDS = {"starts": "rows", "bounds": "tokens", "id_bounds": "ids"}  # the last number of one is the length of the other
 _DESCRIPTION = "segment.json"
 
 
-def write(folder: Path, owner: str, documents: int, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays into `folder`, whole or not at all, so that they survive a power cut. Raises OSError."""
+class File:
+    """A flat or two-dimensional array on disk, of which runs are read when they are needed.
+
+    What is read this way does not stay in the memory of the process, as pages of a mapped file do.
+    """
+
+    def __init__(self, path: Path, array: np.memmap[Any, Any]) -> None:
+        """Open the file that `array` maps. Raises OSError."""
+        self._path, self._dtype, self._row, self._start = path, array.dtype, array.shape[1:], array.offset
+        self._size = array.itemsize * int(np.prod(self._row, dtype=np.int64))
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def run(self, start: int, end: int) -> NDArray[Any]:
+        """The rows from `start` to before `end`. Raises StoreError where the file is shorter than it was."""
+        return self.runs([start], [end])
+
+    def runs(self, starts: list[int], ends: list[int]) -> NDArray[Any]:
+        """Several runs, one after the other."""
+        size, first, descriptor, read = self._size, self._start, self._descriptor, os.pread
+        spans = zip(starts, ends, strict=True)
+        pieces = [read(descriptor, (end - start) * size, first + start * size) for start, end in spans]
+        found = b"".join(pieces)
+        if len(found) != size * (sum(ends) - sum(starts)):
+            raise StoreError(f"{self._path} was cut off while it was open. Open the knowledge base again.")
+        return np.frombuffer(found, self._dtype).reshape(-1, *self._row)
+
+
+def write(
+    folder: Path,
+    owner: str,
+    documents: int,
+    arrays: Mapping[str, NDArray[Any]],
+    blocks: Mapping[str, tuple[int, Iterable[NDArray[Any]]]],
+) -> None:
+    """Write arrays into `folder`, whole or not at all, so that they survive a power cut.
+
+    Args:
+        folder: Must not exist yet.
+        owner: Id of the knowledge base.
+        documents: How many rows there are.
+        arrays: All but those in `blocks`.
+        blocks: Arrays with a row for each document, of so many columns, which come in blocks of rows.
+
+    Raises:
+        OSError: The disk is full, or cannot be written.
+    """
     scratch = folder.with_name(folder.name + ".new")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -34,6 +83,10 @@ def write(folder: Path, owner: str, documents: int, arrays: dict[str, NDArray[An
         for name, array in arrays.items():
             write_array(scratch / f"{name}.npy", array)
         described = {name: [list(array.shape), array.dtype.str] for name, array in arrays.items()}
+        for name, (columns, rows) in blocks.items():
+            kind = LAYOUT[name][1]
+            _write_blocks(scratch / f"{name}.npy", (documents, columns), kind, rows)
+            described[name] = [[documents, columns], kind]
         content = {"format": FORMAT, "owner": owner, "documents": documents, "arrays": described}
         write_text(scratch / _DESCRIPTION, json.dumps(content, indent=2, ensure_ascii=False))
         sync(scratch)
@@ -44,8 +97,8 @@ def write(folder: Path, owner: str, documents: int, arrays: dict[str, NDArray[An
         raise
 
 
-def read(folder: Path, owner: str) -> dict[str, NDArray[Any]]:
-    """Map the arrays of `folder`.
+def read(folder: Path, owner: str) -> tuple[dict[str, NDArray[Any]], dict[str, File]]:
+    """Map the arrays of `folder`, and open those in `RUNS`.
 
     Raises:
         StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
@@ -62,7 +115,11 @@ def read(folder: Path, owner: str) -> dict[str, NDArray[Any]]:
         if described.get(name) != (array.shape, array.dtype.str):
             raise StoreError(f"{folder / name}.npy is not what {_DESCRIPTION} says.")
     _check(folder, found["documents"], arrays)
-    return arrays
+    try:
+        files = {name: File(folder / f"{name}.npy", arrays[name]) for name in RUNS}
+    except OSError as error:
+        raise StoreError(f"Cannot read {folder}: {error}.") from error
+    return {name: array.view(np.ndarray) for name, array in arrays.items()}, files  # a memmap is slow to slice
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -73,7 +130,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def read_array(path: Path) -> np.memmap[Any, Any]:
     """Map one array. Raises OSError or ValueError where it is missing, cut off or none."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
@@ -81,7 +138,7 @@ def read_array(path: Path) -> NDArray[Any]:
         raise ValueError(f"{path.name}: {error}") from error
     if mapped.offset + mapped.nbytes != path.stat().st_size:
         raise ValueError(f"{path.name} is longer than its array")
-    return mapped.view(np.ndarray)  # a memmap is slow to slice
+    return mapped
 
 
 def write_text(path: Path, text: str) -> None:
@@ -101,14 +158,24 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _check(folder: Path, documents: Any, arrays: dict[str, NDArray[Any]]) -> None:
+def _write_blocks(path: Path, shape: tuple[int, int], kind: str, blocks: Iterable[NDArray[Any]]) -> None:
+    """Write one array that comes in blocks of rows durably. Raises OSError."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, kind).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(folder: Path, documents: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raise StoreError where arrays do not fit each other."""
     lengths: dict[str, int] = {"n": documents}
     for name, (length, kind) in LAYOUT.items():
         array = arrays[name]
         symbol, _, more = length.partition("+")
         size = array.shape[0] - int(more or 0) if array.ndim else -1
-        columns = (16,) if name == "keys" else ()
+        columns = (16,) if name == "keys" else array.shape[1:2] if name == "vectors" else ()
         if array.dtype.str != kind or array.shape[1:] != columns or lengths.setdefault(symbol, size) != size:
             raise StoreError(f"{folder / name}.npy has the shape {array.shape} and the type {array.dtype.str}.")
     for name, other in _ENDS.items():

@@ -133,6 +133,15 @@ class View:
                 found[place] = key.tobytes()
         return found
 
+    def vectors(self, rows: Sequence[int] | NDArray[np.int64], dimension: int) -> NDArray[np.float32]:
+        """Base vectors of documents, (n, dimension) float32; NaN where no segment on disk has them."""
+        found = np.full((len(rows), dimension), np.nan, dtype=np.float32)
+        for part, places, own in self._split(rows):
+            held = part.segment.base(own)
+            if held.shape[1] == dimension:
+                found[places] = held
+        return found
+
     def lengths(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of words of documents: (n,) int64."""
         found = np.zeros(len(rows), dtype=np.int64)
@@ -152,14 +161,14 @@ class View:
         """
         keys = term_keys(terms)
         lengths = self.lengths(rows)
-        bounds = bounds_of(lengths)
+        first = bounds_of(lengths)[:-1]
         places, columns, owners = [_NONE], [_NONE], [_NONE]
         for part, numbers, own in self._split(rows):
             place, column, sizes = part.held(keys, own)
-            within = bounds_of(sizes)
-            local = np.searchsorted(within[1:], place, side="right")
-            owner = numbers[local]
-            places.append(place - within[local] + bounds[owner])
+            owner = np.repeat(numbers, sizes)[place]
+            if len(numbers) < len(lengths):
+                place = place + np.repeat(first[numbers] - bounds_of(sizes)[:-1], sizes)[place]
+            places.append(place)
             columns.append(column.astype(np.int64))
             owners.append(owner)
         all_places = np.concatenate(places)
@@ -178,6 +187,10 @@ class View:
         asked: NDArray[Any] = np.asarray(rows, dtype=np.int64)
         if len(asked) and not 0 <= asked.min() <= asked.max() < self._offsets[-1]:
             raise IndexError(f"The view has rows 0 to {self._offsets[-1] - 1}, not {asked.min()} to {asked.max()}.")
+        if len(self.parts) == 1:
+            if len(asked):
+                yield self.parts[0], np.arange(len(asked)), asked
+            return
         owner = np.searchsorted(self._offsets, asked, side="right") - 1
         for number in np.unique(owner).tolist():
             places = np.flatnonzero(owner == number)

@@ -41,8 +41,8 @@ class BaseVectors:
         """The 16 bytes that name the base vector of a document in the cache."""
         return key_of(f"{self._fingerprint}/document", text)
 
-    def named(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Base vectors of documents by their keys, and which of them are in the cache; the others are 0."""
+    def named(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
+        """Base vectors of documents by their keys, (len(keys), dimension) float32; NaN where the cache has none."""
         return self._cache.named(keys, self.dimension)
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:

@@ -80,13 +80,15 @@ class HybridSearch:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Cosines (n,) of chunks, and which of them are known.
 
-        Vectors come from the cache. Chroma is slower, and is asked for what the cache lacks.
+        Vectors come from the lexical index, where it was written with them, or from the cache. Chroma is slower, and is
+        asked for what these lack.
         """
         adapter = snapshot.embedder.adapter
-        if reads(adapter, "document"):  # the cache names their vectors by text
+        if reads(adapter, "document"):  # the base vectors of the documents do not tell theirs
             vectors, known = snapshot.index.vectors(view.ids(rows))
             return _cosines(vectors, vector), known
-        vectors, known = self._base.named(view.keys(rows))
+        vectors = self._base_vectors(view, rows)
+        known = np.asarray(~np.isnan(vectors).any(axis=1))
         if adapter is not None:
             vectors = adapter.documents(vectors, [""] * len(rows))  # maps vectors, and does not look at texts
         cosines = _cosines(vectors, vector)
@@ -95,6 +97,14 @@ class HybridSearch:
             stored, known[lacking] = snapshot.index.vectors(view.ids(rows[lacking]))
             cosines[lacking] = _cosines(stored, vector)
         return cosines, known
+
+    def _base_vectors(self, view: View, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Base vectors of chunks, (n, dimension) float32; NaN where they are not known."""
+        vectors = view.vectors(rows, self._base.dimension)
+        lacking = np.flatnonzero(np.isnan(vectors).any(axis=1))
+        if len(lacking):
+            vectors[lacking] = self._base.named(view.keys(rows[lacking]))
+        return vectors
 
     def _hits(
         self, snapshot: Snapshot, view: View, rows: NDArray[np.int64], parts: tuple[NDArray[np.float64], ...], k: int

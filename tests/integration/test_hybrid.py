@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +197,40 @@ def test_an_embedding_brings_the_cosine_and_the_query_its_words(kb: KnowledgeBas
         kb.search(" ", embedding=foreign)
 
 
+@contextmanager
+def anew(kb: KnowledgeBase) -> Iterator[KnowledgeBase]:
+    """The knowledge base opened once more, with an index of words that was written just now."""
+    shutil.rmtree(kb.path / "lexical", ignore_errors=True)
+    with KnowledgeBase(kb.path, config=kb.config) as other:
+        assert other.store().lexical.checkpoint(1)
+        yield other
+
+
 def test_without_the_cache_of_vectors_scores_are_the_same(kb: KnowledgeBase, asked: list[str]) -> None:
     before = kb.search(asked[0], 30)
     for some in (before[::3], before):
         texts = [hit.text for hit in some]
         kb.store().cache.drop(f"{kb.store().manifest.fingerprint}/document", texts)
-        assert kb.store().base.missing(texts, "document") == texts
-        after = kb.search(asked[0], 30)
+        with anew(kb) as other:
+            view = other.store().lexical.view()
+            assert np.isnan(view.vectors(view.rows([hit.id for hit in some]), 32)).all()
+            after = other.search(asked[0], 30)
+            assert other.store().base.missing(texts, "document") == texts  # nothing was encoded
         assert [hit.id for hit in after] == [hit.id for hit in before]
         assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], abs=1e-5)
-        assert kb.store().base.missing(texts, "document") == texts  # nothing was encoded
+
+
+def test_vectors_of_candidates_by_words_come_from_the_index(
+    kb: KnowledgeBase, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kb.search(asked[0], 30)
+    with anew(kb) as other:
+        view = other.store().lexical.view()
+        assert not np.isnan(view.vectors(np.arange(view.documents), 32)).any()
+        monkeypatch.setattr(other.store().cache, "named", None)  # is not called
+        after = other.search(asked[0], 30)
+    assert [hit.id for hit in after] == [hit.id for hit in before]
+    assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["Hybrid", "fused", "", None, 1, ["hybrid"]])

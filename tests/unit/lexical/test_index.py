@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,6 +29,11 @@ def key(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
+def vectors(keys: Sequence[bytes]) -> np.ndarray:
+    """Vectors of two numbers, the first bytes of the keys."""
+    return np.array([[key[0], key[1]] for key in keys], np.float32).reshape(-1, 2)
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(tmp_path / "corpus.db")
@@ -42,7 +47,7 @@ def opened(tmp_path: Path, journal: Journal) -> Iterator[Callable[[], LexicalInd
     indices: list[LexicalIndex] = []
 
     def open_index() -> LexicalIndex:
-        indices.append(LexicalIndex(tmp_path / "lexical", tmp_path / "corpus.db", "kb", key))
+        indices.append(LexicalIndex(tmp_path / "lexical", tmp_path / "corpus.db", "kb", key, vectors))
         return indices[-1]
 
     yield open_index
@@ -78,6 +83,9 @@ def check(view: View, texts: dict[str, str], seed: int = 0) -> None:
     found = view.ids(rows)
     assert sorted(found) == sorted(texts)
     assert view.keys(rows) == [key(texts[id]) for id in found]
+    known = view.vectors(rows, 2)  # of what is in RAM only they are not
+    expected = vectors([key(texts[id]) for id in found])
+    assert (np.isnan(known).all(axis=1) | (known == expected).all(axis=1)).all()
     assert view.lengths(rows).tolist() == [sum(counts[id].values()) for id in found]
     asked = ["w3", "nowhere", "w1", "w3"]
     places, columns, owner, lengths = view.held(asked, rows)
@@ -499,9 +507,9 @@ def test_a_rebuild_says_how_far_it_is(journal: Journal, opened: Callable[[], Lex
 
 def test_a_journal_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="Cannot read"):
-        LexicalIndex(tmp_path / "lexical", tmp_path / "none.db", "kb", key)
+        LexicalIndex(tmp_path / "lexical", tmp_path / "none.db", "kb", key, vectors)
     (tmp_path / "bad.db").write_text("no database " * 100)
-    index = LexicalIndex(tmp_path / "lexical", tmp_path / "bad.db", "kb", key)
+    index = LexicalIndex(tmp_path / "lexical", tmp_path / "bad.db", "kb", key, vectors)
     with pytest.raises(StoreError, match="Cannot read"):
         index.view()
     index.close()

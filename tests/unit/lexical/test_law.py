@@ -262,10 +262,11 @@ def test_the_weights_of_both_scores_and_the_scale_multiply() -> None:
 
 
 def brute_force(documents: list[str], asked: str, factors: dict[str, float]) -> list[int]:
-    """Rows by L of single words, best first."""
+    """Rows by L of single words that are no stop words, best first."""
     slow, scores = Slow(documents, asked), {}
+    counted = [word for word in slow.query if word in slow.frequency and word not in slow.stop]
     for row, document in enumerate(slow.documents):
-        held = [word for word in slow.query if word in document]
+        held = [word for word in counted or slow.query if word in document]
         if held:
             gain = sum(
                 factors.get(word, 1.0) * math.log(1 + document.count(word) / (MU * slow.p(word))) for word in held

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from ragself.corpus.words import words
 from ragself.errors import StoreError
+from ragself.lexical import segment as module
 from ragself.lexical import terms as hashing
 from ragself.lexical.segment import Document, Segment, term_key, term_keys
+from ragself.lexical.stored import LAYOUT
 from ragself.lexical.terms import encoded, id_hashes
 
 TEXTS = st.lists(
@@ -21,6 +24,13 @@ TEXTS = st.lists(
 
 def documents(texts: list[str], first: int = 0) -> list[Document]:
     return [(f"id {row}", row + 1, text, row.to_bytes(16, "big")) for row, text in enumerate(texts, first)]
+
+
+def vectors(keys: Sequence[bytes]) -> np.ndarray:
+    """Vectors of three numbers that follow from the keys; those of even keys are not known."""
+    found = np.array([[key[-1], key[0], 1] for key in keys], np.float32).reshape(-1, 3)
+    found[[key[-1] % 2 == 0 for key in keys]] = np.nan
+    return found
 
 
 def find(segment: Segment, ids: list[str]) -> list[int]:
@@ -33,22 +43,24 @@ def check(segment: Segment, expected: list[Document]) -> None:
     tokenised = [words(text) for _, _, text, _ in expected]
     keys = sorted({term_key(word) for tokens in tokenised for word in tokens})
     assert segment.terms.tolist() == keys
-    assert [
-        [int(segment.terms[token]) for token in segment.tokens[start:end]]
-        for start, end in zip(segment.bounds[:-1], segment.bounds[1:], strict=True)
-    ] == [[term_key(word) for word in tokens] for tokens in tokenised]
+    rows = range(len(expected))
+    read = [[int(segment.terms[token]) for token in segment.text(np.array([row]))] for row in rows]
+    assert read == [[term_key(word) for word in tokens] for tokens in tokenised]
+    some = np.array(rows[::-2], np.int64)
+    assert segment.terms[segment.text(some)].tolist() == [key for row in some for key in read[row]]
     counts = [Counter(map(term_key, tokens)) for tokens in tokenised]
     for term, key in enumerate(keys):
-        postings = slice(segment.starts[term], segment.starts[term + 1])
+        postings = [array.tolist() for array in segment.postings(term)]
         held = [(row, min(count[key], 255)) for row, count in enumerate(counts) if key in count]
-        assert list(zip(segment.rows[postings].tolist(), segment.counts[postings].tolist(), strict=True)) == held
+        assert list(zip(*postings, strict=True)) == held
         assert segment.occurrences[term] == sum(count[key] for count in counts)
     assert [segment.id(row) for row in range(len(segment))] == [document[0] for document in expected]
     assert segment.sequence.tolist() == [document[1] for document in expected]
     assert [key.tobytes() for key in segment.keys] == [document[3] for document in expected]
     assert find(segment, [*(document[0] for document in expected), "", "none"]) == [*range(len(expected)), -1, -1]
-    kinds = {name: array.dtype.str for name, array in segment.arrays().items()}
-    assert kinds == {name: array.dtype.str for name, array in Segment.build(documents(["x"])).arrays().items()}
+    kinds = {name: getattr(segment, name).dtype.str for name in LAYOUT}
+    assert kinds == {name: kind for name, (_, kind) in LAYOUT.items()}
+    assert len(segment.vectors) == len(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,9 +86,29 @@ def test_a_merge_is_the_segment_of_what_is_alive(groups: list[list[str]], random
 def test_a_segment_comes_back_from_the_disk(tmp_path: Path) -> None:
     for number, texts in enumerate([[], [""], ["a b a", "", "c"], ["字 é"] * 3]):
         folder = tmp_path / str(number)
-        Segment.build(documents(texts)).save(folder, "kb")
+        Segment.build(documents(texts)).save(folder, "kb", vectors)
         check(Segment.open(folder, "kb"), documents(texts))
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2", "3"}
+
+
+def test_base_vectors_are_written_with_a_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 2)
+    built = Segment.build(documents(["a", "b", "c", "d", "e"]))
+    assert built.base(np.array([1, 2])).shape == (2, 0)
+    built.save(tmp_path / "segment", "kb", vectors)
+    found = Segment.open(tmp_path / "segment", "kb").base(np.array([3, 0, 1, 3]))
+    np.testing.assert_array_equal(found, [[3, 0, 1], [np.nan] * 3, [1, 0, 1], [3, 0, 1]])
+
+
+def test_a_file_that_is_cut_off_while_it_is_open_is_an_error(saved: Path) -> None:
+    segment = Segment.open(saved, "kb")
+    for name in ("tokens", "rows"):
+        path = saved / f"{name}.npy"
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StoreError, match=r"tokens\.npy was cut off"):
+        segment.text(np.array([0, 1]))
+    with pytest.raises(StoreError, match=r"rows\.npy was cut off"):
+        segment.postings(int(np.argmax(segment.starts[1:] == segment.starts[-1])))
 
 
 def test_ids_of_any_kind_are_found() -> None:
@@ -113,13 +145,13 @@ def test_keys_of_terms_are_the_same_when_forgotten(monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "segment"
-    Segment.build(documents(["a b a", "c d"])).save(folder, "kb")
+    Segment.build(documents(["a b a", "c d"])).save(folder, "kb", vectors)
     return folder
 
 
 def test_whatever_is_missing_or_cut_off_is_noticed(saved: Path, tmp_path: Path) -> None:
     files = sorted(path.name for path in saved.iterdir())
-    assert len(files) == 14
+    assert len(files) == 15
     for name in files:
         for size in (None, 0, 5, -1):
             copy = tmp_path / "copy"
@@ -152,11 +184,12 @@ def test_what_does_not_fit_is_noticed(saved: Path) -> None:
         Segment.open(saved, "kb")
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("function", ["save", "lib.format.write_array_header_1_0"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(f"numpy.{function}", full)
     with pytest.raises(OSError, match="No space"):
-        Segment.build(documents(["a"])).save(tmp_path / "segment", "kb")
+        Segment.build(documents(["a"])).save(tmp_path / "segment", "kb", vectors)
     assert list(tmp_path.iterdir()) == []
