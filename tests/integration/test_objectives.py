@@ -20,6 +20,7 @@ from ragself.learn.contexts import Contexts
 from ragself.learn.supervision import Supervision, inside
 from ragself.models.causal import CausalLM
 from tests.benchmarks.planted import SYLLABLES
+from tests.integration.golden import assert_golden
 from tests.integration.helpers import assert_right, exact
 from tests.language_models import copying_model
 
@@ -81,7 +82,7 @@ def settings(tiny_model: Path, **train: Any) -> Config:
 
 @pytest.mark.usefixtures("passing")
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
+def test_golden_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
     objective: Any, noted: dict[str, Path], tiny_model: Path, copier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(tiny_model, adapters=("weights", "residual", "lora"))
@@ -107,6 +108,7 @@ def test_a_whole_pass_trains_all_kinds_and_what_it_makes_serves(
         assert_right(kb.search(ASKED[objective][7], 10, mode="vector"), exact(kb)(ASKED[objective][7]), 10)
         event = json.loads((noted[objective] / "history.jsonl").read_text().splitlines()[-1])
         assert event["report"]["objective"]["seen"].keys() == {"weights", "residual", "lora"}
+    assert_golden(objective, noted[objective])
 
 
 class Killed(Exception):
