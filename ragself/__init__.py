@@ -16,28 +16,71 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ragself.background import BackgroundStatus
     from ragself.config import Config
-    from ragself.errors import RagselfError
+    from ragself.errors import (
+        AdapterError,
+        ConfigError,
+        EncoderError,
+        GeneratorError,
+        InputError,
+        LimitError,
+        RagselfError,
+        StoreError,
+        StoreLocked,
+        StoreTooNew,
+        VerificationError,
+    )
     from ragself.knowledge import KnowledgeBase
     from ragself.models.embedder import Embedder
     from ragself.schema import Added, Chunk, Embedding, Hit, Report, Status, Version
 
 __version__ = "0.1.0"
+_ERRORS = [
+    "AdapterError",
+    "ConfigError",
+    "EncoderError",
+    "GeneratorError",
+    "InputError",
+    "LimitError",
+    "RagselfError",
+    "StoreError",
+    "StoreLocked",
+    "StoreTooNew",
+    "VerificationError",
+]
 __all__ = [
+    "AdapterError",
     "Added",
+    "BackgroundStatus",
     "Chunk",
     "Config",
+    "ConfigError",
     "Embedder",
     "Embedding",
+    "EncoderError",
+    "GeneratorError",
     "Hit",
+    "InputError",
     "KnowledgeBase",
+    "LimitError",
     "RagselfError",
     "Report",
     "Status",
+    "StoreError",
+    "StoreLocked",
+    "StoreTooNew",
+    "VerificationError",
     "Version",
 ]
 
-_HOMES = {"Config": "config", "RagselfError": "errors", "KnowledgeBase": "knowledge", "Embedder": "models.embedder"}
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    "BackgroundStatus": "background",
+    "Config": "config",
+    "Embedder": "models.embedder",
+    "KnowledgeBase": "knowledge",
+}
 
 
 def __getattr__(name: str) -> object:

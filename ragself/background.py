@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ragself import isolate
 from ragself.corpus.check import check_asked
@@ -20,12 +20,14 @@ from ragself.corpus.queries import read_queries
 from ragself.errors import InputError, RagselfError
 from ragself.folders import Folders
 from ragself.guard import Guard
-from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress
 from ragself.schema import Report
 from ragself.serve.memory import give_back
 from ragself.telemetry import passes, span
 from ragself.triggers import due, left
+
+if TYPE_CHECKING:  # which starts this
+    from ragself.knowledge import KnowledgeBase
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ragself.corpus.files import find, source_of
 from ragself.errors import InputError
-from ragself.knowledge import KnowledgeBase
 from ragself.progress import Progress, silent
+
+if TYPE_CHECKING:  # which starts this
+    from ragself.knowledge import KnowledgeBase
 
 logger = logging.getLogger(__name__)
 

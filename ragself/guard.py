@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragself import isolate, review
 from ragself.errors import RagselfError
-from ragself.knowledge import KnowledgeBase
 from ragself.schema import Review
 from ragself.serve.signals import SIGNALS, SignalLog, Signals
+
+if TYPE_CHECKING:  # which starts this
+    from ragself.knowledge import KnowledgeBase
 
 logger = logging.getLogger(__name__)
 

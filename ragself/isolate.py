@@ -22,10 +22,10 @@ import psutil
 from ragself import errors
 from ragself.config import Config, WatchConfig
 from ragself.progress import Progress, silent
-from ragself.worker import GRACE
 
 logger = logging.getLogger(__name__)
 
+GRACE = 60.0  # seconds that the process may take to come to the end of a step
 _LOOK = 0.5  # seconds between two looks at what it uses
 _GB = 1e9
 _MEMORY = "GB of memory"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ragself.config import Config, ObjectiveName, aimed, load
 from ragself.corpus.cache import VectorCache
@@ -63,6 +63,9 @@ from ragself.serve.store import Store
 from ragself.serve.traffic import Traffic
 from ragself.telemetry import passes, span
 
+if TYPE_CHECKING:
+    from ragself.background import BackgroundAdaptation, BackgroundStatus, Queries
+
 logger = logging.getLogger(__name__)
 
 _AT_THE_END = 200  # changes that the index of words has not published yet, so that the next process need not read them
@@ -106,6 +109,7 @@ class KnowledgeBase:
         self._learning = ProcessLock(self.path, "pass")
         self._turn = Turn.of(self.path)
         self._closed = False
+        self._background: BackgroundAdaptation | None = None
         self._light = False  # whether a few texts are encoded without torch, by a process that does nothing else
         self._traffic = Traffic(self.path, self.config.queries)
         if not self._registry.exists:
@@ -584,6 +588,52 @@ class KnowledgeBase:
         self.check_open()
         return forecast(self.store(), Counter(check_asked(queries)) + Counter(self.asked()), config, progress)
 
+    def start_adapting(
+        self,
+        queries: Queries = (),
+        every: float | None = None,
+        generator: str | Sequence[str] | None = None,
+    ) -> None:
+        """Train in the background, in a process of its own, whenever enough is new.
+
+        It ends with `stop_adapting`, with `close` and with the program.
+
+        Args:
+            queries: What users asked, no answers, no labels: texts, or the `pathlib.Path` of a file with one a line, or
+                a function; file and function are read whenever a pass may be due. Queries that `queries.log` remembers
+                are added.
+            every: Seconds after which a pass begins where anything is new; None takes `watch.every`, a day.
+            generator: URL of a vLLM server, or name or path of a causal language model; None counts words.
+
+        Raises:
+            InputError: The queries are no strings, or `every` is not above 0.
+            StoreError: The knowledge base is closed.
+        """
+        from ragself.background import BackgroundAdaptation
+
+        if self._background is not None and self._background.goes_on:
+            logger.warning("%s is training already, with its first arguments. Call stop_adapting() first.", self.path)
+            return
+        self._background = BackgroundAdaptation(self, queries, every=every, generator=generator)
+        self._background.start()
+
+    def stop_adapting(self, timeout: float | None = None) -> bool:
+        """Stop training in the background at its next step; what is done so far is kept.
+
+        Args:
+            timeout: Seconds to wait; None waits until it has ended.
+
+        Returns:
+            Whether it has ended.
+        """
+        return self._background is None or self._background.stop(timeout)
+
+    def adapting(self) -> BackgroundStatus:
+        """Progress of training in the background."""
+        from ragself.background import BackgroundStatus
+
+        return BackgroundStatus() if self._background is None else self._background.status()
+
     def rollback(self, to: int | None = None, *, started: str = "python", reason: str = "") -> Version:
         """Make an earlier version live again; also while another process writes, or searches.
 
@@ -732,7 +782,8 @@ class KnowledgeBase:
                 return collect(self.store(), self.config, self.asked(), progress, learning=learning)
 
     def close(self) -> None:
-        """Release files and the writer's lock. Safe to call twice."""
+        """Stop training in the background, release files and the writer's lock. Safe to call twice."""
+        self.stop_adapting()
         with self._learning.threads, self._turn.threads:  # a pass of another thread comes to its end
             if self._closed:
                 return

@@ -22,11 +22,11 @@ from typing import Any
 from ragself.config import load
 from ragself.errors import RagselfError
 from ragself.forecast import within
+from ragself.isolate import GRACE
 from ragself.knowledge import KnowledgeBase
 from ragself.serve.signals import SIGNALS, SignalLog
 
 _EVERY = 0.2  # seconds between two lines of progress
-GRACE = 60.0  # seconds that it may take to come to the end of a step
 
 
 class _Stopped(Exception):  # noqa: N818

@@ -15,7 +15,6 @@ import chromadb
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.adapting import SelfAdapting
 from ragself.background import BackgroundAdaptation, BackgroundStatus
 from ragself.errors import InputError, StoreError
 from ragself.models.encoder import Encoder
@@ -109,18 +108,14 @@ def test_it_begins_anew_after_a_stop_that_did_not_come_in_time(kb: KnowledgeBase
         time.sleep(0.5)
         return asked
 
-    class Retriever(SelfAdapting):
-        knowledge_base, _background = kb, None
-
-    retriever = Retriever()
-    retriever.start_adapting(slow)
+    kb.start_adapting(slow)
     until(lambda: bool(begun))
-    assert not retriever.stop_adapting(timeout=0.01)
-    retriever.start_adapting(asked)
-    until(lambda: retriever.adapting().passes == 1)
-    assert retriever.adapting().running
+    assert not kb.stop_adapting(timeout=0.01)
+    kb.start_adapting(asked)
+    until(lambda: kb.adapting().passes == 1)
+    assert kb.adapting().running
     assert len(begun) == 1
-    assert retriever.stop_adapting()
+    assert kb.stop_adapting()
     kb.add([Chunk("new", "notulu zonodo papaba mesori")])
     kb.config = impatient(kb.config)
     background = BackgroundAdaptation(kb, slow, every=0.1)
@@ -174,20 +169,17 @@ def test_queries_are_read_from_a_file_at_each_pass(kb: KnowledgeBase, asked: lis
 
 
 def test_what_it_cannot_learn_from_is_told_at_once(kb: KnowledgeBase, caplog: pytest.LogCaptureFixture) -> None:
-    class Retriever(SelfAdapting):
-        knowledge_base, _background = kb, None
-
     for wrong in ("asked.txt", [None], b"x"):
         with pytest.raises(InputError, match="queries"):
-            Retriever().start_adapting(wrong)  # type: ignore[arg-type]
-    with Retriever() as retriever:
-        retriever.start_adapting()
+            kb.start_adapting(wrong)  # type: ignore[arg-type]
+    with kb:
+        kb.start_adapting()
         with caplog.at_level(logging.WARNING, "ragself"):
-            retriever.start_adapting(["more"])
-        assert "It is learning already" in caplog.text
-    assert not retriever.adapting().running
+            kb.start_adapting(["more"])
+        assert "is training already" in caplog.text
+    assert not kb.adapting().running
     with pytest.raises(StoreError, match="was closed"):
-        retriever.start_adapting()
+        kb.start_adapting()
 
 
 def test_it_stops_amid_reading_files_and_goes_on_there(settings: Config, chunks: list[Chunk], tmp_path: Path) -> None:

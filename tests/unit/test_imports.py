@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +9,7 @@ import ragself
 from ragself import errors
 
 HEAVY = ("torch", "chromadb", "pydantic", "sentence_transformers", "transformers", "numpy", "bs4", "rich")
+PUBLIC = {"ragself", "ragself.retriever"}  # what integrations may import
 
 
 def run(code: str) -> str:
@@ -30,7 +33,7 @@ def test_registry_status_gate_and_metrics_load_neither_torch_nor_chroma(module: 
 
 def test_public_names_are_few_and_every_one_resolves() -> None:
     assert dir(ragself) == sorted(ragself.__all__)
-    assert 1 <= len(ragself.__all__) <= 12
+    assert 1 <= len(set(ragself.__all__) - set(vars(errors))) <= 12
     for name in ragself.__all__:
         value = getattr(ragself, name)
         assert value.__name__ == name
@@ -53,6 +56,19 @@ def test_every_error_is_a_ragself_error_and_says_what_it_means() -> None:
     for each in found:
         assert issubclass(each, errors.RagselfError)
         assert each.__doc__
+        assert getattr(ragself, each.__name__) is each
         assert f" {each.__name__} " in f"{errors.__doc__}".replace("\n", " ")
     assert issubclass(errors.StoreLocked, errors.StoreError)
     assert issubclass(errors.StoreTooNew, errors.StoreError)
+
+
+def test_integrations_import_public_modules_only() -> None:
+    folder = Path(__file__).parents[2] / "integrations"
+    files = [path for path in folder.rglob("*.py") if "tests" not in path.parts]
+    assert len(files) >= 7
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [str(node.module)]
+            assert {module for module in modules if module.split(".")[0] == "ragself"} <= PUBLIC, path

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 
 from ragself import Config
-from ragself.config import load
+from ragself.retriever import read_config
 
 
 def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -> Config:
@@ -23,9 +23,9 @@ def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -
         ValueError: It is no model that can be loaded here, and so none that could be trained.
     """
     if embedding is None:
-        return load(knowledge_base)
+        return read_config(knowledge_base)
     if isinstance(embedding, str):
-        return load(knowledge_base, encoder={"model": embedding})
+        return read_config(knowledge_base, embedding)
     model: Any = getattr(embedding, "_client", None)
     if model is None or not hasattr(model, "encode_query"):
         raise ValueError(
@@ -35,7 +35,7 @@ def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -
     settings: Any = embedding
     documents, queries = settings.encode_kwargs, settings.query_encode_kwargs or settings.encode_kwargs
     prompts = {"query": _prompt(model, queries), "document": _prompt(model, documents)}
-    return load(knowledge_base, encoder={"model": settings.model_name, "prompts": prompts})
+    return read_config(knowledge_base, settings.model_name, prompts)
 
 
 def _prompt(model: Any, settings: dict[str, Any]) -> str:

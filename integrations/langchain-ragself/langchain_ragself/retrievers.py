@@ -14,17 +14,14 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.vectorstores import VectorStore
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, field_validator
 
 from langchain_ragself.encoder import config_for
 from ragself import Chunk, Hit, KnowledgeBase
-from ragself.adapting import SelfAdapting
-from ragself.background import BackgroundAdaptation
-from ragself.cli.console import progress
-from ragself.corpus.check import check_arguments
+from ragself.retriever import RetrieverMixin, check_arguments, progress_bars
 
 
-class RagselfRetriever(SelfAdapting, BaseRetriever):
+class RagselfRetriever(RetrieverMixin, BaseRetriever):
     """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
 
     `k`, `filter`, `score_threshold` and `mode` may also be given to `invoke`.
@@ -52,8 +49,6 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
 
     mode: Literal["hybrid", "vector"] = "hybrid"
     """``hybrid`` ranks by vector and by words, ``vector`` by the plain vector query."""
-
-    _background: BackgroundAdaptation | None = PrivateAttr(default=None)
 
     @field_validator("knowledge_base", mode="before")
     @classmethod
@@ -90,7 +85,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         if collection is None:
             raise ValueError(f"The vector store is a {type(vectorstore).__name__}, expected a langchain_chroma.Chroma.")
         config = config_for(embedding if embedding is not None else vectorstore.embeddings, knowledge_base)
-        with progress(quiet=not show_progress) as told:
+        with progress_bars(show_progress) as told:
             kb = KnowledgeBase.adopt(knowledge_base, collection, config=config, progress=told)
         return cls._made(kb, kwargs)
 
@@ -108,7 +103,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         """Add documents to a knowledge base, which is made where there is none. Raises what `add_documents` does."""
         cls._check(kwargs)
         chunks, config = _as_chunks(list(documents), ids)[1], config_for(embedding, knowledge_base)
-        with progress(quiet=not show_progress) as told:
+        with progress_bars(show_progress) as told:
             kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
         return cls._made(kb, kwargs)
 

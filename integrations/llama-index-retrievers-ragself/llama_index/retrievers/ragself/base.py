@@ -21,10 +21,7 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.chroma.base import _to_chroma_filter
 
 from ragself import Added, Embedding, KnowledgeBase
-from ragself.adapting import SelfAdapting
-from ragself.background import BackgroundAdaptation
-from ragself.cli.console import progress
-from ragself.corpus.check import check_arguments
+from ragself.retriever import RetrieverMixin, check_arguments, progress_bars
 
 
 class VersionedEmbedding(list[float]):
@@ -36,7 +33,7 @@ class VersionedEmbedding(list[float]):
         self.embedding = embedding
 
 
-class RagselfRetriever(SelfAdapting, BaseRetriever):
+class RagselfRetriever(RetrieverMixin, BaseRetriever):
     """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
 
     In mode ``vector`` scores are cosines in the space of the version that answers. Mode ``hybrid`` adds two lexical
@@ -91,7 +88,6 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         if not isinstance(knowledge_base, KnowledgeBase):
             knowledge_base = KnowledgeBase(knowledge_base, create=False)
         self.knowledge_base: KnowledgeBase = knowledge_base
-        self._background: BackgroundAdaptation | None = None
         super().__init__(callback_manager=callback_manager, object_map=object_map, objects=objects, verbose=verbose)
 
     @classmethod
@@ -120,7 +116,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         if not isinstance(vector_store, ChromaVectorStore):
             raise ValueError(f"The vector store is a {type(vector_store).__name__}, expected a ChromaVectorStore.")
         config = config_for(embed_model, knowledge_base)
-        with progress(quiet=not show_progress) as told:
+        with progress_bars(show_progress) as told:
             kb = KnowledgeBase.adopt(knowledge_base, vector_store.client, config=config, progress=told)
         return cls._closing(kb, kwargs)
 
@@ -136,7 +132,7 @@ class RagselfRetriever(SelfAdapting, BaseRetriever):
         """Add nodes to a knowledge base, which is made where there is none. Raises what `add` does."""
         cls._check(kwargs)
         chunks, config = as_chunks(nodes), config_for(embed_model, knowledge_base)
-        with progress(quiet=not show_progress) as told:
+        with progress_bars(show_progress) as told:
             kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
         return cls._closing(kb, kwargs)
 

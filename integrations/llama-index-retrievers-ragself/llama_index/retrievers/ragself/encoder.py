@@ -8,7 +8,7 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from ragself import Config
-from ragself.config import load
+from ragself.retriever import read_config
 
 
 def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Path) -> Config:
@@ -23,9 +23,9 @@ def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Pa
         ValueError: It is no model that can be loaded here, and so none that could be trained.
     """
     if embed_model is None:
-        return load(knowledge_base)
+        return read_config(knowledge_base)
     if isinstance(embed_model, str):
-        return load(knowledge_base, encoder={"model": embed_model.removeprefix("local:")})
+        return read_config(knowledge_base, embed_model.removeprefix("local:"))
     model: Any = getattr(embed_model, "_model", None)
     if model is None or not hasattr(model, "encode_query"):
         raise ValueError(
@@ -33,4 +33,4 @@ def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Pa
             "path of a sentence-transformers model: ragself cannot train what it cannot load."
         )
     prompts = {"query": model.prompts.get("query") or "", "document": model.prompts.get("text") or ""}
-    return load(knowledge_base, encoder={"model": embed_model.model_name, "prompts": prompts})
+    return read_config(knowledge_base, embed_model.model_name, prompts)
