@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_ragself import RagselfRetriever
 
 from ragself.config import DEFAULT_ENCODER, EncoderConfig
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
 
 CITIES = ["Lisbon", "Oslo", "Vienna", "Prague", "Athens", "Dublin", "Bern", "Riga", "Turin", "Ghent"]
 TOPICS = ["museums", "markets", "trams", "parks", "bakeries", "harbours", "bridges", "theatres", "libraries", "cafes"]

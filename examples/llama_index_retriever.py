@@ -14,7 +14,7 @@ from llama_index.retrievers.ragself import RagselfRetriever
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from ragself.config import EncoderConfig
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
 
 CITIES = ["Lisbon", "Oslo", "Vienna", "Prague", "Athens", "Dublin", "Bern", "Riga", "Turin", "Ghent"]
 TOPICS = ["museums", "markets", "trams", "parks", "bakeries", "harbours", "bridges", "theatres", "libraries", "cafes"]

@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ragself.background import BackgroundStatus
+    from ragself.adapters.embedder import Embedder
+    from ragself.background.runner import BackgroundStatus
     from ragself.config import Config
     from ragself.errors import (
         AdapterError,
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
         StoreTooNew,
         VerificationError,
     )
-    from ragself.knowledge import KnowledgeBase
-    from ragself.models.embedder import Embedder
+    from ragself.knowledge_base import KnowledgeBase
     from ragself.schema import Added, Chunk, Embedding, Hit, Report, Status, Version
 
 __version__ = "0.1.0"
@@ -76,10 +76,10 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
-    "BackgroundStatus": "background",
+    "BackgroundStatus": "background.runner",
     "Config": "config",
-    "Embedder": "models.embedder",
-    "KnowledgeBase": "knowledge",
+    "Embedder": "adapters.embedder",
+    "KnowledgeBase": "knowledge_base",
 }
 
 

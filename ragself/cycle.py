@@ -22,30 +22,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.adapters.io import identity, load
+from ragself.adapters.ranking import Ranking
 from ragself.config import Config
+from ragself.engine.engine import Store
+from ragself.engine.reembedding import anew
 from ragself.errors import VerificationError
-from ragself.learn.calibrate import weigh
-from ragself.learn.choose import choose, confirm
-from ragself.learn.echoes import SEVERAL
-from ragself.learn.filters import DOUBTFUL
-from ragself.learn.fusion import fusion_weights
-from ragself.learn.gate import Decision
-from ragself.learn.probes import Probes, make
-from ragself.learn.questions import Questions, keep_found, write
-from ragself.learn.students import ORDER, Bench, inner, teach
-from ragself.learn.study import Study, study
-from ragself.learn.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
-from ragself.models.ranking import Ranking
-from ragself.models.saved import identity, load
+from ragself.evaluation.calibration import weigh
+from ragself.evaluation.gate import Decision
+from ragself.evaluation.selection import choose, confirm
+from ragself.index.collection import Index
+from ragself.index.reindex import follow, verify
+from ragself.memory import uncollected
+from ragself.probes.dataset import Study, study
+from ragself.probes.filters import DOUBTFUL
+from ragself.probes.probes import Probes, make
+from ragself.probes.query_stuffing import SEVERAL
+from ragself.probes.questions import Questions, keep_found, write
+from ragself.probes.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
-from ragself.serve.anew import anew
-from ragself.serve.files import read_json, write_json
-from ragself.serve.index import Index
-from ragself.serve.memory import uncollected
-from ragself.serve.registry import now
-from ragself.serve.reindex import follow, verify
-from ragself.serve.store import Store
+from ragself.training.candidates import ORDER, Bench, inner, teach
+from ragself.training.fusion import fusion_weights
+from ragself.versions.json_files import read_json, write_json
+from ragself.versions.registry import now
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def _students(
     with inside(config, supervision) as model:
         backprop = None
         if model is not None:
-            from ragself.learn.backprop import Backprop  # loads torch, which only training needs
+            from ragself.training.lm_loss import Backprop  # loads torch, which only training needs
 
             backprop = Backprop(model, lesson, rows, store.base, config.train, supervision.account, progress)
         for kind in kinds if len(rows) >= config.probes.min_train else ():

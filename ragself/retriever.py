@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ragself.background import BackgroundStatus, Queries
-from ragself.cli.console import progress
+from ragself.background.runner import BackgroundStatus, Queries
 from ragself.config import Config, load
-from ragself.corpus.check import check_arguments
-from ragself.knowledge import KnowledgeBase
+from ragself.console import progress
+from ragself.corpus.validate import check_arguments
+from ragself.knowledge_base import KnowledgeBase
 from ragself.progress import Progress
 from ragself.schema import Added, Status
 

@@ -11,16 +11,16 @@ import numpy as np
 
 from ragself.config import Config
 from ragself.cycle import MIN_DOCUMENTS
+from ragself.engine.engine import Store
 from ragself.errors import RagselfError
-from ragself.learn.judge import judge, weights
-from ragself.learn.metrics import bootstrap
-from ragself.learn.probes import make
-from ragself.learn.study import study
-from ragself.learn.supervision import affordable, scored, supervise
+from ragself.evaluation.judge import judge, weights
+from ragself.evaluation.metrics import bootstrap
+from ragself.index.snapshot import Snapshot
+from ragself.probes.dataset import study
+from ragself.probes.probes import make
+from ragself.probes.supervision import affordable, scored, supervise
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Review, Version
-from ragself.serve.snapshot import Snapshot
-from ragself.serve.store import Store
 
 _TIMED = 100  # searches of each version
 _WARM = 3  # of them that are asked twice, first to warm up

@@ -1,4 +1,4 @@
-"""The program that learns in a process of its own: `python -m ragself.worker`, started by `ragself.isolate`.
+"""The program that learns in a process of its own: `python -m ragself.worker`, started by `ragself.background.process`.
 
 It reads one line of JSON, a job, and writes lines of JSON: progress, warnings, and at last a report or an error. It
 ends cleanly, between two steps, on SIGTERM and when the process that started it is gone; what it has done is kept.
@@ -19,12 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ragself.background.process import GRACE
 from ragself.config import load
 from ragself.errors import RagselfError
-from ragself.forecast import within
-from ragself.isolate import GRACE
-from ragself.knowledge import KnowledgeBase
-from ragself.serve.signals import SIGNALS, SignalLog
+from ragself.estimate import within
+from ragself.knowledge_base import KnowledgeBase
+from ragself.monitoring.search_log import SIGNALS, SignalLog
 
 _EVERY = 0.2  # seconds between two lines of progress
 

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from ragself.cli import console, operate, show
+from ragself import console
+from ragself.cli import operate, show
 from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
 from ragself.config import ObjectiveName
-from ragself.corpus.queries import read_queries
+from ragself.corpus.query_file import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def add(
         ragself add docs/ notes.md
     """
     from ragself.config import load
-    from ragself.knowledge import KnowledgeBase
+    from ragself.knowledge_base import KnowledgeBase
 
     config = load(kb, encoder={"model": encoder}) if encoder else None
     with KnowledgeBase(kb, config=config) as base, console.progress(quiet) as progress:
@@ -87,7 +88,7 @@ def adopt(
     ragself adopt docs --chroma http://127.0.0.1:8000
     """
     from ragself.config import load
-    from ragself.knowledge import KnowledgeBase
+    from ragself.knowledge_base import KnowledgeBase
 
     config = load(kb, encoder={"model": encoder}) if encoder else None
     with (

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.corpus.queries import read_queries
+from ragself.adapters.ranking import Ranking
+from ragself.corpus.query_file import read_queries
 from ragself.corpus.words import words
 from ragself.cycle import judged_ranking
+from ragself.encoders.spread import unit
 from ragself.errors import InputError
-from ragself.knowledge import KnowledgeBase
-from ragself.learn.metrics import bootstrap, ndcg, recall, relevance_of
-from ragself.learn.teacher import TAU, taught, trust
+from ragself.evaluation.metrics import bootstrap, ndcg, recall, relevance_of
+from ragself.knowledge_base import KnowledgeBase
 from ragself.lexical.law import Query, match
 from ragself.lexical.view import View
-from ragself.models.ngram import NgramScorer
-from ragself.models.ranking import Ranking
-from ragself.models.spread import unit
+from ragself.lm.ngram import NgramScorer
+from ragself.probes.targets import TAU, taught, trust
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 

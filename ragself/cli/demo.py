@@ -12,8 +12,8 @@ import numpy as np
 
 from ragself.cli.stdlib import documents
 from ragself.errors import StoreError
-from ragself.knowledge import KnowledgeBase
-from ragself.learn.metrics import Values, bootstrap, known_item
+from ragself.evaluation.metrics import Values, bootstrap, known_item
+from ragself.knowledge_base import KnowledgeBase
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Mode
 

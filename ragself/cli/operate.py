@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from ragself.cli import console, show
+from ragself import console
+from ragself.cli import show
 from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
 from ragself.errors import InputError
 
@@ -31,7 +32,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show what a knowledge base holds, which version is live, and how far a pass is that is running."""
-    from ragself.serve.status import read_status
+    from ragself.engine.status import read_status
 
     if not watch:
         found = read_status(kb)
@@ -54,7 +55,7 @@ def status(
 
 def history(kb: Kb = HERE, json: Json = False) -> None:
     """Show every decision: what was promoted, kept or rolled back, when, why and by whom."""
-    from ragself.serve.registry import Registry
+    from ragself.versions.registry import Registry
 
     registry = Registry(kb)
     registry.manifest()
@@ -125,8 +126,8 @@ def report(
 
     The page holds queries and documents, and asks for nothing from anywhere.
     """
-    from ragself import report as whole
-    from ragself.cli import page
+    from ragself.report import page
+    from ragself.report import story as whole
 
     with open_kb(kb) as base, console.progress(quiet) as progress:
         story = whole.gather(base, progress)
@@ -180,10 +181,10 @@ def watch(
 
         ragself watch docs/ --queries asked.txt
     """
-    from ragself.background import BackgroundAdaptation
+    from ragself.background.runner import BackgroundAdaptation
     from ragself.corpus.files import find
-    from ragself.corpus.queries import read_queries
-    from ragself.knowledge import KnowledgeBase
+    from ragself.corpus.query_file import read_queries
+    from ragself.knowledge_base import KnowledgeBase
 
     find(folders or ())  # before a knowledge base is made for what is not there
     if queries is not None:

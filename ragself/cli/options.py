@@ -10,7 +10,7 @@ import typer
 from ragself.config import KB_VARIABLE
 
 if TYPE_CHECKING:
-    from ragself.knowledge import KnowledgeBase
+    from ragself.knowledge_base import KnowledgeBase
 
 Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar=KB_VARIABLE)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
@@ -34,7 +34,7 @@ def open_kb(kb: Path, *, light: bool = False) -> KnowledgeBase:
         kb: The folder.
         light: It is asked one question: encode that without torch, which takes longer to load, where that is possible.
     """
-    from ragself.knowledge import KnowledgeBase
+    from ragself.knowledge_base import KnowledgeBase
 
     base = KnowledgeBase(kb, create=False)
     base._light = light

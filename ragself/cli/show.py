@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from ragself.cli.console import duration, out, size, table
+from ragself.console import duration, out, size, table
 from ragself.schema import Added, Forecast, Hit, Report, Status
 
 if TYPE_CHECKING:
-    from ragself.background import BackgroundStatus
+    from ragself.background.runner import BackgroundStatus
 
 _SHOWN = 10
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ragself.corpus.reader import BATCH, JournalReader
+from ragself.corpus.journal_reader import BATCH, JournalReader
 from ragself.errors import StoreError
 from ragself.lexical import manifest
 from ragself.lexical.part import Part, joined

@@ -27,7 +27,7 @@ Where ten documents hold the words of a query alike, words tell little; where on
 number of a part, they tell all. Form and constants were chosen on the development collections; see
 ``tests/benchmarks/law.py``.
 
-**u**, the unit: how widely the encoder spreads its cosines, compared with all-MiniLM-L6-v2 (`ragself.models.spread`).
+**u**, the unit: how widely the encoder spreads its cosines, compared with all-MiniLM-L6-v2 (`ragself.encoders.spread`).
 
 **a, b, w(t)**: `Weights`, what a version may learn.
 """

@@ -20,12 +20,12 @@ from chromadb.config import Settings
 from numpy.typing import NDArray
 
 from ragself import Chunk, KnowledgeBase
+from ragself.adapters.adapter import normalise
 from ragself.cli.bench import _traffic, read
-from ragself.corpus.cache import VectorCache
 from ragself.corpus.words import words
-from ragself.models.adapter import normalise
+from ragself.encoders.cache import VectorCache
+from ragself.index.client import _GRAPH
 from ragself.progress import Progress
-from ragself.serve.chroma import _GRAPH
 from tests.benchmarks.subject import Subject
 
 VOCABULARY = 200_000

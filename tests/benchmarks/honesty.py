@@ -32,19 +32,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import _top, _traffic, read
 from ragself.config import Config
-from ragself.corpus.cache import VectorCache
-from ragself.learn.calibrate import COUNTED, weigh
-from ragself.learn.choose import choose, confirm
-from ragself.learn.fusion import fusion_weights
-from ragself.learn.metrics import Values, bootstrap, ndcg, relevance_of
-from ragself.learn.probes import make
-from ragself.learn.students import teach
-from ragself.learn.study import Study, study
+from ragself.encoders.cache import VectorCache
+from ragself.evaluation.calibration import COUNTED, weigh
+from ragself.evaluation.metrics import Values, bootstrap, ndcg, relevance_of
+from ragself.evaluation.selection import choose, confirm
 from ragself.lexical.weights import Weights
-from ragself.models.ngram import NgramScorer
-from ragself.models.ranking import Ranking
+from ragself.lm.ngram import NgramScorer
+from ragself.probes.dataset import Study, study
+from ragself.probes.probes import make
+from ragself.training.candidates import teach
+from ragself.training.fusion import fusion_weights
 from tests.benchmarks import lines
 from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
 

@@ -42,13 +42,13 @@ import psutil
 from chromadb.config import Settings
 
 from ragself import KnowledgeBase
-from ragself.cli.console import progress
 from ragself.config import EncoderConfig
+from ragself.console import progress
+from ragself.encoders.encoder import Encoder
+from ragself.engine.status import size
 from ragself.lexical.law import Query, match
 from ragself.lexical.weights import Weights
-from ragself.models.encoder import Encoder
 from ragself.progress import Progress
-from ragself.serve.status import size
 from tests.benchmarks.corpora import (
     GRAPHS,
     Corpus,

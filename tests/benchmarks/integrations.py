@@ -41,9 +41,9 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from ragself import KnowledgeBase
 from ragself.config import EncoderConfig, load
-from ragself.corpus.cache import VectorCache
-from ragself.models.encoder import Encoder
-from ragself.models.vectors import BaseVectors
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.vectors import BaseVectors
 from tests.benchmarks.versions import PROMOTING
 
 Ask = Callable[[str, dict[str, Any] | None], list[str]]

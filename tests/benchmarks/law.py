@@ -32,16 +32,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself import Chunk
+from ragself.adapters.adapter import normalise
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Collection, Law, _measure, _top, linear, read, rrf
-from ragself.cli.console import progress
-from ragself.corpus.cache import VectorCache
+from ragself.console import progress
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.spread import unit
+from ragself.encoders.vectors import BaseVectors
 from ragself.lexical import law
 from ragself.lexical.view import View
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.models.adapter import normalise
-from ragself.models.ranking import Ranking
-from ragself.models.spread import unit
-from ragself.models.vectors import BaseVectors
 from ragself.progress import Progress
 from tests.benchmarks.lines import RESULTS, Row, renew
 from tests.benchmarks.subject import TRAFFIC, Subject, folder_of

@@ -36,11 +36,11 @@ from transformers import TrainerCallback
 
 from ragself.cli.stdlib import documents
 from ragself.config import EncoderConfig
-from ragself.learn.distil import Lesson, Probed, Schedule
-from ragself.learn.reader import TARGETS, Reader
-from ragself.learn.teacher import law
-from ragself.learn.tune import tune
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
+from ragself.probes.targets import law
+from ragself.training.distillation import Lesson, Probed, Schedule
+from ragself.training.lora_trainer import tune
+from ragself.training.token_reader import TARGETS, Reader
 
 RESULTS = Path(__file__).parent / "results" / "lora_speed.json"
 SIZES = {"query": (32, 80, 6), "both": (4, 8, 2)}  # probes, candidates of each, steps

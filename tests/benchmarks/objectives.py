@@ -36,23 +36,23 @@ import numpy as np
 import torch
 
 from ragself import Chunk, KnowledgeBase
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Law
 from ragself.config import GeneratorConfig
-from ragself.learn.backprop import Backprop
-from ragself.learn.calibrate import WEIGHT
-from ragself.learn.contexts import Contexts
-from ragself.learn.dream import surprise as dreamt
-from ragself.learn.heads import Heads
-from ragself.learn.revela import looks
-from ragself.learn.revela import surprise as revealed
-from ragself.learn.students import Bench, inner, teach
-from ragself.learn.study import study
-from ragself.learn.supervision import scored, supervise
-from ragself.models.causal import CausalLM
-from ragself.models.ranking import Ranking
-from ragself.models.spread import unit
-from ragself.models.whitebox import WhiteBox
+from ragself.encoders.spread import unit
+from ragself.evaluation.calibration import WEIGHT
+from ragself.lm.causal import CausalLM
+from ragself.lm.white_box import WhiteBox
+from ragself.probes.dataset import study
+from ragself.probes.supervision import scored, supervise
 from ragself.schema import Account, Probe
+from ragself.training.candidates import Bench, inner, teach
+from ragself.training.dream.contexts import Contexts
+from ragself.training.dream.dream import surprise as dreamt
+from ragself.training.dream.heads import Heads
+from ragself.training.lm_loss import Backprop
+from ragself.training.revela.revela import looks
+from ragself.training.revela.revela import surprise as revealed
 from tests.benchmarks.planted import NOTES
 from tests.language_models import copying_model
 

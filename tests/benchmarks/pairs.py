@@ -10,8 +10,8 @@ import numpy as np
 
 from ragself.config import ProbesConfig
 from ragself.corpus.words import words
-from ragself.learn.probes import make
-from ragself.learn.study import without
+from ragself.probes.dataset import without
+from ragself.probes.probes import make
 from ragself.schema import Chunk
 
 LEAST_WORDS = 8  # of a document that two crops are cut from

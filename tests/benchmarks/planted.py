@@ -26,11 +26,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ragself import Chunk, KnowledgeBase
-from ragself.learn.calibrate import WEIGHT
-from ragself.learn.study import Study, study
-from ragself.learn.supervision import scored, supervise
-from ragself.learn.teacher import law, trust
-from ragself.models.ranking import Ranking
+from ragself.adapters.ranking import Ranking
+from ragself.evaluation.calibration import WEIGHT
+from ragself.probes.dataset import Study, study
+from ragself.probes.supervision import scored, supervise
+from ragself.probes.targets import law, trust
 from ragself.schema import Probe
 from tests.integration.vllm_server import VllmServer
 from tests.language_models import copying_model

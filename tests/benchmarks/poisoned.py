@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from ragself import Chunk, KnowledgeBase
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Collection, Law, _top, _traffic, read
 from ragself.cycle import judged_ranking
-from ragself.learn.metrics import bootstrap, ndcg, relevance_of
-from ragself.models.ranking import Ranking
-from ragself.models.spread import unit
+from ragself.encoders.spread import unit
+from ragself.evaluation.metrics import bootstrap, ndcg, relevance_of
 
 BAD = "hostile-"
 

@@ -33,8 +33,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ragself.cli.bench import read
-from ragself.cli.console import duration, progress
-from ragself.corpus.cache import VectorCache
+from ragself.console import duration, progress
+from ragself.encoders.cache import VectorCache
 from ragself.progress import Progress
 from tests.benchmarks import passes, rivals
 from tests.benchmarks.lines import RESULTS

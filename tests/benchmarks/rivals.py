@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from ragself.cli.bench import _measure, _top
 from ragself.config import EncoderConfig, GeneratorConfig
-from ragself.corpus.scores import ScoreCache
-from ragself.learn.questions import write
-from ragself.models.encoder import Encoder
-from ragself.models.generator import open_generator
+from ragself.encoders.encoder import Encoder
+from ragself.lm.generator import open_generator
+from ragself.lm.score_cache import ScoreCache
+from ragself.probes.questions import write
 from ragself.progress import Progress
 from tests.benchmarks import trainers
 from tests.benchmarks.pairs import cloze, crops, damaged, known_items, sentences, stream

@@ -15,14 +15,14 @@ import time
 
 import numpy as np
 
+from ragself.adapters.ranking import Ranking
 from ragself.config import GateConfig, TeacherConfig, TrainConfig
-from ragself.learn.calibrate import COUNTED
-from ragself.learn.judge import judge
-from ragself.learn.students import teach
-from ragself.learn.study import study
-from ragself.models.ngram import NgramScorer
-from ragself.models.ranking import Ranking
+from ragself.evaluation.calibration import COUNTED
+from ragself.evaluation.judge import judge
+from ragself.lm.ngram import NgramScorer
+from ragself.probes.dataset import study
 from ragself.schema import Chunk, Probe
+from ragself.training.candidates import teach
 
 DIMENSION = 384
 

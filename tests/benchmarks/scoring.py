@@ -24,9 +24,9 @@ import numpy as np
 import psutil
 
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
-from ragself.models.likelihood import LanguageModelScorer
-from ragself.models.vllm import Vllm
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import LanguageModelScorer
+from ragself.lm.vllm.generator import Vllm
 from ragself.schema import Account, Probe
 
 SENTENCE = "rate limit of the server is five requests a second unless the key of a user allows more of them"

@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 
 from ragself import Chunk, KnowledgeBase
-from ragself.background import BackgroundAdaptation
+from ragself.background.runner import BackgroundAdaptation
 from ragself.config import load
 from tests.benchmarks.versions import PROMOTING, shared
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Collection, Law, bm25, linear, rrf
 from ragself.config import EncoderConfig
-from ragself.corpus.cache import VectorCache
-from ragself.models.encoder import Encoder
-from ragself.models.ranking import Ranking
-from ragself.models.spread import unit
-from ragself.models.vectors import BaseVectors
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.spread import unit
+from ragself.encoders.vectors import BaseVectors
 from ragself.progress import Progress
 from tests.benchmarks.languages import nonenglish
 from tests.benchmarks.trainers import Clock

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ragself import KnowledgeBase
-from ragself.models.ranking import Ranking
+from ragself.adapters.ranking import Ranking
 
 PROMOTING: dict[str, Any] = {
     "train": {"adapters": ["residual"]},  # whose documents have other vectors: a collection of its own is built

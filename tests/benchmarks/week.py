@@ -28,9 +28,9 @@ import numpy as np
 import psutil
 
 from ragself import Chunk, KnowledgeBase
-from ragself.background import BackgroundAdaptation
+from ragself.background.runner import BackgroundAdaptation
 from ragself.config import load
-from ragself.serve.status import size
+from ragself.engine.status import size
 from tests.benchmarks.service import spread
 from tests.benchmarks.versions import PROMOTING
 

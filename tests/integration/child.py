@@ -122,7 +122,7 @@ def die_on(name: str, after: bool) -> None:
 
 def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
     """Open, search by vector, and compute the same exactly: all vectors encoded again."""
-    from ragself.models.embedder import Embedder
+    from ragself.adapters.embedder import Embedder
 
     with opened(kb) as base:
         hits = [base.search(query, k, mode="vector") for query in queries]
@@ -142,7 +142,7 @@ def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
 def halt(kb: str, documents: dict[str, str], asked: str) -> None:
     """Add, or adapt where nothing is to be added; halt in the middle of writing to Chroma until the test says `on`."""
     from ragself import Chunk
-    from ragself.serve.index import Index
+    from ragself.index.collection import Index
 
     upsert = Index.upsert
 
@@ -224,9 +224,9 @@ def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
     import numpy as np
 
     from ragself.config import GeneratorConfig
-    from ragself.corpus.scores import ScoreCache
-    from ragself.models.likelihood import LanguageModelScorer
-    from ragself.models.vllm import Vllm
+    from ragself.lm.score_cache import ScoreCache
+    from ragself.lm.scorer import LanguageModelScorer
+    from ragself.lm.vllm.generator import Vllm
     from ragself.schema import Account, Probe
 
     given = json.loads(Path(work).read_text())

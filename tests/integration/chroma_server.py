@@ -17,7 +17,7 @@ import httpx
 import pytest
 from chromadb.config import Settings
 
-from ragself.serve.connect import Connection
+from ragself.index.connection import Connection
 
 DEADLINE = 60.0  # seconds to wait for the first answer
 

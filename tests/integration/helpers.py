@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from ragself import Chunk, Hit, KnowledgeBase
+from ragself.adapters.embedder import Embedder
+from ragself.adapters.io import identity
+from ragself.adapters.ranking import Ranking
+from ragself.encoders.spread import unit
+from ragself.index.reindex import follow
 from ragself.lexical.law import Query, match
 from ragself.lexical.view import View
-from ragself.models.embedder import Embedder
-from ragself.models.ranking import Ranking
-from ragself.models.saved import identity
-from ragself.models.spread import unit
 from ragself.schema import Version
-from ragself.serve.reindex import follow
 
 Law = Callable[[Sequence[str]], dict[str, dict[str, float]]]
 Exact = Callable[[str], dict[str, float]]

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from ragself import Chunk, Config, Embedder, KnowledgeBase, Report
 from ragself.config import load
 from ragself.errors import InputError, StoreError
-from ragself.learn.calibrate import Calibration
+from ragself.evaluation.calibration import Calibration
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, contents, exact, segments
 

@@ -23,8 +23,8 @@ from chromadb.utils.embedding_functions import known_embedding_functions, regist
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
 from ragself.corpus.journal import Journal
+from ragself.encoders.encoder import Encoder
 from ragself.errors import InputError, StoreError, StoreLocked
-from ragself.models.encoder import Encoder
 from tests.conftest import documents
 from tests.integration.chroma_server import ChromaServer, Gateway, close
 from tests.integration.conftest import Child

@@ -15,9 +15,9 @@ import chromadb
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.background import BackgroundAdaptation, BackgroundStatus
+from ragself.background.runner import BackgroundAdaptation, BackgroundStatus
+from ragself.encoders.encoder import Encoder
 from ragself.errors import InputError, StoreError
-from ragself.models.encoder import Encoder
 
 
 def impatient(config: Config) -> Config:
@@ -55,7 +55,7 @@ def test_the_collection_that_is_followed_is_looked_at_first(
             kb.add([Chunk("mine", "notulu zonodo papaba mesori")])
             kb.config = impatient(kb.config)
             background = BackgroundAdaptation(kb, asked, every=0.1)
-            with caplog.at_level(logging.WARNING, "ragself.background"):
+            with caplog.at_level(logging.WARNING, "ragself.background.runner"):
                 background.start()
                 until(lambda: background.status().passes == 1)
             second = background.status()

@@ -54,7 +54,7 @@ def test_every_ranker_is_measured(ragself: Ragself, beir: Path, tmp_path: Path) 
 
 def test_the_untrained_ranker_is_what_search_finds(ragself: Ragself, beir: Path, tmp_path: Path) -> None:
     from ragself.cli import bench
-    from ragself.learn.metrics import ndcg, relevance_of
+    from ragself.evaluation.metrics import ndcg, relevance_of
 
     result = ragself("bench", beir, "--kb", tmp_path / "kb", "--json").json
     collection = bench.read(beir, "test")

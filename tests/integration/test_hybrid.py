@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from ragself import Chunk, Config, Embedding, KnowledgeBase
+from ragself.adapters.lora import Lora
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.errors import InputError
+from ragself.index import hybrid
 from ragself.lexical.terms import term_keys
 from ragself.lexical.weights import Weights
-from ragself.models.lora import Lora
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
 from ragself.schema import Hit
-from ragself.serve import hybrid
 from tests.integration.helpers import by_law, promote
 
 DRAW = np.random.default_rng(0)

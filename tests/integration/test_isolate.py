@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ragself import Config, KnowledgeBase, isolate
+from ragself import Config, KnowledgeBase
+from ragself.background import process as isolate
+from ragself.background.process import Bounds, Job, Stopped, run
+from ragself.engine.status import read_status
 from ragself.errors import InputError, LimitError, RagselfError
-from ragself.isolate import Bounds, Job, Stopped, run
-from ragself.serve.status import read_status
 
 
 def job(kb: Path, config: Config, asked: list[str], **limits: float) -> Job:

@@ -15,7 +15,7 @@ from ragself import Added, Chunk, Config, Embedding, KnowledgeBase
 from ragself.config import load
 from ragself.errors import EncoderError, InputError, StoreError
 from ragself.schema import Hit
-from ragself.serve.lock import ProcessLock
+from ragself.versions.lock import ProcessLock
 from tests.integration.helpers import assert_right, contents, exact, mrr
 
 A = Chunk("a", "notulu zonodo nozoba sonono", {"source": "one.md", "title": "notulu", "year": 2019, "open": True})
@@ -340,6 +340,6 @@ def test_memory_goes_back_after_each_change(kb: KnowledgeBase, monkeypatch: pyte
     given: list[str] = []
     for change in (lambda: kb.add([Chunk("more", "text")]), lambda: kb.delete(["more"]), kb.gc):
         with monkeypatch.context() as patched:
-            patched.setattr("ragself.knowledge.give_back", lambda: given.append("back"))
+            patched.setattr("ragself.knowledge_base.give_back", lambda: given.append("back"))
             change()
     assert given == ["back"] * 3

@@ -11,7 +11,7 @@ import pytest
 
 from ragself import Chunk, Config, Embedder, KnowledgeBase, cycle
 from ragself.config import load
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
 from tests.integration.helpers import another, assert_right, exact, segments
 
 QUERY = "papaba mesori pameri notulu"

@@ -17,11 +17,11 @@ from chromadb import Collection
 
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.errors import InputError, StoreError, StoreLocked
-from ragself.serve.chroma import Chroma
-from ragself.serve.index import Index
-from ragself.serve.live import Live
-from ragself.serve.registry import Registry
-from ragself.serve.snapshot import Snapshot
+from ragself.index.client import Chroma
+from ragself.index.collection import Index
+from ragself.index.live import Live
+from ragself.index.snapshot import Snapshot
+from ragself.versions.registry import Registry
 from tests.integration.chroma_server import ChromaServer
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
@@ -235,7 +235,7 @@ def test_a_switch_waits_for_nobody_who_has_seen_the_pointer_move(
 
     monkeypatch.setattr(Registry, "point", seen_at_once)
     monkeypatch.setattr(Live, "switch", counted)
-    monkeypatch.setattr("ragself.serve.live._WAIT", 5.0)
+    monkeypatch.setattr("ragself.index.live._WAIT", 5.0)
     with KnowledgeBase(promoted, config=settings) as kb:
         kb.search("notulu", 1)
         renewal = threading.Thread(target=kb._live.renew)

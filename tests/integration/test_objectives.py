@@ -16,9 +16,9 @@ import torch
 from ragself import Chunk, Config, KnowledgeBase, cycle
 from ragself.config import load
 from ragself.errors import ConfigError, GeneratorError
-from ragself.learn.contexts import Contexts
-from ragself.learn.supervision import Supervision, inside
-from ragself.models.causal import CausalLM
+from ragself.lm.causal import CausalLM
+from ragself.probes.supervision import Supervision, inside
+from ragself.training.dream.contexts import Contexts
 from tests.benchmarks.planted import SYLLABLES
 from tests.integration.golden import assert_golden
 from tests.integration.helpers import assert_right, exact
@@ -181,7 +181,7 @@ def test_what_goes_wrong_is_told_and_leaves_the_live_version_alone(
     copier: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(f"ragself.learn.dream.{spoilt}", by)
+    monkeypatch.setattr(f"ragself.training.dream.dream.{spoilt}", by)
     with KnowledgeBase(noted["dream"], config=settings(tiny_model)) as kb:
         with pytest.raises(GeneratorError, match=reason):
             kb.adapt(ASKED["dream"], generator=str(copier), objective="dream")

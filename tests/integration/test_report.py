@@ -14,8 +14,8 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.cli import page, plots
-from ragself.report import gather
+from ragself.report import page, plots
+from ragself.report.story import gather
 from tests.integration.browser import browser, look  # noqa: F401
 from tests.integration.helpers import another
 

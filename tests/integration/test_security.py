@@ -25,9 +25,9 @@ from safetensors.torch import load_file
 
 from ragself import Chunk, Config, Embedder, KnowledgeBase
 from ragself.config import load
+from ragself.encoders.encoder import Encoder
 from ragself.errors import AdapterError, EncoderError, InputError, RagselfError
-from ragself.learn.choose import Choice, confirm
-from ragself.models.encoder import Encoder
+from ragself.evaluation.selection import Choice, confirm
 from tests.integration.test_cli import real
 
 RAN = Path("/tmp/ragself-ran")
@@ -135,8 +135,8 @@ def test_keys_are_in_no_text(
             kb.adapt()
         said += [str(caught.value), str(kb.status()), str(kb.history())]
         kb.export(tmp_path / "out")
-        from ragself.cli import page
-        from ragself.report import gather
+        from ragself.report import page
+        from ragself.report.story import gather
 
         said.append(page.html(gather(kb)))
     said += [file.read_text(errors="replace") for file in (tmp_path / "out").iterdir()]
@@ -205,8 +205,8 @@ def test_a_merged_model_needs_no_ragself_and_tells_no_path(
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from ragself.models.merged import save_merged
-    from ragself.models.residual import Residual
+    from ragself.adapters.merged import save_merged
+    from ragself.adapters.residual import Residual
 
     draw = np.random.default_rng(0)
     adapter = Residual(*(draw.normal(size=shape).astype(np.float32) / 3 for shape in ((32, 8), (8, 32))))

@@ -14,7 +14,7 @@ import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.errors import StoreError
-from ragself.serve.index import Index
+from ragself.index.collection import Index
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
 
@@ -206,7 +206,7 @@ def test_a_mending_that_broke_off_is_begun_again(
     filled: Path, settings: Config, chunks: list[Chunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the end of what was torn and the beginning of what replaces it there is nothing at all."""
-    from ragself.serve.store import Store
+    from ragself.engine.engine import Store
 
     with KnowledgeBase(filled, create=False, config=settings) as kb:
         collection = kb.status().live.collection

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.corpus.journal import LEXICAL
 from ragself.errors import InputError, StoreError
+from ragself.index.collection import Index
 from ragself.lexical.weights import Weights
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
-from ragself.serve.index import Index
 from tests.integration.helpers import by_law, promote
 
 DRAW = np.random.default_rng(0)
@@ -160,7 +160,7 @@ def old(folder: Path, kind: str, dimension: int) -> None:
 def test_an_older_store_with_a_live_version_that_is_not_served_any_more(
     filled: Path, settings: Config, asked: list[str], caplog: Any, kind: str, dimension: int
 ) -> None:
-    from ragself.serve.status import read_status
+    from ragself.engine.status import read_status
 
     old(filled, kind, dimension)
     assert read_status(filled, settings).live.number == 1

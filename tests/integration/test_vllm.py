@@ -11,12 +11,12 @@ import pytest
 
 from ragself import Config, KnowledgeBase
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
-from ragself.models.causal import CausalLM
-from ragself.models.generator import Generator, Pair
-from ragself.models.likelihood import LanguageModelScorer
-from ragself.models.prompt import WRITINGS
-from ragself.models.vllm import Vllm
+from ragself.lm.causal import CausalLM
+from ragself.lm.generator import Generator, Pair
+from ragself.lm.prompts import WRITINGS
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import LanguageModelScorer
+from ragself.lm.vllm.generator import Vllm
 from ragself.schema import Account, Chunk, Probe
 from tests.conftest import documents
 from tests.integration.vllm_server import VllmServer

@@ -24,16 +24,16 @@ import numpy as np
 import pytest
 
 from ragself import Chunk, Config, Hit, KnowledgeBase
-from ragself.background import BackgroundAdaptation
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
+from ragself.background.folders import Folders
+from ragself.background.guard import Guard
+from ragself.background.runner import BackgroundAdaptation
 from ragself.errors import ConfigError, InputError, RagselfError, StoreError
-from ragself.folders import Folders
-from ragself.guard import Guard
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
+from ragself.index.snapshot import Snapshot
+from ragself.monitoring.search_log import SignalLog, bucket
 from ragself.schema import News
-from ragself.serve.registry import Registry
-from ragself.serve.signals import SignalLog, bucket
-from ragself.serve.snapshot import Snapshot
+from ragself.versions.registry import Registry
 from tests.integration.helpers import another
 
 REMEMBERS = {"log": True}
@@ -121,7 +121,7 @@ def test_what_changes_in_a_folder_is_taken_over(
     with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
         kb.add([Chunk("mine", "not of any folder", {"source": "docs/of-mine.md"})])
         folders = Folders(kb, [docs])
-        with caplog.at_level(logging.INFO, "ragself.folders"):
+        with caplog.at_level(logging.INFO, "ragself.background.folders"):
             folders.look()
             folders.look()
         assert caplog.messages == ["6 chunks added or changed, 0 removed"]
@@ -215,11 +215,11 @@ def worse(promoted: Path, settings: Config) -> Path:
         down, up = (random.normal(size=shape).astype(np.float32) for shape in ((32, 16), (16, 32)))
         ranking, live = Ranking(Residual(down, up)), store.registry.version(store.registry.live())
         from ragself.cycle import _version  # the tests' own way to a version that no gate would let through
-        from ragself.learn.gate import Decision
+        from ragself.evaluation.gate import Decision
 
         version = _version(store, promoted / "pass", ranking, Decision(True, "", {}), live)
         with store.filling(version) as index:
-            from ragself.serve.reindex import follow
+            from ragself.index.reindex import follow
 
             follow(store.journal, version.collection, index, store.base, ranking.adapter)
         store.registry.add(version)
@@ -287,7 +287,7 @@ def test_what_keeps_a_pass_that_is_due_from_beginning_is_told_once(
     with KnowledgeBase(filled, config=config) as kb, closing(SignalLog(filled / "signals.db")) as log:
         log.spend(1.0, 0)
         background = BackgroundAdaptation(kb)
-        with caplog.at_level(logging.INFO, "ragself.background"):
+        with caplog.at_level(logging.INFO, "ragself.background.runner"):
             for _ in range(3):
                 assert said in str(background.once(threading.Event()).waiting)
         assert [line for line in caplog.messages if line.startswith("a pass is due, the first pass, but")] == [
@@ -310,7 +310,7 @@ def test_a_pass_that_cannot_pay_does_not_begin(tmp_path: Path, settings: Config,
 def test_a_pass_ends_with_the_hours_and_says_so(
     filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ragself.background.left", lambda *_: 0.2)
+    monkeypatch.setattr("ragself.background.runner.left", lambda *_: 0.2)
     config = settings.model_copy(update={"watch": settings.watch.model_copy(update={"hours": "22:00-06:00"})})
     with KnowledgeBase(filled, config=config) as kb:
         background = BackgroundAdaptation(kb)
@@ -323,7 +323,7 @@ def test_a_pass_ends_with_the_hours_and_says_so(
 
 
 def test_an_application_sees_passes_in_its_metrics(filled: Path, settings: Config, asked: list[str]) -> None:
-    from ragself import background as module
+    from ragself.background import runner as module
 
     counted: list[str] = []
     with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=settings) as kb:
@@ -367,7 +367,7 @@ def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(
         day = 86_400.0
         log.add(Counter({(1, bucket(0.01)): 1000}), time.time() - day)
         log.add(Counter({(2, bucket(0.01)): 900, (2, None): 100}))
-        with caplog.at_level(logging.INFO, "ragself.guard"):
+        with caplog.at_level(logging.INFO, "ragself.background.guard"):
             Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
         assert "but not by version 2" in caplog.text  # a server was away, say
@@ -389,7 +389,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
     with KnowledgeBase(worse, config=settings) as kb, closing(SignalLog(worse / "signals.db")) as log:
         log.add(Counter({(1, bucket(0.1)): 1000}), time.time() - 86_400)
         log.add(Counter({(2, bucket(0.5)): 1000}))
-        with caplog.at_level(logging.INFO, "ragself.guard"):
+        with caplog.at_level(logging.INFO, "ragself.background.guard"):
             Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
         assert "but not by version 2" in caplog.text
@@ -423,7 +423,7 @@ def test_what_was_rolled_back_does_not_come_again_as_it_is(
 def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
     filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ragself.serve.index import Index
+    from ragself.index.collection import Index
 
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search("notulu")
@@ -469,7 +469,7 @@ def test_watch_learns_from_a_folder_that_changes_and_ends_on_sigterm(
     registry = Registry(kb)
 
     def status() -> Any:
-        from ragself.serve.status import read_status
+        from ragself.engine.status import read_status
 
         return dataclasses.asdict(read_status(kb))
 

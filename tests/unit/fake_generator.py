@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from ragself.errors import GeneratorError
-from ragself.models.generator import CANARY, Likelihoods, Pair
-from ragself.models.prompt import Writing
+from ragself.lm.generator import CANARY, Likelihoods, Pair
+from ragself.lm.prompts import Writing
 
 BEGIN = 7
 Frozen = tuple[tuple[int, ...], tuple[int, ...]]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ragself.learn.matches import Words
-from ragself.learn.study import Study
 from ragself.lexical.law import Query
 from ragself.lexical.view import View
+from ragself.probes.dataset import Study
+from ragself.probes.lexical_features import Words
 from ragself.schema import Probe
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ragself.learn.agreement import between, halves
-from ragself.learn.study import Study
-from ragself.models.adapter import normalise
+from ragself.adapters.adapter import normalise
+from ragself.evaluation.agreement import between, halves
+from ragself.probes.dataset import Study
 from ragself.schema import Probe
 from tests.unit.studies import by_hand
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ragself.config import QueriesConfig
-from ragself.corpus.asked import QueryLog, redaction
+from ragself.corpus.query_log import QueryLog, redaction
 from ragself.errors import ConfigError, StoreError
-from ragself.serve.recorder import Recorder
-from ragself.serve.signals import SignalLog, bucket
+from ragself.monitoring.recorder import Recorder
+from ragself.monitoring.search_log import SignalLog, bucket
 
 DAY = 86_400.0
 

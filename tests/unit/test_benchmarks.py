@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Law, linear
 from ragself.corpus.words import words
 from ragself.lexical import law
-from ragself.models.ranking import Ranking
 from ragself.schema import Chunk
 from tests.benchmarks import lines
 from tests.benchmarks.corpora import around

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.corpus.cache import VectorCache, key_of
+from ragself.encoders.cache import VectorCache, key_of
 
 WIDTH = 4
 

@@ -3,9 +3,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself.config import Config
-from ragself.learn.calibrate import CAREFUL, COUNTED, HARD, NEED, WEIGHT, calibrate, reciprocal_ranks, weigh
-from ragself.learn.study import Study
-from ragself.learn.teacher import TAU
+from ragself.evaluation.calibration import CAREFUL, COUNTED, HARD, NEED, WEIGHT, calibrate, reciprocal_ranks, weigh
+from ragself.probes.dataset import Study
+from ragself.probes.targets import TAU
 from ragself.schema import Probe
 from tests.unit.studies import by_hand
 

@@ -28,12 +28,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models import causal
-from ragself.models.causal import CausalLM
-from ragself.models.generator import Likelihoods, Pair, identify, open_generator
-from ragself.models.prompt import QUESTION_TOKENS, WRITINGS, Writing
+from ragself.lm import causal
+from ragself.lm.causal import CausalLM
+from ragself.lm.generator import Likelihoods, Pair, identify, open_generator
+from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
+from ragself.lm.score_cache import ScoreCache
 
 LIMIT = 64
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "\n"]

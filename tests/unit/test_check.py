@@ -1,6 +1,6 @@
 import pytest
 
-from ragself.corpus.check import check
+from ragself.corpus.validate import check
 from ragself.errors import InputError
 from ragself.schema import Chunk
 

@@ -3,14 +3,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from ragself.adapters.lora import Lora
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.config import GateConfig
-from ragself.learn import choose as module
-from ragself.learn.choose import WEAKER, choose, confirm
-from ragself.learn.study import Study
+from ragself.evaluation import selection as module
+from ragself.evaluation.selection import WEAKER, choose, confirm
 from ragself.lexical.weights import Weights
-from ragself.models.lora import Lora
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
+from ragself.probes.dataset import Study
 from ragself.schema import Probe
 from tests.unit.studies import by_hand
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ragself.cli import console
+from ragself import console
 from ragself.schema import Added, Hit, Report, Skipped
 
 

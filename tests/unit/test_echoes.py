@@ -1,6 +1,6 @@
 import numpy as np
 
-from ragself.learn.echoes import SEVERAL, echoes
+from ragself.probes.query_stuffing import SEVERAL, echoes
 from ragself.schema import Probe
 
 QUERIES = [f"how do i change the colour of part {n}" for n in range(6)]

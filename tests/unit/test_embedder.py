@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ragself.adapters.adapter import normalise
+from ragself.adapters.embedder import Embedder, check_canary
 from ragself.errors import AdapterError, EncoderError
-from ragself.models.adapter import normalise
-from ragself.models.embedder import Embedder, check_canary
 
 EXPECTED = normalise(np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32))
 

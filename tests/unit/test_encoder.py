@@ -5,8 +5,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from ragself.config import load
-from ragself.models import encoder
-from ragself.models.encoder import Encoder
+from ragself.encoders import encoder
+from ragself.encoders.encoder import Encoder
 
 
 @pytest.mark.parametrize(("light", "texts", "threads"), [(True, 1, 1), (True, 2, 3), (False, 1, 3)])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragself.learn.filters import HELP, RANGE, judge_probes
+from ragself.probes.filters import HELP, RANGE, judge_probes
 
 NONE = -np.inf
 UNKNOWN = "probe without a likelihood"

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
 from ragself.cycle import tally
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.fine_tuned import Tuned
 from ragself.errors import LimitError
-from ragself.forecast import within
-from ragself.learn import supervision
-from ragself.learn.probes import make
-from ragself.learn.questions import plan
-from ragself.models.encoder import Encoder
-from ragself.models.likelihood import NOISE_PAIRS
-from ragself.models.prompt import QUESTION_TOKENS
-from ragself.models.tuned import Tuned
+from ragself.estimate import within
+from ragself.lm.prompts import QUESTION_TOKENS
+from ragself.lm.scorer import NOISE_PAIRS
+from ragself.probes import supervision
+from ragself.probes.probes import make
+from ragself.probes.questions import plan
 from ragself.schema import Forecast
 from tests.conftest import documents, queries
 from tests.unit.fake_generator import FakeGenerator

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragself.learn.calibrate import HARD, NEED
-from ragself.learn.fusion import SCALES, fusion_weights
-from ragself.learn.study import Study
+from ragself.adapters.adapter import normalise
+from ragself.evaluation.calibration import HARD, NEED
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.models.adapter import normalise
+from ragself.probes.dataset import Study
 from ragself.schema import Probe
+from ragself.training.fusion import SCALES, fusion_weights
 from tests.unit.studies import by_hand
 
 P, N, BASE = 4 * NEED, 150, 12
@@ -56,8 +56,8 @@ def test_words_that_mislead_weigh_less_where_vectors_know() -> None:
 
 
 def test_the_best_scale_is_found() -> None:
-    from ragself.learn.metrics import known_item
-    from ragself.models.ranking import Ranking
+    from ragself.adapters.ranking import Ranking
+    from ragself.evaluation.metrics import known_item
 
     lesson = study(words=0.9, vectors=0.4)
     found = fusion_weights(lesson, EVERY, 0.95)

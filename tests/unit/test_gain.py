@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.models.gain import CLIP, IRRELEVANT, gain, level
+from ragself.lm.gain import CLIP, IRRELEVANT, gain, level
 
 Answer = NDArray[np.float32] | None
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself.config import GateConfig
-from ragself.learn.gate import Decision, compare, decide, fallen
+from ragself.evaluation.gate import Decision, compare, decide, fallen
 
 CONFIG = GateConfig(k=10, confidence=0.95, gain=0.003, margin=0.02, min_probes=30)
 Pair = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]

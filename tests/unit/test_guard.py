@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from ragself.guard import failing, lowered, slower
+from ragself.background.guard import failing, lowered, slower
+from ragself.monitoring.search_log import Signals
 from ragself.schema import Review
-from ragself.serve.signals import Signals
 
 FINE = Signals(1000, 0, 0.010, 0.030)
 

@@ -26,7 +26,7 @@ def test_importing_ragself_loads_none_of_the_heavy_libraries() -> None:
     assert loaded_by("import torch") >= {"torch"}  # the question itself is sound
 
 
-@pytest.mark.parametrize("module", ["serve.registry", "serve.status", "learn.gate", "learn.metrics"])
+@pytest.mark.parametrize("module", ["versions.registry", "engine.status", "evaluation.gate", "evaluation.metrics"])
 def test_registry_status_gate_and_metrics_load_neither_torch_nor_chroma(module: str) -> None:
     assert loaded_by(f"import ragself.{module}") & {"torch", "chromadb", "transformers"} == set()
 

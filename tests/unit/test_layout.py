@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ragself.corpus.layout import as_chunk, layout
+from ragself.index.row_formats import as_chunk, layout
 
 NODE = {
     "class_name": "TextNode",

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ragself.adapters.lora import Lora, bound
 from ragself.config import Config, load
-from ragself.knowledge import KnowledgeBase
-from ragself.models.encoder import Encoder
-from ragself.models.light import FEW, LightEncoder, SparingEncoder, located
-from ragself.models.lora import Lora, bound
-from ragself.models.spread import DOCUMENTS, QUERIES
-from ragself.models.vectors import BaseVectors
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.light import FEW, LightEncoder, SparingEncoder, located
+from ragself.encoders.spread import DOCUMENTS, QUERIES
+from ragself.encoders.vectors import BaseVectors
+from ragself.engine import base_version as base
+from ragself.knowledge_base import KnowledgeBase
 from ragself.schema import Chunk, Hit
-from ragself.serve import base
 
 TEXTS = [
     "vitamin d", "", " \n", "a", "word " * 1000, "unbroken" * 200, "Ünïcode ß ﬁ 漢字 テスト 🙂 नमस्ते é e\u0301",

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models import likelihood
-from ragself.models import prompt as wording
-from ragself.models.gain import FLOORS, IRRELEVANT
-from ragself.models.generator import CANARY, Pair, identify, open_generator
-from ragself.models.likelihood import NOISE_PAIRS, LanguageModelScorer
-from ragself.models.prompt import lay_out, prompt
+from ragself.lm import prompts as wording
+from ragself.lm import scorer as likelihood
+from ragself.lm.gain import FLOORS, IRRELEVANT
+from ragself.lm.generator import CANARY, Pair, identify, open_generator
+from ragself.lm.prompts import lay_out, prompt
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import NOISE_PAIRS, LanguageModelScorer
 from ragself.schema import Account, Probe, ProbeKind
 from tests.unit.fake_generator import BEGIN, FakeGenerator, Frozen, frozen, ids
 

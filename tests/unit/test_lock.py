@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ragself.errors import StoreError, StoreLocked
-from ragself.serve.lock import ProcessLock
+from ragself.versions.lock import ProcessLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from ragself.serve.lock import ProcessLock
+from ragself.versions.lock import ProcessLock
 lock = ProcessLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

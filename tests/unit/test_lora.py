@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ragself.adapters.adapter import Adapter, normalise
+from ragself.adapters.embedder import Embedder
+from ragself.adapters.io import fingerprint, load, save
+from ragself.adapters.lora import Lora, afresh, bound
+from ragself.adapters.merged import check_linear
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
-from ragself.corpus.cache import VectorCache
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.vectors import BaseVectors
 from ragself.errors import AdapterError, InputError
-from ragself.models.adapter import Adapter, normalise
-from ragself.models.embedder import Embedder
-from ragself.models.encoder import Encoder
-from ragself.models.lora import Lora, afresh, bound
-from ragself.models.merged import check_linear
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
-from ragself.models.saved import fingerprint, load, save
-from ragself.models.vectors import BaseVectors
 from tests.conftest import documents, queries
 
 TEXTS = [text for _, _, text in documents()[:6]]

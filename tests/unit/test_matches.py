@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragself.learn.matches import Block, Words
 from ragself.lexical.law import Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
+from ragself.probes.lexical_features import Block, Words
 
 UNIT = 0.4
 DRAW = np.random.default_rng(0)

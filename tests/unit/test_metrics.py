@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from ir_measures import RR, R, nDCG
 
-from ragself.learn.metrics import bootstrap, known_item, ndcg, recall, relevance_of, utility
+from ragself.evaluation.metrics import bootstrap, known_item, ndcg, recall, relevance_of, utility
 
 K = 10
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragself.corpus.words import words
-from ragself.models.ngram import NgramScorer
+from ragself.lm.ngram import NgramScorer
 from ragself.schema import Probe
 
 DOCUMENTS = [

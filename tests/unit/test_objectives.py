@@ -13,28 +13,29 @@ import numpy as np
 import pytest
 import torch
 
+from ragself.adapters.adapter import normalise
+from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig, GeneratorConfig, TrainConfig
+from ragself.encoders.encoder import Encoder
 from ragself.errors import GeneratorError, InputError
-from ragself.learn import dream, revela
-from ragself.learn.contexts import Contexts
-from ragself.learn.descent import Course, descend, turn
-from ragself.learn.dream_lesson import DreamLesson
-from ragself.learn.gap import Gap
-from ragself.learn.heads import Heads, find
-from ragself.learn.matches import Words
-from ragself.learn.pools import distinct, plan
-from ragself.learn.student import SHARPER, Pace, Student, TextStudent, VectorStudent, sharpen
 from ragself.lexical.law import Query
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.models.adapter import normalise
-from ragself.models.causal import CausalLM
-from ragself.models.encoder import Encoder
-from ragself.models.inject import NOWHERE, Injection
-from ragself.models.residual import Residual
+from ragself.lm.attention_injection import NOWHERE, Injection
+from ragself.lm.causal import CausalLM
+from ragself.probes.lexical_features import Words
 from ragself.progress import silent
 from ragself.schema import Probe
+from ragself.training.dream import dream
+from ragself.training.dream.contexts import Contexts
+from ragself.training.dream.heads import Heads, find
+from ragself.training.dream.objective import DreamLesson
+from ragself.training.gap import Gap
+from ragself.training.optimizer import Course, descend, turn
+from ragself.training.revela import revela
+from ragself.training.revela.pools import distinct, plan
+from ragself.training.student import SHARPER, Pace, Student, TextStudent, VectorStudent, sharpen
 from tests.benchmarks.planted import corpus
 from tests.language_models import copying_model
 from tests.unit.studies import by_hand
@@ -171,7 +172,7 @@ def test_attention_that_a_document_has_whatever_is_asked_does_not_count(
     signal = (np.arange(K) == right[:, None])[:, None, None] * 0.1 * (np.arange(4) == 2)[None, None, :, None]
     made = iter([places + signal * (np.arange(2) == 1)[None, :, None, None], places])
     monkeypatch.setattr(Contexts, "groups", lambda self, documents: iter([np.arange(len(documents))]))
-    monkeypatch.setattr("ragself.learn.heads._given", lambda *given: next(made))
+    monkeypatch.setattr("ragself.training.dream.heads._given", lambda *given: next(made))
     assert find(contexts, probes, documents, right, 16).chosen == ((1, 2),)
 
 
@@ -186,7 +187,7 @@ def test_where_no_head_beats_chance_it_is_told(contexts: Contexts) -> None:
 
 def test_heads_are_the_same_however_many_are_read_at_once(contexts: Contexts, monkeypatch: pytest.MonkeyPatch) -> None:
     first = find(contexts, *known(), 16)
-    monkeypatch.setattr("ragself.learn.contexts._TOKENS", {"cpu": 1})
+    monkeypatch.setattr("ragself.training.dream.contexts._TOKENS", {"cpu": 1})
     assert find(contexts, *known(), 16) == first
 
 
@@ -427,7 +428,7 @@ def test_out_of_memory_is_told(copier: CausalLM, monkeypatch: pytest.MonkeyPatch
     def full(*arguments: Any) -> None:
         raise torch.OutOfMemoryError("no")
 
-    monkeypatch.setattr("ragself.learn.revela.read", full)
+    monkeypatch.setattr("ragself.training.revela.revela.read", full)
     with pytest.raises(GeneratorError, match=r"no memory for 8 chunks of \d+ tokens. Set train.revela_chunks or train"):
         objective.learn(0)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ragself.config import ProbesConfig
 from ragself.corpus.words import words
-from ragself.learn.probes import Probes, make
-from ragself.learn.questions import Question
-from ragself.learn.study import without
+from ragself.probes.dataset import without
+from ragself.probes.probes import Probes, make
+from ragself.probes.questions import Question
 from ragself.schema import Chunk, Probe
 
 CONFIG = ProbesConfig(traffic=4000, titles=2000, known_items=800, min_train=50)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragself.models.prompt import CONTINUATION, TARGET_TOKENS, TEMPLATES, WRITINGS, Writing, lay_out, prompt, template
+from ragself.lm.prompts import CONTINUATION, TARGET_TOKENS, TEMPLATES, WRITINGS, Writing, lay_out, prompt, template
 from ragself.schema import Probe, ProbeKind
 
 

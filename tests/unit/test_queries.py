@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ragself.corpus.queries import read_queries
+from ragself.corpus.query_file import read_queries
 from ragself.errors import InputError
 
 

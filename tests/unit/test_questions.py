@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.corpus.scores import ScoreCache
+from ragself.adapters.adapter import normalise
 from ragself.errors import GeneratorError
-from ragself.learn import questions
-from ragself.learn.questions import LOOKALIKES, TOP, Question, Questions, keep_found, plan, write
-from ragself.models.adapter import normalise
-from ragself.models.prompt import QUESTION_TOKENS, WRITINGS, Writing
+from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
+from ragself.lm.score_cache import ScoreCache
+from ragself.probes import questions
+from ragself.probes.questions import LOOKALIKES, TOP, Question, Questions, keep_found, plan, write
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 from tests.unit.fake_generator import FakeGenerator, ids

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ragself.adapters.io import fingerprint, identity, load, save
+from ragself.adapters.lora import Lora
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
+from ragself.encoders.encoder import Encoder
 from ragself.lexical.terms import term_keys
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.models.encoder import Encoder
-from ragself.models.lora import Lora
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
-from ragself.models.saved import fingerprint, identity, load, save
 
 WIDTH = 32
 WORDS = Weights(0.2, 0.03, np.sort(term_keys(["red", "green"])), np.array([0.5, -1.0], np.float32))

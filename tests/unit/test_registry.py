@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-import ragself.serve.registry
+import ragself.versions.registry
 from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Skipped, Version
-from ragself.serve.files import read_json
-from ragself.serve.registry import Manifest, Registry, now
+from ragself.versions.json_files import read_json
+from ragself.versions.registry import Manifest, Registry, now
 
 MANIFEST = Manifest(2, "org/model", None, "print", 4, [[1.0, 0.0], [0.5, 0.5]], "2025-01-01T00:00:00+00:00", "ab12")
 
@@ -149,7 +149,7 @@ def test_a_version_that_another_process_removes_meanwhile_is_not_listed(
             shutil.rmtree(registry.folder(1))
         return read_json(path)
 
-    monkeypatch.setattr(ragself.serve.registry, "read_json", read)
+    monkeypatch.setattr(ragself.versions.registry, "read_json", read)
     assert [each.number for each in registry.versions()] == [0]
     registry.add(version(1))
     with pytest.raises(InputError, match=r"no version 1\. Versions here: 0\."):
@@ -204,7 +204,7 @@ def test_a_switch_for_whose_line_there_was_no_room_is_in_the_history(
     def full(*_: Any) -> None:
         raise StoreError("Cannot write history.jsonl: no space left")
 
-    monkeypatch.setattr("ragself.serve.registry.append_json", full)
+    monkeypatch.setattr("ragself.versions.registry.append_json", full)
     promote(registry)
     assert "lacks its last line" in caplog.text
     monkeypatch.undo()
@@ -303,7 +303,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         raise StoreError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragself.serve.registry.append_json", full)
+        patched.setattr("ragself.versions.registry.append_json", full)
         registry.point(1, "promote", "better", fingerprint="print-1")
         registry.point(2, "promote", "better still", fingerprint="print-2")
         registry.point(1, "rollback", "bad")
@@ -319,7 +319,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         registry.point(1, "rollback", "bad")
         registry.point(2, "rollback", "bad")
     assert sum(event["event"] == "rollback" for event in registry.history()) == 12
-    monkeypatch.setattr("ragself.serve.registry.append_json", full)
+    monkeypatch.setattr("ragself.versions.registry.append_json", full)
     registry.point(1, "rollback", "bad")  # without room, and like one that is written but for the moment
     assert sum(event["event"] == "rollback" for event in registry.history()) == 13
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from ragself.adapters.adapter import normalise
 from ragself.errors import VerificationError
-from ragself.models.adapter import normalise
-from ragself.serve.reindex import _compare
+from ragself.index.reindex import _compare
 
 STORED = normalise(np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32))
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from ragself.models.adapter import normalise
-from ragself.models.residual import Residual
+from ragself.adapters.adapter import normalise
+from ragself.adapters.residual import Residual
 
 DRAW = np.random.default_rng(0)
 DOWN = DRAW.normal(size=(6, 2)).astype(np.float32)

@@ -9,14 +9,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from ragself.adapters import io as saved
+from ragself.adapters.adapter import normalise
+from ragself.adapters.io import fingerprint, identity, load, public_name, save
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.errors import AdapterError, StoreError
 from ragself.lexical.terms import term_keys
 from ragself.lexical.weights import Weights
-from ragself.models import saved
-from ragself.models.adapter import normalise
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
-from ragself.models.saved import fingerprint, identity, load, public_name, save
 
 DRAW = np.random.default_rng(0)
 RESIDUAL = Residual(DRAW.normal(size=(8, 2)).astype(np.float32), DRAW.normal(size=(2, 8)).astype(np.float32))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.corpus import scores
-from ragself.corpus.scores import ModelRecord, ScoreCache, digest
 from ragself.errors import StoreError
+from ragself.lm import score_cache as scores
+from ragself.lm.score_cache import ModelRecord, ScoreCache, digest
 
 CANARY = np.array([-1.0, -2.0, -3.0, -4.0], dtype=np.float32)
 OTHER = CANARY - 1.0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ragself.errors import StoreError
-from ragself.serve.files import append_json, read_json, write_json
+from ragself.versions.json_files import append_json, read_json, write_json
 
 
 def full(*_: Any, **__: Any) -> None:

@@ -2,9 +2,9 @@ from contextlib import closing
 from pathlib import Path
 
 from ragself.errors import StoreError
+from ragself.monitoring.search_log import SIGNALS, SignalLog
+from ragself.monitoring.usage import spending
 from ragself.schema import Account
-from ragself.serve.signals import SIGNALS, SignalLog
-from ragself.serve.spending import spending
 
 DAY = 86_400.0
 NOW = 1_800_000_000.0

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ragself.adapters.adapter import normalise
 from ragself.config import EncoderConfig
-from ragself.corpus.cache import VectorCache
-from ragself.models.adapter import normalise
-from ragself.models.encoder import Encoder
-from ragself.models.spread import DOCUMENTS, QUERIES, REFERENCE, spread, unit
-from ragself.models.vectors import BaseVectors
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.spread import DOCUMENTS, QUERIES, REFERENCE, spread, unit
+from ragself.encoders.vectors import BaseVectors
 
 
 class Made:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ragself.serve.status import size
+from ragself.engine.status import size
 
 
 def test_a_database_counts_with_what_sqlite_keeps_beside_it(tmp_path: Path) -> None:

@@ -10,25 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ragself.adapters.adapter import normalise
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.config import GateConfig, TeacherConfig
-from ragself.corpus.cache import VectorCache
 from ragself.corpus.words import words
-from ragself.learn.calibrate import CAREFUL
-from ragself.learn.filters import judge_probes
-from ragself.learn.judge import judge
-from ragself.learn.metrics import utility
-from ragself.learn.study import Study, _quotes, study, without
-from ragself.learn.teacher import TAU, law
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.spread import unit
+from ragself.encoders.vectors import BaseVectors
+from ragself.evaluation.calibration import CAREFUL
+from ragself.evaluation.judge import judge
+from ragself.evaluation.metrics import utility
 from ragself.lexical.law import Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.models.adapter import normalise
-from ragself.models.ngram import NgramScorer
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
-from ragself.models.spread import unit
-from ragself.models.vectors import BaseVectors
+from ragself.lm.ngram import NgramScorer
+from ragself.probes.dataset import Study, _quotes, study, without
+from ragself.probes.filters import judge_probes
+from ragself.probes.targets import TAU, law
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 from tests.unit.studies import by_hand

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragself.config import Config, GeneratorConfig, ProbesConfig
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError, StoreError
-from ragself.learn import supervision
-from ragself.learn.questions import LOOKALIKES
-from ragself.learn.supervision import affordable, scored, scores_file, supervise, wanted_questions
-from ragself.models.gain import IRRELEVANT
-from ragself.models.likelihood import LanguageModelScorer
-from ragself.models.ngram import NgramScorer
+from ragself.lm.gain import IRRELEVANT
+from ragself.lm.ngram import NgramScorer
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import LanguageModelScorer
+from ragself.probes import supervision
+from ragself.probes.questions import LOOKALIKES
+from ragself.probes.supervision import affordable, scored, scores_file, supervise, wanted_questions
 from ragself.schema import Probe
 from tests.unit.fake_generator import FakeGenerator
 

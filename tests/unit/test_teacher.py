@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ragself.learn.teacher import TAU, law, taught, trust
+from ragself.probes.targets import TAU, law, taught, trust
 
 DRAW = np.random.default_rng(0)
 GAINS = DRAW.normal(size=(5, 8)).astype(np.float32)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ragself.models.threads import Threads
+from ragself.lm.vllm.threads import Threads
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -54,7 +54,7 @@ def test_whoever_is_last_to_end_tells_and_what_was_waiting_is_not_begun() -> Non
 def test_a_program_that_ends_waits_for_none() -> None:
     code = """
 import threading, time
-from ragself.models.threads import Threads
+from ragself.lm.vllm.threads import Threads
 begun = threading.Event()
 Threads(1, "test").give(lambda: (begun.set(), time.sleep(60)))
 begun.wait()

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from ragself.learn.matches import Words
-from ragself.learn.teacher import TAU, law
-from ragself.learn.train import Learned, Lesson, Schedule, _Student, train
+from ragself.adapters.adapter import normalise
+from ragself.adapters.residual import Residual
 from ragself.lexical.law import Query
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.models.adapter import normalise
-from ragself.models.residual import Residual
+from ragself.probes.lexical_features import Words
+from ragself.probes.targets import TAU, law
+from ragself.training.trainer import Learned, Lesson, Schedule, _Student, train
 
 P, N, K, BASE, V = 90, 120, 12, 16, 60
 

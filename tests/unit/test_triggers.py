@@ -2,9 +2,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from ragself.background.triggers import due, left
 from ragself.config import WatchConfig
 from ragself.schema import News
-from ragself.triggers import due, left
 
 DAY = 86_400.0
 WATCH = WatchConfig(every=DAY, documents=100, queries=50, rest=600)

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from ragself.adapters.adapter import Adapter
+from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
+from ragself.encoders.encoder import Encoder
 from ragself.errors import EncoderError, StoreError
-from ragself.learn import kept
-from ragself.learn.descent import turn
-from ragself.learn.distil import Lesson, Probed, Schedule, Student
-from ragself.learn.reader import BUDGET, Reader, _targets, batches
-from ragself.learn.teacher import law
-from ragself.learn.tune import Learned, tune
-from ragself.models.adapter import Adapter
-from ragself.models.encoder import Encoder
-from ragself.models.residual import Residual
+from ragself.probes.targets import law
+from ragself.training import checkpoint as kept
+from ragself.training.distillation import Lesson, Probed, Schedule, Student
+from ragself.training.lora_trainer import Learned, tune
+from ragself.training.optimizer import turn
+from ragself.training.token_reader import BUDGET, Reader, _targets, batches
 from tests.conftest import documents, queries
 
 TEXTS = [text for _, _, text in documents()[::8]]

@@ -12,10 +12,11 @@ import transformers
 from torch import Tensor
 
 from ragself.errors import GeneratorError
-from ragself.learn.revela import looks, surprise
-from ragself.models import cross, inject
-from ragself.models.inject import Injection
-from ragself.models.whitebox import NAME, WhiteBox, causal
+from ragself.lm import attention_injection as inject
+from ragself.lm import cross_attention as cross
+from ragself.lm.attention_injection import Injection
+from ragself.lm.white_box import NAME, WhiteBox, causal
+from ragself.training.revela.revela import looks, surprise
 
 VOCABULARY, LAYERS, HEADS = 97, 3, 4
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": LAYERS}
@@ -103,7 +104,7 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_refused(monkeypatch: pytest
     def backwards(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         return torch.nn.functional.scaled_dot_product_attention(query, key, -value, **options)
 
-    monkeypatch.setattr("ragself.models.whitebox.scaled_dot_product_attention", backwards)
+    monkeypatch.setattr("ragself.lm.white_box.scaled_dot_product_attention", backwards)
     with pytest.raises(GeneratorError, match=r"llama attends in a way of its own \(probabilities differ by \d"):
         box("llama")
 

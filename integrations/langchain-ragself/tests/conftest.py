@@ -15,7 +15,7 @@ from langchain_ragself import RagselfRetriever
 
 from ragself import Config, KnowledgeBase
 from ragself.config import load
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
 from tests.conftest import documents as corpus
 from tests.conftest import queries, tiny_model  # noqa: F401
 from tests.integration.chroma_server import a_client, a_server  # noqa: F401

@@ -17,7 +17,7 @@ from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from ragself import Config, KnowledgeBase
 from ragself.config import load
-from ragself.models.encoder import Encoder
+from ragself.encoders.encoder import Encoder
 from tests.conftest import documents, queries, tiny_model  # noqa: F401
 from tests.integration.chroma_server import a_client, a_server  # noqa: F401
 

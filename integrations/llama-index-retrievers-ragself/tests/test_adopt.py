@@ -18,8 +18,8 @@ from llama_index.retrievers.ragself import RagselfRetriever
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from ragself import Config
-from ragself.corpus.layout import as_chunk
 from ragself.errors import StoreError
+from ragself.index.row_formats import as_chunk
 from tests.integration.stored import Stored
 
 F, Op = MetadataFilter, FilterOperator

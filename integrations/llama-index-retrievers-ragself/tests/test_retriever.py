@@ -23,9 +23,9 @@ from llama_index.core.tools import RetrieverTool
 from llama_index.retrievers.ragself import RagselfRetriever
 
 from ragself import Chunk, KnowledgeBase
+from ragself.adapters.ranking import Ranking
+from ragself.adapters.residual import Residual
 from ragself.errors import StoreError
-from ragself.models.ranking import Ranking
-from ragself.models.residual import Residual
 from tests.integration.helpers import promote
 
 

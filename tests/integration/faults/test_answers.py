@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
+from ragself.lm.score_cache import ScoreCache
 from ragself.schema import Account
 from tests.integration.faults.front import Front, Page, as_json, at_times
 from tests.integration.faults.work import SHORT, TEXTS, answers, reach, same, score, some_pairs
@@ -99,10 +99,10 @@ def test_of_two_servers_that_tokenize_the_one_that_goes_away_is_told_once_and_th
         place.target = "http://127.0.0.1:1"
         for start in range(0, 40, 10):
             assert generator.encode(TEXTS[start : start + 10]) == expected[start : start + 10]
-        told = [record.getMessage() for record in caplog.records if record.name == "ragself.models.fleet"]
+        told = [record.getMessage() for record in caplog.records if record.name == "ragself.lm.vllm.pool"]
         assert {line.partition(": ")[0] for line in told} == {f"{place.url} is away"}
         assert len(told) <= 8  # one for each text that met it first
         place.target = steady.url
         assert generator.encode(TEXTS[:1]) == expected[:1]
-    told = [record.getMessage() for record in caplog.records if record.name == "ragself.models.fleet"]
+    told = [record.getMessage() for record in caplog.records if record.name == "ragself.lm.vllm.pool"]
     assert told[-1] == f"{place.url} is back"

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models.causal import CausalLM
+from ragself.lm.causal import CausalLM
+from ragself.lm.score_cache import ScoreCache
 from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.spoilt import Spoilt

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself import KnowledgeBase
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models.likelihood import NOISE_PAIRS
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import NOISE_PAIRS
 from tests.integration.faults.conftest import Accident, Servers
 from tests.integration.faults.work import FLIGHT, KEY, REACHED, WORK, same
 

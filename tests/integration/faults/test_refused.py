@@ -13,11 +13,11 @@ import pytest
 
 from ragself import Config, KnowledgeBase
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models import vllm
-from ragself.models.causal import CausalLM
-from ragself.models.generator import Pair
+from ragself.lm.causal import CausalLM
+from ragself.lm.generator import Pair
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.vllm import generator as vllm
 from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.spoilt import Spoilt

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.corpus.scores import ScoreCache
 from ragself.errors import GeneratorError
-from ragself.models import endpoint, fleet
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.vllm import client as endpoint
+from ragself.lm.vllm import pool as fleet
 from ragself.schema import Account
 from tests.integration.faults.front import Front
 from tests.integration.faults.work import SHORT, WORK, answers, reach, same, score, some_pairs

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ragself.config import GeneratorConfig
-from ragself.models.causal import CausalLM
-from ragself.models.generator import Generator
-from ragself.models.prompt import WRITINGS
+from ragself.lm.causal import CausalLM
+from ragself.lm.generator import Generator
+from ragself.lm.prompts import WRITINGS
 from ragself.schema import Chunk
 from tests.integration.faults.front import Front, at_times
 from tests.integration.faults.spoilt import Spoilt

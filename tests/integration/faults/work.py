@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ragself import Config
 from ragself.config import GeneratorConfig
-from ragself.corpus.scores import ScoreCache
-from ragself.models.generator import Generator, Likelihoods, Pair
-from ragself.models.likelihood import LanguageModelScorer
-from ragself.models.vllm import Vllm
+from ragself.lm.generator import Generator, Likelihoods, Pair
+from ragself.lm.score_cache import ScoreCache
+from ragself.lm.scorer import LanguageModelScorer
+from ragself.lm.vllm.generator import Vllm
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Probe
 from tests.conftest import documents, queries

@@ -1,0 +1,1 @@
+"""Encoders: texts to base vectors, each text encoded once."""

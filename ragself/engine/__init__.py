@@ -1,0 +1,1 @@
+"""The open parts of a knowledge base, and operations on all of its versions."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, calibration of the teacher, selection of a candidate, and the gate."""

@@ -1,0 +1,1 @@
+"""Language models: likelihood of a text given a document, by counted words, transformers or vLLM."""

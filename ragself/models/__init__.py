@@ -1,1 +1,0 @@
-"""What turns text into numbers: the encoder, the adapters on its vectors, the language models that score."""

@@ -1,0 +1,1 @@
+"""Records of searches, queries, cost and progress."""

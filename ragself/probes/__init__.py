@@ -1,0 +1,1 @@
+"""Training data: probes, their candidate documents, and likelihoods of both."""

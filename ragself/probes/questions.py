@@ -1,0 +1,206 @@
+"""Questions that a language model writes about chunks, and which of them are good: known items like what users ask."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.corpus.words import Vocabulary, words
+from ragself.lm.generator import Generator, identify
+from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
+from ragself.lm.protocol import LikelihoodScorer
+from ragself.lm.score_cache import ScoreCache, digest
+from ragself.probes.duplicates import groups
+from ragself.progress import Progress, silent
+from ragself.schema import Chunk, Probe
+
+LOOKALIKES = 15  # chunks most like the source that a question must tell it from
+TOP = 3  # rank by p(question | document) that the source must reach among them
+_LEAST_WORDS = 12  # of a chunk worth a question
+_SAME = 0.8  # word overlap from which two questions count as one
+_CHARACTERS = 3000  # of a chunk that are shown: a question is about one thing
+_TEMPLATE = 64  # tokens that a chat template may put around it
+_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # a template may have begun the thought
+_LABEL = re.compile(r"^((question|search query|search|query|q)\s*\d*\s*[:.)]|\d{1,2}[.)]|[-•])\W*\s+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the chunk that it was written about."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The questions of one pass.
+
+    Attributes:
+        questions: That are good.
+        dropped: How many were not taken, by reason.
+        checked: How many were compared with look-alikes of their source.
+    """
+
+    questions: tuple[Question, ...] = ()
+    dropped: dict[str, int] = field(default_factory=dict)
+    checked: int = 0
+
+
+def write(
+    chunks: Sequence[Chunk], count: int, generator: Generator, cache: ScoreCache, progress: Progress = silent
+) -> Questions:
+    """Let the language model write questions: one a chunk, or a question and a search where there are too few chunks.
+
+    Args:
+        chunks: The corpus, of which chunks are taken from as many documents as there are.
+        count: How many questions to ask for.
+        generator: The language model.
+        cache: Questions written before are taken from here, new ones are kept in it.
+        progress: Told of questions.
+
+    Raises:
+        GeneratorError: The model cannot be reached. What was written is kept.
+    """
+    jobs = plan(chunks, count)
+    written = _written(jobs, generator, cache, progress)
+    dropped: Counter[str] = Counter()
+    kept: dict[str, Question] = {}
+    for (chunk, _), text in zip(jobs, written, strict=True):
+        question, reason = _clean(text, chunk)
+        key = " ".join(words(question))
+        if not reason and key in kept:
+            reason = "question written before"
+        if reason:
+            dropped[reason] += 1
+        else:
+            kept[key] = Question(question, chunk.id)
+    if not kept:
+        return Questions((), dict(dropped))
+    tokenised = [key.split() for key in kept]
+    labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME)
+    first = dict(zip(reversed(labels.tolist()), reversed(list(kept.values())), strict=True))
+    if len(first) < len(kept):
+        dropped["question written before"] += len(kept) - len(first)
+    return Questions(tuple(question for question in kept.values() if question in set(first.values())), dict(dropped))
+
+
+def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, Writing]]:
+    """Which chunks are asked about, and how: one of each document in turn, stable as the corpus grows."""
+    by_source: dict[str, list[Chunk]] = {}
+    for chunk in sorted(chunks, key=lambda chunk: digest(chunk.id)):
+        if len(words(chunk.text)) >= _LEAST_WORDS:
+            by_source.setdefault(chunk.source, []).append(chunk)
+    ordered = sorted(
+        ((turn, digest(source), chunk) for source, own in by_source.items() for turn, chunk in enumerate(own)),
+        key=lambda item: item[:2],
+    )
+    return [(chunk, writing) for writing in WRITINGS for _, _, chunk in ordered][:count]
+
+
+def keep_found(
+    written: Questions,
+    chunks: Sequence[Chunk],
+    vectors: NDArray[np.float32],
+    scorer: Callable[[Sequence[str], int], LikelihoodScorer],
+    progress: Progress = silent,
+) -> Questions:
+    """Keep questions whose source is among the three that make them likeliest, of the chunks most like it.
+
+    Args:
+        written: Questions about `chunks`.
+        chunks: The corpus, N.
+        vectors: (N, base) base vectors.
+        scorer: Makes a scorer of documents and the number of those that are the corpus.
+        progress: Told of what is scored.
+    """
+    if not written.questions:
+        return written
+    row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
+    sources = np.array([row_of[question.source] for question in written.questions])
+    width = min(LOOKALIKES + 1, len(chunks))
+    candidates = np.empty((len(sources), width), dtype=np.int64)
+    for at, source in enumerate(sources.tolist()):
+        likeness = vectors @ vectors[source]
+        likeness[source] = np.inf
+        candidates[at] = np.argsort(-likeness, kind="stable")[:width]  # the source first
+    probes = [Probe(question.source, question.text, question.text, "question", question.source, "train")
+              for question in written.questions]  # fmt: skip
+    gains = scorer([chunk.text for chunk in chunks], len(chunks)).gains(probes, candidates, progress)
+    better = (gains[:, 1:] > gains[:, :1]).sum(axis=1)
+    found = np.isfinite(gains[:, 0]) & (better < TOP)
+    dropped = dict(written.dropped)
+    if not found.all():
+        dropped[f"question whose source is not in the top {TOP} of its look-alikes"] = int((~found).sum())
+    kept = tuple(question for question, good in zip(written.questions, found, strict=True) if good)
+    return Questions(kept, dropped, len(found))
+
+
+def _written(
+    jobs: Sequence[tuple[Chunk, Writing]], generator: Generator, cache: ScoreCache, progress: Progress
+) -> list[str]:
+    """What the model wrote for each job, from the cache or now; empty where it wrote nothing."""
+    if not jobs:
+        return []
+    model = cache.latest(generator.name)
+
+    def keys() -> list[bytes]:
+        name = f"{generator.name}#{model.id if model else ''}"
+        return [digest(name, writing.name, chunk.text) for chunk, writing in jobs]
+
+    found = cache.look_up_texts(keys())
+    if model is None or len(found) < len(set(keys())):
+        model = identify(generator, cache)
+        found = cache.look_up_texts(keys())
+    total = len(set(keys()))
+    done = len(found)
+    for writing in WRITINGS:
+        missing = {
+            key: chunk.text for key, (chunk, of) in zip(keys(), jobs, strict=True) if of is writing and key not in found
+        }
+        if not missing:
+            continue
+        order = list(missing)
+        for batch in generator.write(_shown(list(missing.values()), writing, generator), writing):
+            texts = [(order[position], text or "") for position, text in batch]
+            cache.store_texts(model, texts)
+            found.update(texts)
+            done += len(batch)
+            progress("write questions", min(done, total), total)
+    return [found.get(key, "") for key in keys()]
+
+
+def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> list[str]:
+    """Beginnings of documents that leave room for the instruction and for the answer."""
+    (frame,) = generator.encode([writing.chat.format(document="")])
+    room = max(generator.limit - len(frame) - QUESTION_TOKENS - _TEMPLATE, 16)
+    texts = [document[:_CHARACTERS] for document in documents]
+    # A token is at least one byte, so short texts need no counting.
+    long = [row for row, text in enumerate(texts) if len(text.encode()) > room]
+    while long:
+        counts = [len(ids) for ids in generator.encode([texts[row] for row in long])]
+        for row, count in zip(long, counts, strict=True):
+            if count > room:  # its beginning may take more tokens than its end: count again
+                texts[row] = texts[row][: int(len(texts[row]) * room / count)]
+        long = [row for row, count in zip(long, counts, strict=True) if count > room]
+    return texts
+
+
+def _clean(text: str, chunk: Chunk) -> tuple[str, str]:
+    """The question in what a model wrote, and why it is not taken; an empty reason means that it is."""
+    lines = [line.strip() for line in _THOUGHT.sub("", text.replace("\ufffd", "")).splitlines()]
+    line = next((line for line in lines if line), "")
+    question = " ".join(_LABEL.sub("", line.strip("*_#>` ")).strip("\"'“”„«» *").split())
+    count = len(words(question))
+    if count < 3:
+        return question, "question of fewer than three words"
+    if count > 40:
+        return question, "question of more than forty words"
+    if f" {' '.join(words(question))} " in f" {' '.join(words(chunk.text))} ":
+        return question, "question that its source holds word for word"
+    return question, ""

@@ -1,0 +1,1 @@
+"""DREAM: training through a language model that reads several documents at once (arXiv 2606.24667)."""

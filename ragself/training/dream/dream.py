@@ -1,0 +1,200 @@
+"""DREAM: a frozen language model reads documents and predicts what is asked, and its loss teaches which to attend to.
+
+In the heads that look for what is asked, attention over the documents in the context is the student's law over them;
+the next-token loss of the probe reaches the student through that, and the language model does not learn (DREAM, arXiv
+2606.24667: its abstract and notes on it, no code). Which heads, how many documents and which temperature is measured
+here, without labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ragself.errors import GeneratorError
+from ragself.lm.attention_injection import Injection
+from ragself.schema import Probe
+from ragself.training.dream.contexts import Contexts
+from ragself.training.dream.heads import Heads
+from ragself.training.optimizer import turn
+from ragself.training.student import Student
+
+Rows = NDArray[np.int64]
+SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on trial
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn from.
+
+    Attributes:
+        probes: P.
+        candidates: (P, C) rows of the documents.
+        fit: (P, C) True where one may stand in the context: it does not leak the target.
+        right: (P,) rows of the documents that known-item probes were made from; -1 for others.
+        weights: (P,) how much each probe counts.
+        train, held: Positions of probes to learn from, and of those that tell when to stop.
+    """
+
+    probes: Sequence[Probe]
+    candidates: Rows
+    fit: NDArray[np.bool_]
+    right: Rows
+    weights: NDArray[np.float32]
+    train: Rows
+    held: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How.
+
+    Attributes:
+        documents: K, in a context.
+        batch: Probes a step.
+        unit: Nats per token that count as 1 in the loss, so that what keeps the student close to the base weighs alike.
+        seed: Of order and choice of documents.
+    """
+
+    documents: int = 8
+    batch: int = 8
+    unit: float = 1.0
+    seed: int = 0
+
+
+class Dream:
+    """The loss of a frozen language model, to be lowered by a student."""
+
+    def __init__(
+        self, lesson: Lesson, contexts: Contexts, heads: Heads, student: Student, schedule: Schedule, key: str
+    ) -> None:
+        """Name the parts.
+
+        Args:
+            lesson: What to learn from.
+            contexts: What reads.
+            heads: Which heads obey.
+            student: Its queries are the probes, its documents those of the lesson.
+            schedule: How.
+            key: Hash of all that the bits depend on.
+        """
+        self.lesson, self.contexts, self.heads, self.schedule, self.key = lesson, contexts, heads, schedule, key
+        self.student, self.rates = student, student.rates
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Those of the student."""
+        return dict(self.student.weights)
+
+    def learn(self, step: int) -> float:
+        """Add the gradient of a batch of probes; their mean loss, nats per token."""
+        schedule, lesson = self.schedule, self.lesson
+        rows = turn(lesson.train, schedule.batch, schedule.seed, step)
+        documents = arranged(lesson, rows, schedule.documents, np.random.default_rng([schedule.seed, step]))
+        share = torch.from_numpy(lesson.weights[rows] / lesson.weights[rows].sum())
+        total = 0.0
+        for part in self.contexts.groups(documents):
+            (losses,), penalty = self._losses(rows[part], documents[part])
+            loss = (losses.cpu() @ share[part]) / schedule.unit + penalty * (len(part) / len(rows))
+            loss.backward()
+            total += float(losses.detach().cpu() @ share[part])
+        return total
+
+    def look(self) -> float | None:
+        """Mean loss of the held-out probes, each with the same documents every time."""
+        return next(iter(self.tried((1.0,))), None)
+
+    def tried(self, factors: Sequence[float]) -> list[float]:
+        """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
+        lesson, schedule = self.lesson, self.schedule
+        if not len(lesson.held):
+            return []
+        documents = arranged(lesson, lesson.held, schedule.documents, np.random.default_rng(schedule.seed))
+        total = torch.zeros(len(factors))
+        with torch.no_grad():
+            for part in self.contexts.groups(documents):
+                losses, _ = self._losses(lesson.held[part], documents[part], factors)
+                total += losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]])
+        return [float(each) for each in total / float(lesson.weights[lesson.held].sum())]
+
+    def _losses(self, rows: Rows, documents: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
+        """Loss of each probe by each factor of the logits, (F, n), and what keeps the student close to the base."""
+        used, inverse = np.unique(documents, return_inverse=True)
+        logits, penalty = self.student.logits(rows, used)
+        at = torch.from_numpy(inverse.reshape(documents.shape))
+        law = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
+        return surprise(self.contexts, self.heads, [self.lesson.probes[row] for row in rows], documents, law), penalty
+
+
+def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
+    """-log p of each probe's target with the law over its documents in the heads, (..., B) nats per token.
+
+    Args:
+        contexts, heads: What reads, and what obeys.
+        probes: B.
+        documents: (B, K) rows, read once for all laws.
+        law: (..., B, K) float32, logarithms.
+
+    Raises:
+        GeneratorError: There is no memory for one probe and its documents.
+    """
+    try:
+        context, asked = contexts.read(probes, documents)
+        weights = law.to(contexts.box.device)[..., None, None, :].reshape(-1, len(probes), 1, 1, documents.shape[1])
+        losses = [contexts.surprise(asked, Injection(context, heads.by_layer, each)) for each in weights]
+        return torch.stack(losses).reshape(law.shape[:-1])
+    except torch.OutOfMemoryError as error:
+        if len(probes) == 1:
+            raise GeneratorError(
+                f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set "
+                "train.dream_documents or train.tokens lower, or generator.device to cpu."
+            ) from error
+    half = len(probes) // 2  # out here the error no longer holds what the whole took
+    parts = (slice(None, half), slice(half, None))
+    return torch.cat(
+        [surprise(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1
+    )
+
+
+def gap(
+    contexts: Contexts, heads: Heads, lesson: Lesson, rows: Rows, schedule: Schedule, shares: Sequence[float] = SHARES
+) -> NDArray[np.float64]:
+    """What there is to learn: how much lower the loss is with the right document in view than with all alike.
+
+    A head that gives all its attention to one document may copy too boldly, so several shares are tried.
+
+    Args:
+        contexts, heads, lesson, schedule: As of `Dream`.
+        rows: n known-item probes.
+        shares: What of the documents' attention the right one gets; the others share the rest.
+
+    Returns:
+        (len(shares), n) nats per token.
+    """
+    documents = arranged(lesson, rows, schedule.documents, np.random.default_rng(schedule.seed))
+    count, found = documents.shape[1], []
+    with torch.no_grad():
+        for part in contexts.groups(documents):
+            probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
+            right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
+            laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
+            losses = surprise(contexts, heads, probes, laid, torch.stack(laws).clamp_min(1e-9).log())
+            found.append((losses[0] - losses[1:]).cpu().numpy())
+    return np.concatenate(found, axis=1).astype(np.float64)
+
+
+def arranged(lesson: Lesson, rows: Rows, count: int, random: np.random.Generator) -> Rows:
+    """Documents of the contexts, (len(rows), count): the right one where there is one, others drawn, in random order.
+
+    Order must be random: a language model attends to the last of them more, whatever it is.
+    """
+    draw = random.random((len(rows), lesson.candidates.shape[1]))
+    draw[~lesson.fit[rows]] += 2.0
+    draw[lesson.candidates[rows] == lesson.right[rows][:, None]] = -1.0
+    chosen = np.argsort(draw, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(lesson.candidates[rows], random.permuted(chosen, axis=1), axis=1)

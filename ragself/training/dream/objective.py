@@ -1,0 +1,170 @@
+"""What DREAM reads in a pass: contexts, the heads that look for what is asked in them, and what there is to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import TrainConfig
+from ragself.errors import GeneratorError
+from ragself.lm.causal import CausalLM
+from ragself.lm.white_box import WhiteBox
+from ragself.probes.dataset import Study
+from ragself.progress import Progress
+from ragself.training.dream import dream
+from ragself.training.dream.contexts import Contexts
+from ragself.training.dream.heads import Heads, find
+from ragself.training.gap import Gap
+from ragself.training.optimizer import EVERY
+from ragself.training.student import Side, Student
+
+Rows = NDArray[np.int64]
+
+FORWARDS = 1.3  # times that scoring as many tokens takes, measured on a CPU
+_WATCHED = 64  # held-out probes that tell when to stop
+_FOUND = 128  # known-item probes that tell which heads look for what is asked, as in QRHead
+_KINDS = ("question", "title", "span")  # of known items, the most telling first
+_FEW = 24  # known items below which less telling ones are taken, too
+
+
+@dataclass(frozen=True)
+class DreamLesson:
+    """Made once for all kinds of adapters.
+
+    Attributes:
+        lm, box: The language model, and the same from inside.
+        study: Probes, documents and their vectors.
+        rows: Probes to train on.
+        config: Settings.
+        progress: Told of each stage.
+    """
+
+    lm: CausalLM
+    box: WhiteBox
+    study: Study
+    rows: Rows
+    config: TrainConfig
+    progress: Progress
+
+    @cached_property
+    def asked(self) -> Side:
+        """The probes."""
+        return [probe.text for probe in self.study.probes], self.study.queries
+
+    @cached_property
+    def searched(self) -> Side:
+        """Documents that are a candidate of any probe: no others are read."""
+        return [self.study.texts[row] for row in self._used], self.study.documents[self._used]
+
+    @property
+    def gap(self) -> Gap:
+        """What the right document gains by the chosen heads."""
+        return self._found[1]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How many heads were found, and how they rank documents."""
+        heads = self._found[0]
+        return {"heads": len(heads.chosen), "head_rank": float(np.mean(heads.quality)), "chance": heads.chance}
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What the bits of a run depend on, settings aside."""
+        return self._schedule, self._probes.train, self._probes.held, self._found[0].chosen
+
+    def objective(self, student: Student, key: str) -> dream.Dream:
+        """What is lowered."""
+        return dream.Dream(self._probes, self._contexts, self._found[0], student, self._schedule, key)
+
+    @cached_property
+    def _used(self) -> Rows:
+        return np.unique(self.study.candidates)
+
+    @cached_property
+    def _contexts(self) -> Contexts:
+        return Contexts(self.box, self.lm.encode, self.lm.begin, self.searched[0], self.config.tokens)
+
+    @property
+    def _documents(self) -> int:
+        return min(self.config.dream_documents, int(self.study.candidates.shape[1]))
+
+    @property
+    def _schedule(self) -> dream.Schedule:
+        return dream.Schedule(self._documents, unit=self.gap.unit, seed=self.config.seed)
+
+    @cached_property
+    def _probes(self) -> dream.Lesson:
+        """Probes that have enough documents that do not give them away, and known items among them."""
+        study, config = self.study, self.config
+        fit = ~np.isneginf(study.gains) & ~study.leaks
+        known = study.positive >= 0
+        fit[known] |= study.candidates[known] == study.positive[known][:, None]
+        enough = fit.sum(axis=1) >= self._documents
+        held = study.rows("select")
+        held = held[enough[held]]
+        held = np.random.default_rng(config.seed).permutation(held)[:_WATCHED]
+        train = self.rows[enough[self.rows]]
+        if not len(train):
+            raise GeneratorError(
+                f"DREAM puts {self._documents} documents into a context; no probe has so many candidates that do not "
+                "give it away. Set train.dream_documents lower, or generator.candidates higher."
+            )
+        candidates = np.searchsorted(self._used, study.candidates)
+        right = np.where(known, np.searchsorted(self._used, study.positive), -1)
+        return dream.Lesson(study.probes, candidates, fit, right, study.weights, train, held)
+
+    @cached_property
+    def _found(self) -> tuple[Heads, Gap]:
+        """Heads that obey, and what there is to learn: from known-item probes, half for each."""
+        study, lesson, config = self.study, self._probes, self.config
+        if self._documents < 2:
+            raise GeneratorError(
+                "DREAM tells documents apart; a context of one has nothing to tell. Set train.dream_documents to 2 or "
+                "more, or add documents."
+            )
+        enough = np.flatnonzero((study.positive >= 0) & (lesson.fit.sum(axis=1) >= self._documents))
+        held_back = study.rows("confirm")  # which the gate alone may see
+        known = _telling(study, np.setdiff1d(enough, held_back))
+        known = np.random.default_rng(config.seed).permutation(known)[: 2 * _FOUND]
+        if len(known) < 2:
+            raise GeneratorError(
+                "DREAM finds by known items which heads of the language model look for what is asked; there are none. "
+                "Add documents with titles or sentences."
+            )
+        finders, judges = known[: len(known) // 2], known[len(known) // 2 :]
+        documents = dream.arranged(lesson, finders, self._documents, np.random.default_rng(config.seed))
+        right = (documents == lesson.right[finders][:, None]).argmax(axis=1)
+        probes = [study.probes[row] for row in finders]
+        heads = find(self._contexts, probes, documents, right, config.dream_heads, self.progress)
+        schedule = dream.Schedule(self._documents, seed=config.seed)
+        tried = dream.gap(self._contexts, heads, lesson, finders, schedule).mean(axis=1)
+        best = dream.SHARES[int(np.argmax(tried))]  # chosen on some, told on others
+        return heads, Gap.of(dream.gap(self._contexts, heads, lesson, judges, schedule, [best])[0])
+
+
+def tokens_read(config: TrainConfig, courses: Sequence[int], document: float, target: float) -> int:
+    """Tokens that the language model reads while adapters are trained, padding aside.
+
+    Args:
+        config: Settings.
+        courses: Steps of each adapter.
+        document, target: Mean tokens of a document, and of what a probe is to say.
+    """
+    looks = sum(2 + -(-steps // EVERY) for steps in courses)  # the temperatures are tried in one
+    contexts = 3 * _FOUND + looks * _WATCHED + sum(courses) * dream.Schedule().batch
+    return int(contexts * (config.dream_documents * min(document, config.tokens) + target))
+
+
+def _telling(study: Study, rows: Rows) -> Rows:
+    """Those of the most telling kinds. The first sentence of a document need not be in the rest of it at all."""
+    found = np.empty(0, dtype=np.int64)
+    for kind in _KINDS:
+        if len(found) < _FEW:
+            own = [row for row in rows.tolist() if study.probes[row].kind == kind]
+            found = np.concatenate([found, np.array(own, dtype=np.int64)])
+    return found

@@ -1,0 +1,42 @@
+"""Fusion weights: how much the lexical scores weigh against the vectors, found by known items that are hard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.adapters.ranking import Ranking
+from ragself.evaluation.calibration import NEED, hard
+from ragself.evaluation.metrics import Values, bootstrap, known_item
+from ragself.lexical.weights import Weights
+from ragself.probes.dataset import Study
+
+SCALES = (0.5, 1.5, 2.0, 3.0, 4.0)  # of the untrained weights, which are tried
+
+
+def fusion_weights(study: Study, rows: NDArray[np.int64], confidence: float) -> Weights | None:
+    """The scale of both weights at which hard known items are found best; None where none is better beyond doubt.
+
+    Args:
+        study: The probes.
+        rows: Those to use, which the gate does not judge by.
+        confidence: Of the interval of the gain.
+    """
+    rows = hard(study, rows)
+    if len(rows) < NEED:
+        return None
+    usual = _found(study, rows, Weights())
+    values = {scale: _found(study, rows, _scaled(scale)) for scale in SCALES}
+    best = max(SCALES, key=lambda scale: float(values[scale].mean()))
+    return _scaled(best) if bootstrap(values[best] - usual, confidence).low > 0 else None
+
+
+def _scaled(scale: float) -> Weights:
+    plain = Weights()
+    return replace(plain, language_model=plain.language_model * scale, bm25=plain.bm25 * scale)
+
+
+def _found(study: Study, rows: NDArray[np.int64], weights: Weights) -> Values:
+    return known_item(study.ranks(rows, study.scores(rows, Ranking(None, weights))), 10)["mrr"]

@@ -1,0 +1,210 @@
+"""Learning from a language model's loss itself, with its weights at hand: what DREAM and Revela share.
+
+Both make the same adapters as distillation does, from cached vectors or LoRA, and both say beforehand whether there is
+anything to learn: how much better the language model would do if it were shown the right document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import OutOfMemoryError
+
+from ragself.adapters.io import identity
+from ragself.adapters.ranking import Ranking
+from ragself.config import TrainConfig
+from ragself.encoders.vectors import BaseVectors
+from ragself.errors import GeneratorError
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
+from ragself.lm.causal import CausalLM
+from ragself.lm.white_box import WhiteBox
+from ragself.probes.dataset import Study
+from ragself.probes.lexical_features import Words
+from ragself.progress import Progress, silent
+from ragself.schema import Account
+from ragself.training.dream import objective as dream_lesson
+from ragself.training.dream.dream import Dream
+from ragself.training.dream.objective import DreamLesson
+from ragself.training.gap import Gap
+from ragself.training.optimizer import EVERY, Course, descend
+from ragself.training.revela import objective as revela_lesson
+from ragself.training.revela.objective import RevelaLesson
+from ragself.training.revela.revela import Revela
+from ragself.training.student import SHARPER, Pace, Side, Student, TextStudent, VectorStudent, sharpen
+
+Rows = NDArray[np.int64]
+
+_PATIENCE = 4  # looks without a gain
+
+
+class Lesson(Protocol):
+    """What an objective reads in a pass, made once for all kinds of adapters."""
+
+    @property
+    def box(self) -> WhiteBox:
+        """The language model."""
+        ...
+
+    @property
+    def asked(self) -> Side:
+        """What stands for queries."""
+        ...
+
+    @property
+    def searched(self) -> Side:
+        """What is found by them."""
+        ...
+
+    @property
+    def gap(self) -> Gap:
+        """What there is to learn."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the objective alone knows."""
+        ...
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What the bits of a run depend on, settings aside."""
+        ...
+
+    def objective(self, student: Student, key: str) -> Dream | Revela:
+        """What is lowered."""
+        ...
+
+
+class Backprop:
+    """One pass's language model, opened once, and what it was tried with.
+
+    Attributes:
+        seen: Of each kind of adapter, the `gap`, the `loss` before and after on what is held out, `steps`, `tokens`
+            that the model read since the kind before, and what the objective alone knows.
+    """
+
+    def __init__(
+        self, lm: CausalLM, study: Study, rows: Rows, base: BaseVectors,
+        config: TrainConfig, account: Account, progress: Progress = silent,
+    ) -> None:  # fmt: skip
+        """Name the parts; nothing is read yet.
+
+        Args:
+            lm: The language model.
+            study: Probes, documents and their vectors.
+            rows: Probes to train on.
+            base: The encoder and its vectors.
+            config: Settings.
+            account: Takes the tokens that are read.
+            progress: Told of each stage.
+        """
+        self._lm, self._study, self._rows = lm, study, rows
+        self._base, self._config, self._account, self._progress = base, config, account, progress
+        self.seen: dict[str, dict[str, Any]] = {}
+
+    def teach(self, kind: str, inner: Ranking, state: Path) -> Ranking:
+        """Train a ranking of a kind.
+
+        Args:
+            kind: ``weights``, ``residual`` or ``lora``.
+            inner: What LoRA is trained under.
+            state: A file to go on from where training was killed, and to write to.
+
+        Raises:
+            GeneratorError: The language model cannot be used so, or there is nothing to learn from it.
+            EncoderError: The encoder has no module for LoRA.
+        """
+        before, lesson, name = self._account.inside, self._lesson, self._config.objective
+        lesson.gap.check(name)
+        student = self._student(kind, inner)
+        objective = lesson.objective(student, self._key(kind, inner))
+        sharper = sharpen(student, objective.tried(SHARPER), SHARPER)
+        steps = self._config.lora_steps if kind == "lora" else self._config.steps
+        course = Course(steps, EVERY, _PATIENCE)
+        try:
+            loss, held = descend(objective, course, state, self._progress, f"train {kind} by {name}")
+        except OutOfMemoryError as error:
+            raise GeneratorError(
+                f"{lesson.box.device} has no memory for a step of {name} with {kind}. Set train.tokens, "
+                "train.dream_documents or train.revela_chunks lower, or generator.device to cpu."
+            ) from error
+        self.seen[kind] = {
+            "gap": lesson.gap.mean,
+            "gap_error": lesson.gap.error,
+            "sharper": sharper,
+            "loss": [held[0], min(held)] if held else [loss[0], loss[-1]],
+            "steps": len(loss),
+            "tokens": self._account.inside - before,
+            **lesson.facts,
+        }
+        return self._ranking(student, inner)
+
+    @cached_property
+    def _lesson(self) -> Lesson:
+        lm, study, config = self._lm, self._study, self._config
+        box = lm.white_box(self._account)
+        if config.objective == "dream":
+            return DreamLesson(lm, box, study, self._rows, config, self._progress)
+        return RevelaLesson(lm, box, study, self._base, config, self._progress)
+
+    def _student(self, kind: str, inner: Ranking) -> Student:
+        queries, documents = self._lesson.asked, self._lesson.searched
+        config, tau, words = self._config, self._study.tau, self._words
+        if kind == "lora":
+            pace = Pace(config.lora_rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
+            encoder, sides = self._base.encoder, config.lora_sides
+            return TextStudent(encoder, inner.adapter, sides, queries, documents, words, inner.weights, tau, pace)
+        pace = Pace(seed=config.seed) if kind == "residual" else Pace(rank=0, seed=config.seed)
+        return VectorStudent(queries[1], documents[1], words, tau, pace, Weights())
+
+    @cached_property
+    def _words(self) -> Words:
+        """Of what the objective reads. Statistics are those of the corpus."""
+        corpus = View.of(self._study.texts[: self._study.size])
+        queries, documents = self._lesson.asked[0], self._lesson.searched[0]
+        return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._study.words.unit)
+
+    def _ranking(self, student: Student, inner: Ranking) -> Ranking:
+        if isinstance(student, TextStudent):
+            lora = replace(student.reader.lora(self._config.lora_sides), inner=inner.adapter)
+            return Ranking(lora.bound(self._base, self._progress), inner.weights)
+        assert isinstance(student, VectorStudent)
+        return Ranking(*student.learned())
+
+    def _key(self, kind: str, inner: Ranking) -> str:
+        """Hash of all that the bits of a run depend on."""
+        study = self._study
+        digest = hashlib.blake2b(digest_size=16)
+        settings, mark = self._config.model_dump(mode="json"), identity(self._base.encoder.fingerprint, inner)
+        digest.update(repr((kind, self._lm.name, mark, settings)).encode())
+        for part in self._lesson.parts:
+            told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
+            digest.update(told)
+        digest.update(
+            "\0".join([*(probe.text for probe in study.probes), *study.texts]).encode("utf-8", "surrogatepass")
+        )
+        return digest.hexdigest()
+
+
+def forecast(config: TrainConfig, document: float, target: float) -> tuple[int, float]:
+    """Tokens that the language model reads while adapters are trained to the last step, and what each of them takes.
+
+    Args:
+        config: Settings.
+        document, target: Mean tokens of a document, and of what a probe is to say.
+
+    Returns:
+        Tokens, padding aside; and how many times as long as to score it one of them takes.
+    """
+    courses = [config.lora_steps if kind == "lora" else config.steps for kind in config.adapters]
+    if config.objective == "dream":
+        return dream_lesson.tokens_read(config, courses, document, target), dream_lesson.FORWARDS
+    return revela_lesson.tokens_read(config, courses, document), revela_lesson.FORWARDS

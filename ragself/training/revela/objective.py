@@ -1,0 +1,127 @@
+"""What Revela reads in a pass: batches of chunks, their first halves that ask, and what there is to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ragself.config import TrainConfig
+from ragself.encoders.vectors import BaseVectors
+from ragself.lm.causal import CausalLM
+from ragself.lm.white_box import WhiteBox
+from ragself.probes.dataset import Study
+from ragself.progress import Progress
+from ragself.training.gap import Gap
+from ragself.training.optimizer import EVERY
+from ragself.training.revela import revela
+from ragself.training.revela.pools import plan
+from ragself.training.student import SHARPER, Side, Student
+
+FORWARDS = 3.5  # times that scoring as many tokens takes, measured on a CPU
+_WATCHED = 64  # held-out chunks that tell when to stop
+_TRIED = 32  # chunks that tell whether there is anything to learn
+_SHORT = 8  # tokens below which a chunk tells nothing
+
+
+@dataclass(frozen=True)
+class RevelaLesson:
+    """Made once for all kinds of adapters.
+
+    Attributes:
+        lm, box: The language model, and the same from inside.
+        study: Documents and their vectors.
+        base: Encodes the first halves.
+        config: Settings.
+        progress: Told of each stage.
+    """
+
+    lm: CausalLM
+    box: WhiteBox
+    study: Study
+    base: BaseVectors
+    config: TrainConfig
+    progress: Progress
+
+    @cached_property
+    def asked(self) -> Side:
+        """The first halves of the chunks."""
+        halves = revela.halves(self.searched[0])
+        return halves, self.base.queries(halves, self.progress)
+
+    @property
+    def searched(self) -> Side:
+        """The chunks."""
+        return self._batches[1]
+
+    @property
+    def gap(self) -> Gap:
+        """What the best other chunk gains."""
+        return self._tried[1]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Whether chunks speak equally loud."""
+        return {"even": self._tried[0]}
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What the bits of a run depend on, settings aside."""
+        lesson = self._batches[0]
+        return self._schedule, lesson.train, lesson.held, tuple(self.searched[0])
+
+    def objective(self, student: Student, key: str) -> revela.Revela:
+        """What is lowered."""
+        box, learns = self.box, dict[str, nn.Parameter]()
+        if self.config.revela_model == "lora":
+            box, learns = box.learning(self.config.lora_rank, self.config.seed)
+        return revela.Revela(self._batches[0], box, student, self._schedule, key, learns)
+
+    @property
+    def _schedule(self) -> revela.Schedule:
+        return revela.Schedule(self._tried[0], self.gap.unit, seed=self.config.seed)
+
+    @cached_property
+    def _batches(self) -> tuple[revela.Lesson, Side]:
+        """Batches, and the chunks that are in any."""
+        study, config, size = self.study, self.config, self.config.revela_chunks
+        texts, limit = study.texts[: study.size], min(config.tokens, self.box.limit)
+        tokens = [[*self.lm.begin, *ids][:limit] for ids in self.lm.encode(texts)]
+        long = np.array([row for row, ids in enumerate(tokens) if len(ids) >= _SHORT], dtype=np.int64)
+        steps = max(config.steps, config.lora_steps if "lora" in config.adapters else 0)
+        watched = -(-_WATCHED // size)
+        some = [texts[row] for row in long]
+        pools = long[plan(some, study.documents[long], size, steps + watched, config.seed, self.progress)]
+        used, inverse = np.unique(pools, return_inverse=True)
+        pools = inverse.reshape(pools.shape).astype(np.int64)
+        lesson = revela.Lesson([tokens[row] for row in used], pools[watched:], pools[:watched])
+        return lesson, ([texts[row] for row in used], study.documents[used])
+
+    @cached_property
+    def _tried(self) -> tuple[bool, Gap]:
+        """Whether to even the voices of chunks, and what there is to learn so."""
+        lesson, found = self._batches[0], dict[bool, Gap]()
+        for even in (True, False):
+            some = lesson.held[: max(_TRIED // self.config.revela_chunks, 1)]
+            gaps = [revela.gap(self.box, [lesson.tokens[row] for row in pool], even) for pool in some]
+            found[even] = Gap.of(np.concatenate(gaps))
+        even = found[True].mean >= found[False].mean
+        return even, found[even]
+
+
+def tokens_read(config: TrainConfig, courses: Sequence[int], document: float) -> int:
+    """Tokens that the language model reads while adapters are trained, padding aside.
+
+    Args:
+        config: Settings.
+        courses: Steps of each adapter.
+        document: Mean tokens of a chunk.
+    """
+    size = config.revela_chunks
+    tried = 2 * max(_TRIED // size, 1) * (1 + size)  # alone, and then with the others in so many ways
+    looks = sum(1 + len(SHARPER) + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
+    return int((tried + looks + 2 * sum(courses)) * size * min(document, config.tokens))

@@ -1,0 +1,91 @@
+"""Which chunks see each other in a batch of Revela: a few that differ, each with chunks that are near it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragself.config import TeacherConfig
+from ragself.corpus.words import words
+from ragself.errors import InputError
+from ragself.lexical.law import Query
+from ragself.lexical.view import View
+from ragself.lexical.weights import Weights
+from ragself.probes.candidates import gather
+from ragself.progress import Progress, silent
+
+Rows = NDArray[np.int64]
+
+_NEAR = 6  # nearest chunks, half by vector and half by words, among which a chunk's companions are drawn
+_TOGETHER = 4  # a chunk and its companions
+
+
+def distinct(texts: Sequence[str]) -> Rows:
+    """Rows of texts that differ in more than case and signs, the first of each, (n,): a copy would give all away."""
+    seen: dict[tuple[str, ...], int] = {}
+    for row, text in enumerate(texts):
+        seen.setdefault(tuple(words(text)), row)
+    seen.pop((), None)
+    return np.array(sorted(seen.values()), dtype=np.int64)
+
+
+def plan(
+    texts: Sequence[str],
+    vectors: NDArray[np.float32],
+    size: int,
+    count: int,
+    seed: int,
+    progress: Progress = silent,
+) -> Rows:
+    """Draw batches. Chunks of one topic are each other's positives and hard negatives at once.
+
+    The paper takes the chunks of few documents, as they come. Here a document may be one chunk, so companions are
+    drawn from the nearest ones, by vector and by words; those of the same document are among them where they belong
+    together.
+
+    Args:
+        texts: N chunks.
+        vectors: (N, base) float32 base vectors.
+        size: Chunks of a batch.
+        count: Batches.
+        seed: Of the draw.
+        progress: Told of chunks.
+
+    Returns:
+        (count, size) rows of the texts, distinct in each row, in random order.
+
+    Raises:
+        InputError: There are fewer than two different chunks.
+    """
+    rows = distinct(texts)
+    if len(rows) < 2:
+        raise InputError(
+            f"Revela learns from chunks that tell of each other; found {len(rows)} that differ, expected at least 2. "
+            "Add documents."
+        )
+    size = min(size, len(rows))
+    random = np.random.default_rng(seed)
+    first = -(-size // _TOGETHER)
+    leaders = np.concatenate([random.permutation(len(rows)) for _ in range(-(-count * first // len(rows)))])
+    asked = np.unique(leaders[: count * first])
+    some = [texts[row] for row in rows]
+    half = TeacherConfig(dense=_NEAR // 2 + 1, lexical=_NEAR // 2 + 1, random=1)  # one more: it finds itself
+    corpus = View.of(some)
+    analysed = [Query.of(some[row], corpus) for row in asked]
+    near = gather(vectors[rows[asked]], analysed, vectors[rows], corpus, Weights(), half, seed, progress)
+    place = {int(row): at for at, row in enumerate(asked)}
+    out = np.empty((count, size), dtype=np.int64)
+    for batch in range(count):
+        chosen: dict[int, None] = {}
+        for leader in leaders[batch * first : (batch + 1) * first].tolist():
+            companions = random.permutation(near[place[leader]]).tolist()
+            fresh = [row for row in companions if row != leader and row not in chosen]
+            chosen.update(dict.fromkeys([leader, *fresh[: _TOGETHER - 1]]))
+        for row in random.permutation(len(rows)).tolist():  # made up for what leaders had in common
+            if len(chosen) >= size:
+                break
+            chosen.setdefault(row)
+        out[batch] = random.permutation(list(chosen)[:size])
+    return rows[out]

@@ -1,0 +1,250 @@
+"""Students: rankings in training, that score a query and a document with a gradient to what is trained.
+
+One works on cached vectors, where no transformer runs; the other reads texts with LoRA in the encoder, under a residual
+that stays as it is. Both add the lexical scores of the ranking law.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ragself.adapters.adapter import Adapter
+from ragself.adapters.lora import Sides
+from ragself.adapters.residual import Residual
+from ragself.encoders.encoder import Encoder
+from ragself.lexical.weights import Weights
+from ragself.probes.lexical_features import Block, Words
+from ragself.training.token_reader import Reader
+
+FloatArray = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Side = tuple[Sequence[str], FloatArray]
+"""Texts and their (count, base) base vectors."""
+
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried before anything is learned
+_LEAST = 1e-4  # a weight of the law that is 0 has no logarithm
+
+
+class Student(Protocol):
+    """A ranking in training."""
+
+    @property
+    def rates(self) -> Sequence[tuple[Sequence[str], float]]:
+        """Names of weights that are trained, and their learning rate, by group."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """All that is trained, by name."""
+        ...
+
+    def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
+        """Scores of queries and documents over the temperature, (len(rows), len(used)) float32; and the penalty."""
+        ...
+
+    def sharpen(self, factor: float) -> None:
+        """Multiply all logits."""
+        ...
+
+
+def sharpen(student: Student, losses: Sequence[float], factors: Sequence[float]) -> float:
+    """Multiply all logits by the factor whose loss is the lowest, and return it; without losses nothing is changed."""
+    best = factors[int(np.argmin(losses))] if len(losses) else 1.0
+    student.sharpen(best)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a student on vectors learns, and how it is held.
+
+    Attributes:
+        rank: Of the residual; 0 trains none.
+        anchor: Weight of the squared distance to the base vectors, both sides.
+        anchor_words: Weight of the mean square of the logarithms of the word weights.
+        rate, rate_words, rate_scale: Learning rates of the residual, the word weights, and of a, b and the temperature.
+        seed: Of initialisation.
+    """
+
+    rank: int = 64
+    anchor: float = 0.3
+    anchor_words: float = 1e-2
+    rate: float = 4e-3
+    rate_words: float = 3e-2
+    rate_scale: float = 3e-2
+    seed: int = 0
+
+
+class VectorStudent(nn.Module):
+    """A residual on cached vectors, and the weights of the lexical scores."""
+
+    def __init__(
+        self, queries: FloatArray, documents: FloatArray, words: Words, tau: float, pace: Pace, start: Weights
+    ) -> None:
+        """Begin at the base vectors.
+
+        Args:
+            queries: (P, base) base vectors.
+            documents: (N, base) base vectors.
+            words: Of the same queries and documents.
+            tau: Temperature of the scores to begin with.
+            pace: How it learns.
+            start: Weights of the lexical scores to begin with.
+        """
+        super().__init__()
+        self.queries, self.documents, self.words, self.pace = queries, documents, words, pace
+        random, base = torch.Generator().manual_seed(pace.seed), queries.shape[1]
+        self.down = nn.Parameter(torch.randn(base, pace.rank, generator=random) / math.sqrt(base))
+        self.up = nn.Parameter(torch.zeros(pace.rank, base))  # so that training begins at the base vectors
+        self.log_tau = nn.Parameter(torch.tensor(math.log(tau)))
+        self.log_weight = nn.Parameter(torch.from_numpy(words.log_weight(start).copy()))
+        self.log_a = nn.Parameter(torch.tensor(math.log(max(start.language_model, _LEAST))))
+        self.log_b = nn.Parameter(torch.tensor(math.log(max(start.bm25, _LEAST))))
+
+    @property
+    def rates(self) -> Sequence[tuple[Sequence[str], float]]:
+        """Of the residual, if one is trained, of the scales, and of the words."""
+        pace = self.pace
+        residual = [(("down", "up"), pace.rate)] if pace.rank else []
+        return [*residual, (("log_tau", "log_a", "log_b"), pace.rate_scale), (("log_weight",), pace.rate_words)]
+
+    @property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """Down, up, and the rest, by name."""
+        return dict(self.named_parameters())
+
+    def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
+        """Scores over the temperature; and what holds the student, a scalar.
+
+        Args:
+            rows: n of the queries.
+            used: m of the documents.
+
+        Returns:
+            (n, m) float32, and a scalar.
+        """
+        cosines, penalty = self.cosines(rows, used)
+        return (cosines + self.lexical(self.words.crossed(rows, used))) / self.log_tau.exp(), penalty
+
+    def cosines(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
+        """Cosines of n queries and m documents, (n, m) float32; and the penalty, a scalar."""
+        pace = self.pace
+        queries, documents = torch.from_numpy(self.queries[rows]), torch.from_numpy(self.documents[used])
+        penalty = pace.anchor_words * (self.log_weight**2).mean() if len(self.log_weight) else torch.tensor(0.0)
+        if not pace.rank:
+            return queries @ documents.T, penalty
+        new_queries, new_documents = self._residual(queries), self._residual(documents)
+        moved = _distance(new_queries, queries) + _distance(new_documents, documents)
+        return new_queries @ new_documents.T, penalty + pace.anchor * moved
+
+    def lexical(self, block: Block) -> Tensor:
+        """The lexical scores of a block, with a gradient to a, b and the weights of words."""
+        learned = torch.from_numpy(block.language_model)
+        if len(block.gain):
+            change = torch.from_numpy(block.gain) * torch.expm1(self.log_weight[torch.from_numpy(block.term)])
+            at = (torch.from_numpy(block.row), torch.from_numpy(block.column))
+            learned = learned.index_put(at, change, accumulate=True)
+        return self.log_a.exp() * learned + self.log_b.exp() * torch.from_numpy(block.bm25)
+
+    def sharpen(self, factor: float) -> None:
+        """Multiply all logits."""
+        with torch.no_grad():
+            self.log_tau.sub_(math.log(factor))
+
+    def learned(self) -> tuple[Residual | None, Weights]:
+        """The residual, None where none was trained, and the weights of the lexical scores."""
+        a, b = (float(each.exp().detach()) for each in (self.log_a, self.log_b))
+        logs = self.log_weight.detach().numpy()
+        changed = np.flatnonzero(logs)  # words of held-out probes were not trained
+        weights = Weights(a, b, self.words.keys[changed], logs[changed].astype(np.float32))
+        if not self.pace.rank:
+            return None, weights
+        return Residual(self.down.detach().numpy(), self.up.detach().numpy()), weights
+
+    def _residual(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors + vectors @ self.down @ self.up, dim=-1)
+
+
+class TextStudent:
+    """LoRA in the encoder, under a residual that stays as it is, or alone; the lexical scores stay as they are."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        inner: Adapter | None,
+        sides: Sides,
+        queries: Side,
+        documents: Side,
+        words: Words,
+        weights: Weights,
+        tau: float,
+        pace: Pace,
+    ) -> None:
+        """Begin at the encoder as it is.
+
+        Args:
+            encoder: The base.
+            inner: Applied to its vectors; None or a Residual.
+            sides: Whose texts are read; documents that are not keep their vectors.
+            queries: P texts and their (P, base) base vectors.
+            documents: N texts and their (N, base) base vectors.
+            words: Of the same queries and documents.
+            weights: Of the lexical scores.
+            tau: Temperature to begin with.
+            pace: Rank, anchor, rates and seed.
+
+        Raises:
+            EncoderError: The encoder has no module for LoRA.
+        """
+        assert inner is None or isinstance(inner, Residual)
+        self._inner, self._queries, self._documents, self._pace = inner, queries, documents, pace
+        self._words, self._weights, self._logs = words, weights, words.log_weight(weights)
+        self.reader = Reader(encoder, pace.rank, 2.0 * pace.rank, pace.seed)
+        self._asked = self.reader.tokens(queries[0], "query")
+        self._searched = self.reader.tokens(documents[0], "document") if sides == "both" else None
+        self.log_tau = nn.Parameter(torch.tensor(math.log(tau)))
+        self.rates = ((tuple(self.reader.weights), pace.rate), (("log_tau",), pace.rate_scale))
+
+    @property
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """LoRA's, and the temperature."""
+        return {**self.reader.weights, "log_tau": self.log_tau}
+
+    def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
+        """Scores over the temperature, (n, m); and what holds the student. See `VectorStudent.logits`."""
+        old, stay = torch.from_numpy(self._queries[1][rows]), torch.from_numpy(self._documents[1][used])
+        asked, found = self.reader.read(self._asked, rows), stay
+        moved = _distance(asked, old)
+        if self._searched is not None:
+            found = self.reader.read(self._searched, used)
+            moved = moved + _distance(found, stay)
+        lexical = torch.from_numpy(self._words.crossed(rows, used).scores(self._weights, self._logs))
+        scores = under(self._inner, asked) @ under(self._inner, found).T + lexical
+        return scores / self.log_tau.exp(), self._pace.anchor * moved
+
+    def sharpen(self, factor: float) -> None:
+        """Multiply all logits."""
+        with torch.no_grad():
+            self.log_tau.sub_(math.log(factor))
+
+
+def under(inner: Adapter | None, vectors: Tensor) -> Tensor:
+    """Vectors of the encoder, (n, base), mapped by a residual; None leaves them as they are."""
+    if inner is None:
+        return vectors
+    assert isinstance(inner, Residual)
+    down, up = torch.from_numpy(inner.down), torch.from_numpy(inner.up)
+    return normalize(vectors + vectors @ down @ up, dim=-1)
+
+
+def _distance(new: Tensor, old: Tensor) -> Tensor:
+    return ((new - old) ** 2).sum(dim=1).mean()

@@ -1,0 +1,147 @@
+"""The training step: a ranking learns a teacher's law, on cached vectors and lexical scores.
+
+No transformer runs here. The cost of a step depends on the batch and its candidates, not on the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from ragself.adapters.ranking import Ranking
+from ragself.lexical.weights import Weights
+from ragself.probes.lexical_features import Block, Words
+from ragself.probes.targets import TAU
+from ragself.progress import Progress, silent
+from ragself.training.student import Pace, VectorStudent
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn from.
+
+    Attributes:
+        queries: (P, base) base vectors of the probes.
+        documents: (N, base) base vectors of the documents.
+        candidates: (P, K) int rows of `documents`.
+        target: (P, K) float32 the teacher's law: rows sum to 1, or to 0 where every candidate is out.
+        out: (P, K) True where a candidate must not be learned from: it is neither pulled nor pushed.
+        weights: (P,) float32, how much each probe counts.
+        words: Of the same queries and documents.
+        matches: Lexical scores of the candidates.
+        tau: Temperature of the scores.
+        start: Weights of the lexical scores to begin with.
+    """
+
+    queries: FloatArray
+    documents: FloatArray
+    candidates: NDArray[np.int64]
+    target: FloatArray
+    out: NDArray[np.bool_]
+    weights: FloatArray
+    words: Words
+    matches: Block
+    tau: float = TAU
+    start: Weights = field(default_factory=Weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Pace):
+    """How it is learned. The defaults are the measured best and the same for every collection.
+
+    Attributes:
+        steps: Of the optimiser, so that few probes are seen more often.
+        batch: Probes a step.
+    """
+
+    steps: int = 100
+    batch: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was learned.
+
+    Attributes:
+        ranking: The residual, if one was trained, and the weights of the lexical scores.
+        loss: KL divergence of each step.
+    """
+
+    ranking: Ranking
+    loss: tuple[float, ...]
+
+
+def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage: str = "train") -> Learned:
+    """Minimise KL(teacher || student) plus the distance to where it began. Deterministic on a CPU.
+
+    Args:
+        lesson: What to learn from; P must be at least 1.
+        schedule: How.
+        progress: Told of steps.
+        stage: The name to tell it.
+    """
+    # One thread: the same bits on every machine, and threads that wait for a busy core cost ten times the step.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _minimise(_Student(lesson, schedule), schedule, progress, stage)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _minimise(student: _Student, schedule: Schedule, progress: Progress, stage: str) -> Learned:
+    groups = [{"params": [student.weights[name] for name in names], "lr": rate} for names, rate in student.rates]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    rates = [rate for _, rate in student.rates]
+    losses = []
+    for step, rows in enumerate(_batches(len(student.lesson.queries), schedule)):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / schedule.steps)  # warm up, decay to 0
+        divergence, penalty = student.loss(rows)
+        optimiser.zero_grad()
+        (divergence + penalty).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(divergence.item())
+        progress(stage, step + 1, schedule.steps)
+    return Learned(Ranking(*student.learned()), tuple(losses))
+
+
+def _batches(count: int, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
+    """Rows of each step's probes: every probe once, in random order, then again."""
+    random = np.random.default_rng(schedule.seed)
+    left = np.empty(0, dtype=np.int64)
+    for _ in range(schedule.steps):
+        if not len(left):
+            left = random.permutation(count)
+        yield left[: schedule.batch]
+        left = left[schedule.batch :]
+
+
+class _Student(VectorStudent):
+    """The student before a teacher."""
+
+    def __init__(self, lesson: Lesson, schedule: Schedule) -> None:
+        super().__init__(lesson.queries, lesson.documents, lesson.words, lesson.tau, schedule, lesson.start)
+        self.lesson = lesson
+
+    def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """KL divergence and anchor of one batch of probes, both scalars."""
+        lesson = self.lesson
+        used, inverse = np.unique(lesson.candidates[rows], return_inverse=True)
+        at = torch.from_numpy(inverse.reshape(len(rows), -1))
+        cosines, penalty = self.cosines(rows, used)
+        scores = cosines.gather(1, at) + self.lexical(lesson.matches.take(rows))
+        # What would leak the target is out of both laws: it is neither pulled nor pushed.
+        out = torch.from_numpy(lesson.out[rows])
+        logs = log_softmax((scores / self.log_tau.exp()).masked_fill(out, -1e4), dim=-1)
+        target, weights = torch.from_numpy(lesson.target[rows]), torch.from_numpy(lesson.weights[rows])
+        divergence = (target * (torch.log(target + 1e-12) - logs)).sum(dim=1) @ weights / weights.sum()
+        return divergence, penalty

@@ -1,0 +1,1 @@
+"""Versions: their registry, the pointer to the live one, and locks."""

@@ -1,0 +1,406 @@
+"""The versions of an index, the pointer to the live one, and the history of every decision.
+
+    store.json              what the knowledge base is: format and encoder
+    versions/0001/          one folder a version: version.json, adapter.safetensors, and its collection where it has one
+    live.json               the pointer, and what moved it; replacing it is the switch
+    history.jsonl           what happened, when, why, by whom
+
+Knows neither Chroma nor torch: plain files, read in milliseconds.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ragself.errors import InputError, StoreError, StoreTooNew
+from ragself.schema import Added, Followed, Version, VersionKind
+from ragself.versions.json_files import append_json, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+_MOVES = ("promote", "rollback", "pin", "unpin")  # events that the pointer carries
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a knowledge base is.
+
+    Attributes:
+        format: Layout of the folder.
+        encoder: Name or path of the embedding model.
+        revision: Its commit on the hub, or None.
+        fingerprint: Its fingerprint.
+        dimension: Width of its vectors.
+        canary: Base vectors of the canary texts: what the encoder must reproduce.
+        created: UTC, ISO 8601.
+        id: Of this knowledge base, in the names of its collections: several may share a Chroma server.
+        server: URL of the Chroma server that holds the vectors; None where they are in the folder.
+        prompts: What it puts before queries and documents, or None where that is the model's matter.
+    """
+
+    format: int
+    encoder: str
+    revision: str | None
+    fingerprint: str
+    dimension: int
+    canary: list[list[float]]
+    created: str
+    id: str
+    server: str | None = None
+    prompts: dict[Literal["query", "document"], str] | None = None
+
+    def collection(self, number: int, server: str | None) -> str:
+        """Name of the collection of a version: another one in each place, which follows the documents on its own."""
+        return f"{self.prefix(server)}v{number:04d}"
+
+    def place(self, setting: str | None) -> str | None:
+        """URL of the Chroma server that holds the vectors, by the setting `chroma`; None: they are in the folder."""
+        where = setting or self.server
+        return None if where == "folder" else where
+
+    def prefix(self, server: str | None) -> str:
+        """What the names of all collections in a place begin with."""
+        where = "" if server is None else hashlib.blake2b(server.encode(), digest_size=3).hexdigest() + "-"
+        return f"ragself-{self.id}-{where}"
+
+
+class Registry:
+    """The versions of one knowledge base, as files in its folder.
+
+    Versions of an earlier ragself that this one cannot serve are retired: they are in the history, and `gc` removes
+    their files, but nothing else is done with them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Name the registry of the knowledge base in `directory`; nothing is read or written yet."""
+        self.directory = directory
+        self.name: Callable[[int], str] | None = None  # of collections in the place that is open
+        self._live = directory / "live.json"
+        self._history = directory / "history.jsonl"
+        self._dimension: int | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a knowledge base."""
+        return (self.directory / "store.json").exists()
+
+    def create(self, manifest: Manifest, base: Version) -> None:
+        """Write a new knowledge base with version 0 live. ``store.json`` comes last and makes it one."""
+        self.add(base)
+        write_json(self._live, {"version": 0, "before": None, "pinned": False})
+        write_json(self.directory / "store.json", asdict(manifest))
+        self.record("create", version=0, reason="plain base model")
+
+    def manifest(self) -> Manifest:
+        """Read what the knowledge base is.
+
+        Raises:
+            StoreError: There is none, or it is damaged.
+            StoreTooNew: A newer ragself wrote it.
+        """
+        if not self.exists:
+            raise StoreError(
+                f"{self.directory} holds no knowledge base (no store.json). Check the path, or make one: "
+                f"ragself add --kb {self.directory} FILES"
+            )
+        raw = read_json(self.directory / "store.json")
+        found = raw.get("format") if isinstance(raw, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise StoreTooNew(
+                f"{self.directory} has format {found}, written by a newer ragself; this one reads up to {FORMAT}. "
+                "Upgrade: pip install -U ragself"
+            )
+        if isinstance(found, int) and found < FORMAT:
+            raise StoreError(
+                f"{self.directory} has format {found}, of a ragself before its first release; this one reads {FORMAT}. "
+                "Build it again from the documents: ragself add --kb ANOTHER FILES"
+            )
+        try:
+            return Manifest(**raw)
+        except TypeError as error:
+            raise StoreError(f"{self.directory}/store.json is damaged: {error}. Restore it from a backup.") from error
+
+    def origin(self) -> Followed | None:
+        """The collection that is followed, or None."""
+        path = self.directory / "origin.json"
+        return Followed(**read_json(path)) if path.exists() else None
+
+    def follow(self, place: Followed) -> None:
+        """Remember which collection is followed."""
+        if self.origin() != place:
+            write_json(self.directory / "origin.json", asdict(place))
+
+    def record_sync(self, added: Added) -> None:
+        """Record what came of following it, where that is news."""
+        skipped = [event["skipped"] for event in self.history() if event["event"] == "sync"]
+        if added.added or added.removed or [asdict(row) for row in added.skipped] != (skipped or [[]])[-1]:
+            self.record(
+                "sync", self.live(), f"{added.added} added or changed, {added.removed} removed", **asdict(added)
+            )
+
+    # versions -------------------------------------------------------------------------------------
+
+    def folder(self, number: int) -> Path:
+        """Folder of a version."""
+        return self.directory / "versions" / f"{number:04d}"
+
+    def adapter_path(self, number: int) -> Path:
+        """Where a version's adapter lies."""
+        return self.folder(number) / "adapter.safetensors"
+
+    def unregistered(self) -> list[Path]:
+        """Folders of versions that were never finished, or not wholly removed."""
+        homes = self.homes()
+        return [path for path in self._folders() if not self.registered(int(path.name)) and int(path.name) not in homes]
+
+    def registered(self, number: int) -> bool:
+        """Whether there is a version of this number."""
+        return (self.folder(number) / "version.json").exists()
+
+    def homes(self) -> set[int]:
+        """Numbers of the versions whose collections are used: some may have been removed but for that."""
+        return {home(version) for version in self.versions()}
+
+    def next_number(self) -> int:
+        """A number that no version has ever had."""
+        used = [-1, *(int(path.name) for path in self._folders())]
+        used += [int(event["version"]) for event in self.history() if event.get("version") is not None]
+        return max(used) + 1
+
+    def add(self, version: Version) -> None:
+        """Register a version that is built and verified."""
+        self.folder(version.number).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder(version.number) / "version.json", asdict(version))
+
+    def versions(self) -> list[Version]:
+        """All versions that can be switched to, oldest first."""
+        return [version for version in self._all() if self.serves(version)]
+
+    def retired(self) -> list[Version]:
+        """Versions of an earlier ragself that this one cannot serve, oldest first."""
+        return [version for version in self._all() if not self.serves(version)]
+
+    def version(self, number: int) -> Version:
+        """Read one version. Raises InputError where there is none of that number that can be served."""
+        version = self._read(number)
+        if version is None or not self.serves(version):
+            there = ", ".join(str(version.number) for version in self.versions()) or "none"
+            which = (
+                "no version" if version is None else f"nothing that this ragself can do with the {version.kind} version"
+            )
+            raise InputError(f"There is {which} {number}. Versions here: {there}.")
+        return version
+
+    def pointed(self) -> Version:
+        """Read the live version, also where it is retired."""
+        number = self.live()
+        return self._read(number) or self.version(number)
+
+    def serves(self, version: Version) -> bool:
+        """Whether this ragself can serve a version: it is of a known kind, and as wide as the base model."""
+        if version.kind not in get_args(VersionKind):
+            return False
+        if self._dimension is None:
+            if not self.exists:  # it is being made
+                return True
+            self._dimension = self.manifest().dimension
+        return version.dimension == self._dimension
+
+    def retire(self) -> Version | None:
+        """Make version 0 live where the live version is retired. Returns that one, None where nothing was done."""
+        live = self.pointed()
+        if self.serves(live):
+            return None
+        reason = f"version {live.number} is of a kind that this ragself does not serve any more: {live.kind}"
+        self.point(0, "rollback", f"{reason}, {live.dimension} wide")
+        return live
+
+    def _all(self) -> list[Version]:
+        found = [self._read(int(path.name)) for path in self._folders()]
+        return [version for version in found if version is not None]
+
+    def _read(self, number: int) -> Version | None:
+        path = self.folder(number) / "version.json"
+        try:
+            raw = read_json(path)
+            version = Version(**{key: value for key, value in raw.items() if key in _FIELDS})
+        except StoreError:
+            if path.exists():
+                raise
+            return None  # not finished, or removed by another process a moment ago
+        except (TypeError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged: {error}. Restore it, or use another version.") from error
+        return version if self.name is None else replace(version, collection=self.name(home(version)))
+
+    def _folders(self) -> list[Path]:
+        folders = [path for path in (self.directory / "versions").glob("*") if path.name.isdecimal()]
+        return sorted(folders, key=lambda path: int(path.name))
+
+    def remove(self, number: int) -> None:
+        """Delete a version's files, but for a collection that another version uses; its history stays."""
+        # Unregister first: a kill in between leaves an unregistered folder, which gc removes.
+        (self.folder(number) / "version.json").unlink(missing_ok=True)
+        if number not in self.homes():
+            shutil.rmtree(self.folder(number), ignore_errors=True)
+        else:
+            self.adapter_path(number).unlink(missing_ok=True)
+
+    # the pointer ----------------------------------------------------------------------------------
+
+    def live(self) -> int:
+        """Number of the live version."""
+        try:
+            return int(self._pointer()["version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self._live} is damaged: {error!r}. "
+                'To go back to the base model write {"version": 0, "before": null} into it.'
+            ) from error
+
+    def before(self) -> int | None:
+        """The version that was live before this one; None where there was none, or it is gone or retired."""
+        before = self._pointer().get("before")
+        version = None if before is None else self._read(int(before))
+        return version.number if version is not None and self.serves(version) else None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether no pass may replace the live version."""
+        return bool(self._pointer().get("pinned"))
+
+    def pin(self, pinned: bool, reason: str, **details: Any) -> None:
+        """Keep passes from replacing the live version, or let them again."""
+        self._move({"pinned": pinned}, _event("pin" if pinned else "unpin", self.live(), reason, details))
+
+    def _pointer(self) -> Any:
+        return read_json(self._live)
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever the pointer is written; costs one system call, so readers may ask per query."""
+        try:
+            stat = self._live.stat()
+        except OSError as error:
+            raise StoreError(f"{self._live} is gone: {error}. Restore it from a backup.") from error
+        return stat.st_mtime_ns, stat.st_ino
+
+    def touch(self) -> None:
+        """Have all processes that follow the pointer open again what it points to."""
+        write_json(self._live, self._pointer())
+
+    def point(self, number: int, event: str, reason: str, **details: Any) -> None:
+        """Make a version live with one atomic write, and record why."""
+        before = self.live()
+        self.version(number)
+        self._move({"version": number, "before": before}, _event(event, number, reason, {"before": before, **details}))
+
+    def _move(self, changed: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Change the pointer. It carries what moved it: no switch is without its line, whatever dies after it."""
+        events = [*self._unwritten(self._written()), event]
+        write_json(self._live, {**self._pointer(), **changed, "events": events})
+        try:
+            for line in events:
+                append_json(self._history, line)
+        except StoreError as error:  # it has happened
+            logger.warning("the history lacks its last line until the next one is written: %s", error)
+
+    def promotion(self) -> Mapping[str, Any] | None:
+        """The event that made the live version live, if that was a promotion."""
+        switches = (event for event in reversed(self.history()) if event["event"] in ("promote", "rollback"))
+        event = next(switches, None)
+        promoted = event is not None and event["event"] == "promote" and event["version"] == self.live()
+        return event if promoted else None
+
+    def taken_back(self) -> dict[str, int]:
+        """Fingerprints of what was promoted and then rolled back from, and the number of the version."""
+        promoted: dict[int, str] = {}
+        taken: dict[str, int] = {}
+        for event in self.history():
+            if event["event"] == "promote" and "fingerprint" in event:
+                promoted[event["version"]] = event["fingerprint"]
+            elif event["event"] == "rollback":
+                taken.pop(promoted.get(event["version"], ""), None)  # wanted, after all
+                if event["before"] in promoted:
+                    taken[promoted[event["before"]]] = event["before"]
+        return taken
+
+    # the history ----------------------------------------------------------------------------------
+
+    def seen_off(self) -> int:
+        """Candidates that were put before the gate since the live version was last changed, and refused."""
+        count = 0
+        for event in self.history():
+            if event["event"] in ("promote", "rollback"):
+                count = 0
+            elif event["event"] == "keep" and event.get("report", {}).get("figures"):
+                count += 1
+        return count
+
+    def record(self, event: str, version: int | None, reason: str, **details: Any) -> None:
+        """Append one event: create, sync, promote, keep, fail, review, rollback, pin, unpin, gc or forget."""
+        self._write_history(_event(event, version, reason, details))
+
+    def history(self) -> list[Mapping[str, Any]]:
+        """All events, oldest first. A line that a kill cut off is passed over."""
+        written = self._written()
+        return [*written, *self._unwritten(written)]
+
+    def _write_history(self, *events: Mapping[str, Any]) -> None:
+        for event in [*self._unwritten(self._written()), *events]:
+            append_json(self._history, event)
+
+    def _written(self) -> list[Mapping[str, Any]]:
+        if not self._history.exists():
+            return []
+        events = []
+        for line in self._history.read_bytes().split(b"\n"):
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
+
+    def _unwritten(self, written: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What moved the pointer last, where there was no room for its line or a kill came before it."""
+        try:
+            events = self._pointer().get("events", [])
+        except (StoreError, AttributeError):  # damaged: who asks for the live version is told
+            return []
+        when = {event["at"] for event in events}
+        moves = (line for line in written if line["event"] in _MOVES and line["at"] in when)
+        there = {json.dumps(line) for line in moves}  # as text: NaN is like NaN
+        return [event for event in events if json.dumps(event) not in there]
+
+
+_FIELDS = {field.name for field in fields(Version)}  # an earlier ragself wrote others, too
+
+
+def home(version: Version) -> int:
+    """Number of the version that the collection of a version was built for, and in whose folder it is."""
+    return version.number if version.index is None else version.index
+
+
+def _event(event: str, version: int | None, reason: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    at = now("milliseconds")  # no two moves of the pointer are in one
+    return {"event": event, "version": version, "reason": reason, "at": at, "by": _user(), **details}
+
+
+def now(timespec: str = "seconds") -> str:
+    """UTC time, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec=timespec)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id may have no name
+        return "unknown"
