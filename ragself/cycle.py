@@ -26,15 +26,15 @@ from ragself.adapters.io import identity, load
 from ragself.adapters.ranking import Ranking
 from ragself.config import Config
 from ragself.engine.engine import Store
-from ragself.engine.reembedding import anew
+from ragself.engine.reembedding import reembedding
 from ragself.errors import VerificationError
 from ragself.evaluation.calibration import weigh
 from ragself.evaluation.gate import Decision
 from ragself.evaluation.selection import choose, confirm
 from ragself.index.collection import Index
 from ragself.index.reindex import follow, verify
-from ragself.memory import uncollected
-from ragself.probes.dataset import Study, study
+from ragself.memory import gc_paused
+from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.filters import DOUBTFUL
 from ragself.probes.probes import Probes, make
 from ragself.probes.query_stuffing import SEVERAL
@@ -42,7 +42,7 @@ from ragself.probes.questions import Questions, keep_found, write
 from ragself.probes.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
-from ragself.training.candidates import ORDER, Bench, inner, teach
+from ragself.training.candidates import ORDER, TrainingContext, inner, train_candidate
 from ragself.training.fusion import fusion_weights
 from ragself.versions.json_files import read_json, write_json
 from ragself.versions.registry import now
@@ -89,7 +89,7 @@ def run(
                 with clock("re-embed"):
                     _fill(store, better.version, index, progress)
             report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
-            with store.turn.taken(), uncollected():
+            with store.turn.taken(), gc_paused():
                 report = _switch(store, better, index, report, notes or {})
     if report.decision == "keep":
         report = replace(report, seconds=clock.seconds, cpu=time.process_time() - cpu)
@@ -125,12 +125,12 @@ def _learn(
             chunks, queries, config.probes, config.train.seed, questions.questions, limit, config.gate.min_probes
         )
     report = Report("keep", "", live.number, None, len(chunks), tally(probes), questions.dropped | probes.dropped)
-    missing = lack(chunks, probes, config)
+    missing = blocked_reason(chunks, probes, config)
     if missing:
         return replace(report, reason=missing, likelihood=supervision.report()), None
 
     with clock("study"):
-        lesson = study(
+        dataset = build_dataset(
             probes.probes,
             chunks,
             store.base,
@@ -141,10 +141,10 @@ def _learn(
             progress,
             scored(config),
         )
-        weight = weigh(lesson, config, counted=supervision.generator is None)
-    echoed = {ECHOES: len(lesson.echoes)} if len(lesson.echoes) else {}
-    report = replace(report, dropped={**report.dropped, **lesson.judged[1], **echoed}, likelihood=supervision.report())
-    asked, mute = sum(probe.scored for probe in probes.probes), sum(lesson.judged[1].values())
+        weight = weigh(dataset, config, counted=supervision.generator is None)
+    echoed = {ECHOES: len(dataset.stuffed)} if len(dataset.stuffed) else {}
+    report = replace(report, dropped={**report.dropped, **dataset.judged[1], **echoed}, likelihood=supervision.report())
+    asked, mute = sum(probe.scored for probe in probes.probes), sum(dataset.judged[1].values())
     if mute > DOUBTFUL * asked:
         reason = (
             f"the language model has nothing to say about {mute} of {asked} probes: it is too weak, or knows these "
@@ -154,19 +154,19 @@ def _learn(
     if not weight.weight:
         reason = f"the language model's likelihood adds nothing to the untrained ranking ({weight.reason})"
         return replace(report, reason=reason, weight=asdict(weight)), None
-    cost = anew(store.base, lesson.texts, config.train)
+    cost = reembedding(store.base, dataset.texts, config.train)
     if cost is not None:
-        report = replace(report, anew=asdict(cost))
+        report = replace(report, reembedding=asdict(cost))
         logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
-        rankings = _students(store, folder, lesson, weight.weight, config, supervision, progress)
+        rankings = _students(store, folder, dataset, weight.weight, config, supervision, progress)
         report = replace(report, objective=_objective(folder), weight=asdict(weight))
     if not rankings:
-        return replace(report, reason=_untaught(lesson, config)), None
+        return replace(report, reason=_untaught(dataset, config)), None
     with clock("judge"):
-        best = choose(lesson, rankings, ranking, weight.weight, config.gate, progress)
-        decision = confirm(lesson, best.ranking, ranking, weight.weight, config.gate, store.registry.seen_off())
+        best = choose(dataset, rankings, ranking, weight.weight, config.gate, progress)
+        decision = confirm(dataset, best.ranking, ranking, weight.weight, config.gate, store.registry.rejected())
     report = replace(
         report,
         reason=decision.reason,
@@ -183,7 +183,7 @@ def _learn(
     if store.registry.pinned:
         reason = f"version {live.number} is pinned, though the candidate is better: {decision.reason}"
         return replace(report, reason=reason), None
-    again = store.registry.taken_back().get(identity(store.manifest.fingerprint, best.ranking))
+    again = store.registry.rolled_back().get(identity(store.manifest.fingerprint, best.ranking))
     if again is not None:
         reason = f"the candidate is version {again} again, which was rolled back; there is nothing new in it"
         return replace(report, reason=reason), None
@@ -209,7 +209,7 @@ def too_few(chunks: int) -> str | None:
     return f"only {chunks} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
 
 
-def lack(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
+def blocked_reason(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
     """Why there is nothing to learn from, or None."""
     few = too_few(len(chunks))
     if few:
@@ -237,7 +237,7 @@ def _questions(
 def _students(
     store: Store,
     folder: Path,
-    lesson: Study,
+    dataset: Dataset,
     weight: float,
     config: Config,
     supervision: Supervision,
@@ -245,20 +245,20 @@ def _students(
 ) -> dict[str, Ranking]:
     """Train the candidates, or read those that this pass had trained before it was killed."""
     rankings: dict[str, Ranking] = {}
-    rows = _trainable(lesson)
+    rows = _trainable(dataset)
     kinds = sorted(config.train.adapters, key=ORDER.index)
     with inside(config, supervision) as model:
         backprop = None
         if model is not None:
-            from ragself.training.lm_loss import Backprop  # loads torch, which only training needs
+            from ragself.training.lm_loss import LmTrainer  # loads torch, which only training needs
 
-            backprop = Backprop(model, lesson, rows, store.base, config.train, supervision.account, progress)
+            backprop = LmTrainer(model, dataset, rows, store.base, config.train, supervision.account, progress)
         for kind in kinds if len(rows) >= config.probes.min_train else ():
             path = folder / _file(kind)
             if not path.exists():
                 state = folder / f"{kind}-state.safetensors"
-                bench = Bench(store.base, inner(rankings), state, backprop)
-                trained = teach(kind, lesson, rows, weight, config.train, progress, bench)
+                context = TrainingContext(store.base, inner(rankings), state, backprop)
+                trained = train_candidate(kind, dataset, rows, weight, config.train, progress, context)
                 if backprop is not None:
                     seen = _objective(folder).get("seen", {}) | backprop.seen
                     write_json(folder / OBJECTIVE, {"name": config.train.objective, "seen": seen})
@@ -266,8 +266,8 @@ def _students(
                 state.unlink(missing_ok=True)
             rankings[kind] = load(path, store.manifest.fingerprint).bound(store.base, progress)
     if "weights" in kinds:
-        known = np.concatenate([lesson.rows("train"), lesson.rows("select")])
-        found = fusion_weights(lesson, known, config.gate.confidence)
+        known = np.concatenate([dataset.rows("train"), dataset.rows("select")])
+        found = fusion_weights(dataset, known, config.gate.confidence)
         if found is not None:
             rankings[FUSION] = Ranking(None, found)
             store.save(rankings[FUSION], folder / _file(FUSION))
@@ -279,17 +279,17 @@ def _objective(folder: Path) -> dict[str, Any]:
     return read_json(folder / OBJECTIVE) if (folder / OBJECTIVE).exists() else {}
 
 
-def _trainable(lesson: Study) -> NDArray[np.int64]:
+def _trainable(dataset: Dataset) -> NDArray[np.int64]:
     """Rows of the probes to train on that the teacher has something to say about."""
-    rows = lesson.rows("train")
-    return rows[lesson.judged[0][rows]]
+    rows = dataset.rows("train")
+    return rows[dataset.judged[0][rows]]
 
 
-def _untaught(lesson: Study, config: Config) -> str:
+def _untaught(dataset: Dataset, config: Config) -> str:
     """Why there is no candidate."""
     return (
-        f"nothing was trained: {len(_trainable(lesson))} probes to train on, {config.probes.min_train} are needed; and "
-        "no weight of words finds hard known items better beyond doubt"
+        f"nothing was trained: {len(_trainable(dataset))} probes to train on, {config.probes.min_train} are needed; "
+        "and no weight of words finds hard known items better beyond doubt"
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ragself.config import Config
-from ragself.cycle import MIN_DOCUMENTS, lack, tally
+from ragself.cycle import MIN_DOCUMENTS, blocked_reason, tally
 from ragself.engine.engine import Store
-from ragself.engine.reembedding import anew
+from ragself.engine.reembedding import reembedding
 from ragself.engine.status import read_status
 from ragself.errors import LimitError
 from ragself.lm.gain import IRRELEVANT
@@ -56,7 +56,7 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             limit=affordable(config, questions),
             need=config.gate.min_probes,
         )
-        missing = lack(chunks, probes, config) if not questions else None
+        missing = blocked_reason(chunks, probes, config) if not questions else None
         seconds: dict[str, float] = {}
         rates: dict[str, float] = {}
         space: dict[str, int] = {}
@@ -87,7 +87,7 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         if encode:
             rates["encode"] = _encoding_rate(store, texts, asked_texts, progress)
             seconds["encode"] = encode / rates["encode"]
-        again = anew(store.base, _documents(chunks, probes.probes), config.train)
+        again = reembedding(store.base, _documents(chunks, probes.probes), config.train)
         if again is not None:
             seconds["encode anew"] = again.seconds
         last: dict[str, Any] = next(
@@ -112,8 +112,8 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             rates={name: round(rate, 1) for name, rate in rates.items()},
             seconds={stage: round(value, 1) for stage, value in seconds.items()},
             bytes=space,
-            lack=missing,
-            anew=again,
+            blocked_reason=missing,
+            reembedding=again,
         )
 
 

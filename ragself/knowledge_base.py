@@ -21,7 +21,7 @@ from ragself.corpus.journal_reader import JournalReader
 from ragself.corpus.validate import check, check_asked
 from ragself.encoders.cache import VectorCache
 from ragself.encoders.encoder import Encoder
-from ragself.encoders.light import SparingEncoder
+from ragself.encoders.light import LazyEncoder
 from ragself.encoders.vectors import BaseVectors
 from ragself.engine import base_version as base
 from ragself.engine.engine import Store
@@ -37,7 +37,7 @@ from ragself.index.reindex import follow
 from ragself.index.snapshot import Snapshot
 from ragself.index.sync import Following
 from ragself.lexical.index import LexicalIndex
-from ragself.memory import give_back, uncollected
+from ragself.memory import gc_paused, release_memory
 from ragself.monitoring.progress_file import shining
 from ragself.monitoring.search_log import SIGNALS, SignalLog
 from ragself.monitoring.traffic import Traffic
@@ -52,7 +52,7 @@ from ragself.schema import (
     Forecast,
     Hit,
     Mode,
-    News,
+    Pending,
     Report,
     Review,
     Skipped,
@@ -128,7 +128,7 @@ class KnowledgeBase:
         self._reader = JournalReader(self.path / "corpus.db")
         self._hybrid = HybridSearch(self._lexical, self._base, self._reader)
         self._live = Live(
-            self._registry, self._journal, self._lock, self._turn, self._open, self._mend, shared=bool(self._server)
+            self._registry, self._journal, self._lock, self._turn, self._open, self._repair, shared=bool(self._server)
         )
         self._bring_up_to_date()
 
@@ -449,12 +449,12 @@ class KnowledgeBase:
                 self._base.forget([query for query in remembered.keys() - self.asked().keys() if query not in given])
         passes.add(1, {"decision": report.decision})
         self._live.renew()
-        give_back()
+        release_memory()
         return report
 
     def news(
         self, queries: Iterable[str] = (), *, generator: str | Sequence[str] | None = None
-    ) -> tuple[News, float | None]:
+    ) -> tuple[Pending, float | None]:
         """What `adapt` with the same arguments would see that the last pass has not; and when that ended.
 
         Returns:
@@ -464,10 +464,10 @@ class KnowledgeBase:
         now = self._seen(check_asked(queries), self._supervised_by(generator))
         last = next((event for event in reversed(self._registry.history()) if "seen" in event), None)
         if last is None:
-            return News(len(self._journal), now["queries"]), None
+            return Pending(len(self._journal), now["queries"]), None
         seen = last["seen"]
         other = next((f"other {what}" for what in ("settings", "given") if seen[what] != now[what]), "")
-        news = News(self._journal.pending(seen["head"]), max(now["queries"] - seen["queries"], 0), other)
+        news = Pending(self._journal.pending(seen["head"]), max(now["queries"] - seen["queries"], 0), other)
         return news, datetime.fromisoformat(last["at"]).timestamp()
 
     def _seen(self, given: Sequence[str], config: Config) -> dict[str, Any]:
@@ -504,7 +504,7 @@ class KnowledgeBase:
         with spending(self.path, account):
             return review.review(self.store(), version, before, weight, queries, config, progress, account)
 
-    def lack(self) -> str | None:
+    def blocked_reason(self) -> str | None:
         """Why `adapt` would find nothing to learn from, as far as that can be told at once; None where it may."""
         from ragself.cycle import too_few
 
@@ -654,7 +654,7 @@ class KnowledgeBase:
         store.ranking(target)  # raises where it cannot be read
         with self._turn.taken():  # nobody else writes to it now
             self._prepare(store, target)
-        with self._live.prepared(target.number) as snapshot, self._turn.taken(), uncollected():  # warm by now
+        with self._live.prepared(target.number) as snapshot, self._turn.taken(), gc_paused():  # warm by now
             if self._registry.stamp() != stamp:
                 raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
             follow(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
@@ -668,7 +668,7 @@ class KnowledgeBase:
         shared = store.shares(target, self._registry.pointed())
         if target.collection in self._journal.unsettled() or not store.built(target):  # writing to it broke off
             with self._live.paused() if shared else nullcontext():
-                store.mend(target)
+                store.repair(target)
                 self._lock.begin_generation()
         if shared and not self._journal.pending(self._journal.applied(target.collection)):
             return
@@ -763,7 +763,7 @@ class KnowledgeBase:
             What was done, one line each.
         """
         done = self._collect(progress)
-        give_back()
+        release_memory()
         if done:
             self._registry.record("gc", self._registry.live(), "; ".join(done), started=started)
         return done
@@ -823,7 +823,7 @@ class KnowledgeBase:
 
     def _encoder(self) -> Encoder:
         if self._light:
-            return SparingEncoder(lambda: base.light(self._manifest), self._full_encoder, self._manifest.dimension)
+            return LazyEncoder(lambda: base.light(self._manifest), self._full_encoder, self._manifest.dimension)
         return self._full_encoder()
 
     def _full_encoder(self) -> Encoder:
@@ -869,20 +869,20 @@ class KnowledgeBase:
     def _writing(self, *, wait: bool = True) -> Iterator[None]:
         """Change documents, while nobody else changes anything, or opens what is live."""
         with self._as_writer(wait=wait), self._turn.taken():
-            self._mend_live()
+            self._repair_live()
             yield
-        give_back()  # what encoding had and freed: milliseconds beside it
+        release_memory()  # what encoding had and freed: milliseconds beside it
 
-    def _mend_live(self) -> None:
+    def _repair_live(self) -> None:
         live = self._registry.version(self._registry.live())
         if live.collection in self._journal.unsettled():
             with self._live.paused():
-                self.store().mend(live)
+                self.store().repair(live)
                 self._lock.begin_generation()
         if self._journal.pending(self._journal.applied(live.collection)):  # a writer broke off before it came to Chroma
             self._follow_live(silent)
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""
         if not self._turn.threads.acquire(blocking=False):  # another thread is about to
             return

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Give back what the C library keeps of freed memory; does nothing where it is not glibc.
 
     Threads that come and go each leave what they freed in an arena of its own: a process that opens versions and
@@ -20,7 +20,7 @@ def give_back() -> None:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Put Python's garbage collection off for the milliseconds of something that others wait for.
 
     A full one looks at half a million objects where torch is loaded: a third of a second in which no thread runs.

@@ -16,7 +16,7 @@ from ragself.errors import RagselfError
 from ragself.evaluation.judge import judge, weights
 from ragself.evaluation.metrics import bootstrap
 from ragself.index.snapshot import Snapshot
-from ragself.probes.dataset import study
+from ragself.probes.dataset import build_dataset
 from ragself.probes.probes import make
 from ragself.probes.supervision import affordable, scored, supervise
 from ragself.progress import Progress, silent
@@ -59,15 +59,15 @@ def review(
         if len(chunks) < MIN_DOCUMENTS or len(probes) < config.gate.min_probes:
             return None
         now, then = store.ranking(version), store.ranking(before)
-        lesson = study(
+        dataset = build_dataset(
             probes, chunks, store.base, then, supervision.scorer, config.teacher, 0, progress, scored(config)
         )
     rows = np.arange(len(probes))
-    earlier, later = judge(lesson, rows, [then, now], weight, config.gate)
+    earlier, later = judge(dataset, rows, [then, now], weight, config.gate)
     change = later["utility"] - earlier["utility"]
     if len(change) < config.gate.min_probes:
         return None
-    interval = bootstrap(change, _CONFIDENCE, weights=weights(lesson, rows, config.gate))
+    interval = bootstrap(change, _CONFIDENCE, weights=weights(dataset, rows, config.gate))
     return Review(
         version=version.number,
         before=before.number,

@@ -260,12 +260,12 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     candidate: str | None = None
     cpu: float = 0.0
-    anew: Mapping[str, float] = field(default_factory=dict)
+    reembedding: Mapping[str, float] = field(default_factory=dict)
     objective: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Anew:
+class Reembedding:
     """What a tuned encoder reads again.
 
     Attributes:
@@ -311,12 +311,12 @@ class Forecast:
     rates: Mapping[str, float]
     seconds: Mapping[str, float]
     bytes: Mapping[str, int]
-    lack: str | None
-    anew: Anew | None = None
+    blocked_reason: str | None
+    reembedding: Reembedding | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Pending:
     """What there is that the last pass has not seen.
 
     Attributes:

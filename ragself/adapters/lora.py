@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ragself.adapters.adapter import Adapter
 from ragself.adapters.residual import Residual
 from ragself.encoders.encoder import Encoder
-from ragself.encoders.fine_tuned import Tuned
+from ragself.encoders.fine_tuned import FineTuned
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import AdapterError
 from ragself.progress import Progress, silent
@@ -49,7 +49,7 @@ class Lora:
     width: int
     sides: Sides
     inner: Adapter | None = None
-    tuned: Tuned | None = field(default=None, repr=False)
+    tuned: FineTuned | None = field(default=None, repr=False)
     base: BaseVectors | Encoder | None = field(default=None, repr=False)
     kind: VersionKind = "lora"
 
@@ -157,10 +157,10 @@ class Lora:
         mark = self.mark
         if isinstance(base, BaseVectors):
             return replace(self, tuned=base.tuned(self.changes, mark, progress), base=base)
-        return replace(self, base=base, tuned=Tuned(lambda: base, self.changes, f"{base.fingerprint}/lora/{mark}"))
+        return replace(self, base=base, tuned=FineTuned(lambda: base, self.changes, f"{base.fingerprint}/lora/{mark}"))
 
     @property
-    def _bound(self) -> Tuned:
+    def _bound(self) -> FineTuned:
         if self.tuned is None:
             raise AdapterError(
                 "This lora adapter is bound to no encoder, and needs one to read texts. Expected what `bound` makes "

@@ -21,7 +21,7 @@ from ragself.background.triggers import due, left
 from ragself.corpus.query_file import read_queries
 from ragself.corpus.validate import check_asked
 from ragself.errors import InputError, RagselfError
-from ragself.memory import give_back
+from ragself.memory import release_memory
 from ragself.progress import Progress
 from ragself.schema import Report
 from ragself.telemetry import passes, span
@@ -185,7 +185,7 @@ class BackgroundAdaptation:
                     self._look(stopping)
                 except BaseException as error:  # a panic in Chroma is no Exception; a thread that ends tells nobody
                     logger.critical("looking goes on after %r", error, exc_info=error)
-                give_back()
+                release_memory()
                 stopping.wait(self._watch.poll)
             logger.info("stopped")
         finally:
@@ -230,7 +230,7 @@ class BackgroundAdaptation:
         if self._kb.pinned:
             return "the live version is pinned"
         bounds = self._bounds()
-        return self._kb.lack() or (bounds if isinstance(bounds, str) else None)
+        return self._kb.blocked_reason() or (bounds if isinstance(bounds, str) else None)
 
     def _bounds(self) -> isolate.Bounds | str:
         """What a job may take now, or why there may be none."""

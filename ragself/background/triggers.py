@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from ragself.config import WatchConfig
-from ragself.schema import News
+from ragself.schema import Pending
 
 
-def due(watch: WatchConfig, news: News, last: float | None, now: float) -> str | None:
+def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> str | None:
     """Why a pass is due, in words for the history, or None.
 
     Args:

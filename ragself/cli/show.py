@@ -76,8 +76,8 @@ def report(result: Report) -> None:
         table("candidates on the select split, change with interval", "candidate", *names, rows=rows)
     if result.figures:
         _figures(f"{result.candidate} against the live version, on the confirm split", result.figures)
-    if result.anew.get("documents"):
-        count, took = int(result.anew["documents"]), duration(result.anew["seconds"])
+    if result.reembedding.get("documents"):
+        count, took = int(result.reembedding["documents"]), duration(result.reembedding["seconds"])
         out.print(f"lora encoded all documents anew: {count:,} texts, about {took} of the judging.")
     _seconds(result.seconds)
 
@@ -99,13 +99,13 @@ def forecast(cost: Forecast) -> None:
     out.print(
         f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing is learned or changed yet."
     )
-    if cost.lack:
-        out.print(f"[yellow]It would learn nothing[/yellow]: {escape(cost.lack)}.")
+    if cost.blocked_reason:
+        out.print(f"[yellow]It would learn nothing[/yellow]: {escape(cost.blocked_reason)}.")
         return
     _probes(cost.probes)
     rows = [("texts to encode first", f"{cost.encode:,}", _rate(cost.rates.get("encode"), "a second"))]
-    if cost.anew is not None:
-        rows += [("documents that lora encodes anew", f"{cost.anew.documents:,}", "judged and served by it")]
+    if cost.reembedding is not None:
+        rows += [("documents that lora encodes anew", f"{cost.reembedding.documents:,}", "judged and served by it")]
     if cost.prompts:
         rows += [
             ("questions to write", f"{cost.questions:,}", ""),

@@ -33,7 +33,7 @@ class Copies:
             return found
 
 
-class Tuned:
+class FineTuned:
     """A base encoder with changed weights. The base itself stays as it is, and others may use it meanwhile."""
 
     def __init__(
@@ -84,6 +84,6 @@ class Tuned:
         """The space of its documents in the cache."""
         return f"{self._key}/document"
 
-    def afresh(self) -> Tuned:
+    def afresh(self) -> FineTuned:
         """The same without the cache, to check what is in it."""
-        return Tuned(self._base, self._changes, self._key, copies=self._copies)
+        return FineTuned(self._base, self._changes, self._key, copies=self._copies)

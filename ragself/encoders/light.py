@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Matrix = NDArray[np.float32]
 Prompts = Mapping[Literal["query", "document"], str]
 
-FEW = 64  # texts that a `SparingEncoder` encodes at once without the full encoder
+FEW = 64  # texts that a `LazyEncoder` encodes at once without the full encoder
 _BATCH = 32  # texts at once, which bounds the memory
 _MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 _CONFIG = {
@@ -175,7 +175,7 @@ class LightEncoder:
         return rows * self._tensors[f"{name}.LayerNorm.weight"] + self._tensors[f"{name}.LayerNorm.bias"]
 
 
-class SparingEncoder(Encoder):
+class LazyEncoder(Encoder):
     """An `Encoder` that is loaded when more is asked of it than vectors of a few texts: these are made without.
 
     Once it is loaded, it does everything.

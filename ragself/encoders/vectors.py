@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ragself.encoders.cache import VectorCache, key_of
 from ragself.encoders.encoder import Encoder
-from ragself.encoders.fine_tuned import Copies, Tuned
+from ragself.encoders.fine_tuned import Copies, FineTuned
 from ragself.progress import Progress, silent
 
 
@@ -51,7 +51,7 @@ class BaseVectors:
 
     def tuned(
         self, changes: Callable[[], Mapping[str, NDArray[np.float32]]], mark: str, progress: Progress = silent
-    ) -> Tuned:
+    ) -> FineTuned:
         """The encoder with changed weights, whose vectors of documents are in the same cache.
 
         Args:
@@ -61,7 +61,7 @@ class BaseVectors:
         """
         key = f"{self._fingerprint}/lora/{mark}"
         load: Callable[[], Encoder] = lambda: self.encoder
-        return Tuned(load, changes, key, copies=self._copies, cache=self._cache, progress=progress)
+        return FineTuned(load, changes, key, copies=self._copies, cache=self._cache, progress=progress)
 
     def prune(self, documents: Sequence[str], queries: Iterable[str], spaces: Iterable[str] = ()) -> int:
         """Forget what neither these texts nor the last two passes need. Returns how many vectors went.

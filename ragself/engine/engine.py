@@ -188,7 +188,7 @@ class Store:
             self.registry.touch()  # processes that have the old one open will open the new one
         return count
 
-    def mend(self, version: Version) -> None:
+    def repair(self, version: Version) -> None:
         """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
         if self.server is not None:
             Chroma(self.server).close()  # raises where it does not answer: then nothing is deleted

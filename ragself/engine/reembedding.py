@@ -9,12 +9,12 @@ import numpy as np
 
 from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
-from ragself.schema import Anew
+from ragself.schema import Reembedding
 
 _SAMPLE = 32  # texts that the encoder is timed with
 
 
-def anew(base: BaseVectors, texts: Sequence[str], config: TrainConfig) -> Anew | None:
+def reembedding(base: BaseVectors, texts: Sequence[str], config: TrainConfig) -> Reembedding | None:
     """How many documents `lora` encodes again, and about how long that takes here.
 
     Merged weights cost what the base costs, so that the base encoder is timed. Judging encodes each text once, and the
@@ -32,9 +32,9 @@ def anew(base: BaseVectors, texts: Sequence[str], config: TrainConfig) -> Anew |
         return None
     texts = list(dict.fromkeys(texts))
     if config.lora_sides == "query" or not texts:
-        return Anew(0, 0.0)
+        return Reembedding(0, 0.0)
     sample = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:_SAMPLE]]
     base.encoder.documents(sample[:1])  # the first takes longer than others
     began = time.perf_counter()
     base.encoder.documents(sample)
-    return Anew(len(texts), (time.perf_counter() - began) / len(sample) * len(texts))
+    return Reembedding(len(texts), (time.perf_counter() - began) / len(sample) * len(texts))

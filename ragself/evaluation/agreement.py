@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ragself.evaluation.metrics import Values
 from ragself.lexical.law import match
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 
 _NEAREST = 32  # documents that the witnesses are asked about, chosen by neither of them
 _DRAWS = 8  # ways to halve a query
@@ -18,7 +18,7 @@ _BATCH = 256
 _ENOUGH = 500  # probes that are asked: more make the interval no telling narrower
 
 
-def halves(study: Study, rows: NDArray[np.int64], seed: int) -> Values:
+def halves(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Values:
     """How far two random halves of a query's words favour the same documents, of those nearest by base vectors.
 
     Where queries and documents name things alike, a document that one half of the words speaks for has the others
@@ -34,15 +34,15 @@ def halves(study: Study, rows: NDArray[np.int64], seed: int) -> Values:
     """
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(rows)[:_ENOUGH])
-    documents, size = study.documents[: study.size], min(_NEAREST, study.size)
+    documents, size = dataset.documents[: dataset.size], min(_NEAREST, dataset.size)
     found = []
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
-        near = np.argpartition(-(study.queries[some] @ documents.T), size - 1, axis=1)[:, :size]
+        near = np.argpartition(-(dataset.queries[some] @ documents.T), size - 1, axis=1)[:, :size]
         for row, at in zip(some.tolist(), near, strict=True):
-            query = study.words.queries[row]
+            query = dataset.words.queries[row]
             if len(query.terms) >= 2:
-                found.append(_split(match(query, study.words.documents, at).gain, random))
+                found.append(_split(match(query, dataset.words.documents, at).gain, random))
     return np.array([value for value in found if value is not None], dtype=np.float64)
 
 

@@ -12,7 +12,7 @@ from ragself.config import Config
 from ragself.evaluation.agreement import between, halves
 from ragself.evaluation.metrics import Values, bootstrap, known_item
 from ragself.lm.ngram import NgramScorer
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.probes.targets import taught, trust
 
 WEIGHT = 3.0  # of a causal language model where it agrees with counted words
@@ -43,7 +43,7 @@ class Calibration:
     agreement: Mapping[str, float] = field(default_factory=dict)
 
 
-def weigh(study: Study, config: Config, *, counted: bool) -> Calibration:
+def weigh(dataset: Dataset, config: Config, *, counted: bool) -> Calibration:
     """The weight that the settings name, or what `calibrate` finds.
 
     The raters are two halves of the words, or a causal language model and counted words. Rated are the user's
@@ -56,20 +56,20 @@ def weigh(study: Study, config: Config, *, counted: bool) -> Calibration:
     """
     if config.teacher.weight is not None:
         return Calibration(config.teacher.weight, "set in the configuration")
-    rows = np.concatenate([study.rows("train", ["traffic"]), study.rows("select", ["traffic"])])
-    rows = rows if len(rows) >= config.gate.min_probes else study.rows("train")
-    rows = rows if len(rows) >= config.gate.min_probes else study.rows("select")
+    rows = np.concatenate([dataset.rows("train", ["traffic"]), dataset.rows("select", ["traffic"])])
+    rows = rows if len(rows) >= config.gate.min_probes else dataset.rows("train")
+    rows = rows if len(rows) >= config.gate.min_probes else dataset.rows("select")
     if counted:
-        agreement = halves(study, rows, config.train.seed)
-        return calibrate(study, study.rows("select"), agreement, config.gate.confidence, (COUNTED, 0.0))
-    words = NgramScorer(study.texts, study.size)
-    found = words.gains([study.probes[row] for row in rows], study.candidates[rows])
-    agreement = between(study.gains[rows], found)
-    return calibrate(study, study.rows("select"), agreement, config.gate.confidence)
+        agreement = halves(dataset, rows, config.train.seed)
+        return calibrate(dataset, dataset.rows("select"), agreement, config.gate.confidence, (COUNTED, 0.0))
+    words = NgramScorer(dataset.texts, dataset.size)
+    found = words.gains([dataset.probes[row] for row in rows], dataset.candidates[rows])
+    agreement = between(dataset.gains[rows], found)
+    return calibrate(dataset, dataset.rows("select"), agreement, config.gate.confidence)
 
 
 def calibrate(
-    study: Study,
+    dataset: Dataset,
     rows: NDArray[np.int64],
     agreement: Values,
     confidence: float,
@@ -91,11 +91,11 @@ def calibrate(
     """
     usual, careful = weights
     found = _agreed(agreement, confidence, usual, careful)
-    rows = hard(study, rows[~np.isnan(study.gains[rows]).any(axis=1)])
+    rows = hard(dataset, rows[~np.isnan(dataset.gains[rows]).any(axis=1)])
     found = replace(found, probes=len(rows))
     if len(rows) < NEED:
         return replace(found, reason=f"{found.reason}; {len(rows)} hard known items, {NEED} are needed to object")
-    ranks = {weight: reciprocal_ranks(study, rows, weight) for weight in sorted({0.0, careful, usual})}
+    ranks = {weight: reciprocal_ranks(dataset, rows, weight) for weight in sorted({0.0, careful, usual})}
     evidence = {f"{weight:g}": float(values.mean()) for weight, values in ranks.items()}
     weight, reason = found.weight, f"{found.reason}, and {len(rows)} hard known items do not object"
     for less in (careful, 0.0):
@@ -105,10 +105,10 @@ def calibrate(
     return replace(found, weight=weight, reason=reason, evidence=evidence)
 
 
-def hard(study: Study, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def hard(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the probes that are known items and share few words with what they should find."""
-    rows = rows[study.positive[rows] >= 0]
-    return rows[study.overlap[rows] <= HARD]
+    rows = rows[dataset.positive[rows] >= 0]
+    return rows[dataset.overlap[rows] <= HARD]
 
 
 def _agreed(agreement: Values, confidence: float, usual: float, careful: float) -> Calibration:
@@ -123,9 +123,11 @@ def _agreed(agreement: Values, confidence: float, usual: float, careful: float) 
     return Calibration(careful, f"the raters do not agree ({said}), which speaks for {careful:g}", agreement=figures)
 
 
-def reciprocal_ranks(study: Study, rows: NDArray[np.int64], weight: float) -> Values:
+def reciprocal_ranks(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> Values:
     """Reciprocal rank of each probe's own passage among its candidates by the teacher, (len(rows),) float64."""
-    gains = study.gains[rows]
-    scores = taught(np.nan_to_num(gains, neginf=0.0), study.floor[rows], trust(weight, study.lengths[rows]), study.tau)
+    gains = dataset.gains[rows]
+    scores = taught(
+        np.nan_to_num(gains, neginf=0.0), dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau
+    )
     scores = np.where(np.isneginf(gains), -np.inf, scores)
-    return known_item(study.ranks(rows, scores), scores.shape[1])["mrr"]
+    return known_item(dataset.ranks(rows, scores), scores.shape[1])["mrr"]

@@ -11,7 +11,7 @@ from ragself.adapters.ranking import Ranking
 from ragself.config import GateConfig
 from ragself.evaluation.gate import Decision, decide
 from ragself.evaluation.judge import judge, weights
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.progress import Progress, silent
 
 WEAKER = (0.75, 0.5, 0.25)  # of the way from the untrained ranking to a candidate, tried where none passes as it is
@@ -33,7 +33,7 @@ class Choice:
 
 
 def choose(
-    study: Study,
+    dataset: Dataset,
     rankings: Mapping[str, Ranking],
     live: Ranking,
     weight: float,
@@ -52,11 +52,11 @@ def choose(
         config: Of the gate.
         progress: Told of rankings judged.
     """
-    rows, depth = study.rows("select"), study.depth(config.k)
-    counts, table, seen = weights(study, rows, config), list[dict[str, Any]](), dict(rankings)
+    rows, depth = dataset.rows("select"), dataset.depth(config.k)
+    counts, table, seen = weights(dataset, rows, config), list[dict[str, Any]](), dict(rankings)
 
     def look(some: Mapping[str, Ranking]) -> None:
-        before, *after = judge(study, rows, [live, *some.values()], weight, config, progress)
+        before, *after = judge(dataset, rows, [live, *some.values()], weight, config, progress)
         for name, values in zip(some, after, strict=True):
             found = decide(before, values, config, depth, counts)
             table.append({"name": name, "passes": found.promote, "reason": found.reason, "figures": found.figures})
@@ -72,7 +72,9 @@ def choose(
     return Choice(best["name"], seen[best["name"]], table)
 
 
-def confirm(study: Study, ranking: Ranking, live: Ranking, weight: float, config: GateConfig, tries: int) -> Decision:
+def confirm(
+    dataset: Dataset, ranking: Ranking, live: Ranking, weight: float, config: GateConfig, tries: int
+) -> Decision:
     """What the gate says of a candidate on the confirm split.
 
     Args:
@@ -83,9 +85,9 @@ def confirm(study: Study, ranking: Ranking, live: Ranking, weight: float, config
         config: Of the gate.
         tries: Candidates that this live version has seen off before.
     """
-    rows = study.rows("confirm")
-    before, after = judge(study, rows, [live, ranking], weight, config)
-    return decide(before, after, config, study.depth(config.k), weights(study, rows, config), tries)
+    rows = dataset.rows("confirm")
+    before, after = judge(dataset, rows, [live, ranking], weight, config)
+    return decide(before, after, config, dataset.depth(config.k), weights(dataset, rows, config), tries)
 
 
 def _best(table: list[dict[str, Any]], depth: int, k: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ragself.corpus.journal import Journal
 from ragself.errors import RagselfError, StoreError, StoreLocked
 from ragself.index.snapshot import Snapshot
-from ragself.memory import give_back
+from ragself.memory import release_memory
 from ragself.versions.lock import ProcessLock, Turn
 from ragself.versions.registry import Registry
 
@@ -41,7 +41,7 @@ class Live:
         role: ProcessLock,
         turn: Turn,
         open: Callable[[int], Snapshot],
-        mend: Callable[[], None],
+        repair: Callable[[], None],
         *,
         shared: bool,
     ) -> None:
@@ -57,7 +57,7 @@ class Live:
             shared: The vectors are on a server, where everybody sees everything.
         """
         self._registry, self._journal, self._role, self._turn = registry, journal, role, turn
-        self._open, self._mend, self._shared = open, mend, shared
+        self._open, self._repair, self._shared = open, repair, shared
         self._snapshot: Snapshot | None = None
         self._seen: tuple[object, ...] = ()
         self._readers: Counter[int] = Counter()
@@ -207,7 +207,7 @@ class Live:
             if str(error) != self._told:
                 logger.warning("version %s goes on answering: %s", self._snapshot and self._snapshot.version, error)
             self._told = str(error)
-        give_back()
+        release_memory()
 
     def _replace(self, *, only_missing: bool = False, patient: bool = True) -> None:
         """Open what is live, warm it, and put it in the place of what is open; wait where it is being written to.
@@ -216,12 +216,12 @@ class Live:
             only_missing: Nothing is done where anything is open.
             patient: Without, nothing is waited for: what is open goes on answering until the next attempt.
         """
-        told = mended = False
+        told = repaired = False
         while True:
-            if not mended and not self._turn.mine and self._lagging():
-                mended = True
+            if not repaired and not self._turn.mine and self._lagging():
+                repaired = True
                 with suppress(StoreLocked):  # another process writes, and will follow when it writes next
-                    self._mend()
+                    self._repair()
             with self._turn.watched(_WAIT) as nobody_writes, self._opening:  # as `switch`, which has the turn by then
                 if only_missing and self._snapshot is not None:
                     return
@@ -230,7 +230,7 @@ class Live:
                     return
             if nobody_writes:
                 with suppress(StoreLocked):
-                    self._mend()
+                    self._repair()
             if not patient or self._closing:
                 self._stale = True
                 return

@@ -43,7 +43,7 @@ def follow(
     """Bring an index up to the journal's head, batch by batch.
 
     Chroma writes its graph in place, and what a kill leaves of it may lie or crash the process that opens it. The
-    collection is therefore marked in the journal until this has come to its end; `Store.mend` replaces those whose
+    collection is therefore marked in the journal until this has come to its end; `Store.repair` replaces those whose
     mark stayed.
 
     Args:
@@ -121,8 +121,8 @@ def verify(
 
     canaries = [chunk.text for chunk in sample[:8]]
     fresh = encoder.documents(canaries)
-    anew = afresh(adapter)
-    fresh = fresh if anew is None else anew.documents(fresh, canaries)
+    reembedding = afresh(adapter)
+    fresh = fresh if reembedding is None else reembedding.documents(fresh, canaries)
     _compare(stored[: len(canaries)], fresh, "stored vectors", "canaries encoded again")
 
     texts = [chunk.text for chunk in sample]

@@ -23,7 +23,7 @@ from ragself.probes.candidates import gather
 from ragself.probes.duplicates import jaccard
 from ragself.probes.filters import judge_probes
 from ragself.probes.lexical_features import Block, Words
-from ragself.probes.query_stuffing import echoes
+from ragself.probes.query_stuffing import stuffed
 from ragself.probes.targets import TAU
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
@@ -34,7 +34,7 @@ _NEAR = 0.8  # word overlap from which a candidate counts as a copy of the probe
 
 
 @dataclass(frozen=True)
-class Study:
+class Dataset:
     """Probes against a corpus. Rows N and above of the documents are passages: sources without the probe's target.
 
     Attributes:
@@ -72,7 +72,7 @@ class Study:
     source: NDArray[np.int64]
     lengths: NDArray[np.int64]
     overlap: NDArray[np.float32]
-    echoes: NDArray[np.int64]
+    stuffed: NDArray[np.int64]
 
     @cached_property
     def judged(self) -> tuple[NDArray[np.bool_], Mapping[str, int]]:
@@ -146,7 +146,7 @@ class Study:
         return np.stack([documents[near] @ query for query, near in zip(queries, candidates, strict=True)])
 
 
-def study(
+def build_dataset(
     probes: Sequence[Probe],
     chunks: Sequence[Chunk],
     base: BaseVectors,
@@ -156,7 +156,7 @@ def study(
     seed: int,
     progress: Progress = silent,
     asked: TeacherConfig | None = None,
-) -> Study:
+) -> Dataset:
     """Choose candidates for each probe and ask the language model about them.
 
     Args:
@@ -207,10 +207,10 @@ def study(
         [p for p in probes if p.scored], found[scored, :scored_width], progress
     )
     gains[leaks & scored[:, None]] = -np.inf
-    echoed = echoes(probes, everything, found)
+    echoed = stuffed(probes, everything, found)
     _humble(gains, np.isin(found, echoed))
     held = Words(analysed, View((*corpus.parts, *View.of(passages).parts)), unit(base))
-    return Study(
+    return Dataset(
         probes=tuple(probes),
         texts=tuple(everything),
         size=len(texts),
@@ -225,7 +225,7 @@ def study(
         source=source,
         lengths=np.array([len(words(p.target)) for p in probes], dtype=np.int64),
         overlap=overlap,
-        echoes=echoed,
+        stuffed=echoed,
     )
 
 
@@ -269,7 +269,7 @@ def _compare_words(
     positive: NDArray[np.int64],
     found: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which candidates (P, K) hold a known-item probe because they are its source or a copy; and `Study.overlap`."""
+    """Which candidates (P, K) hold a known-item probe because they are its source or a copy; and `Dataset.overlap`."""
     leaks = np.zeros(found.shape, dtype=np.bool_)
     overlap = np.full(len(probes), np.nan, dtype=np.float32)
     known = np.flatnonzero(source >= 0).tolist()

@@ -15,7 +15,7 @@ SEVERAL = 3  # queries that one document repeats; of a list of questions with an
 _LEAST = 4  # words of a query that is not repeated by chance
 
 
-def echoes(probes: Sequence[Probe], texts: Sequence[str], found: NDArray[np.int64]) -> NDArray[np.int64]:
+def stuffed(probes: Sequence[Probe], texts: Sequence[str], found: NDArray[np.int64]) -> NDArray[np.int64]:
     """Find the documents that hold at least `SEVERAL` of the users' queries.
 
     Args:

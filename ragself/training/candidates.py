@@ -14,19 +14,19 @@ from ragself.adapters.ranking import Ranking
 from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
 from ragself.lexical.weights import Weights
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.probes.targets import law, trust
 from ragself.progress import Progress, silent
 
 if TYPE_CHECKING:
     from ragself.training.distillation import Probed
-    from ragself.training.lm_loss import Backprop
+    from ragself.training.lm_loss import LmTrainer
 
 ORDER = ("weights", "residual", "lora")  # each may start from what those before it have learned
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class TrainingContext:
     """What training the encoder itself needs.
 
     Attributes:
@@ -39,7 +39,7 @@ class Bench:
     base: BaseVectors
     inner: Ranking
     state: Path
-    backprop: Backprop | None = None
+    backprop: LmTrainer | None = None
 
 
 def inner(trained: Mapping[str, Ranking]) -> Ranking:
@@ -47,14 +47,14 @@ def inner(trained: Mapping[str, Ranking]) -> Ranking:
     return next((trained[kind] for kind in ("residual", "weights") if kind in trained), Ranking())
 
 
-def teach(
+def train_candidate(
     kind: str,
-    study: Study,
+    dataset: Dataset,
     rows: NDArray[np.int64],
     weight: float,
     config: TrainConfig,
     progress: Progress = silent,
-    bench: Bench | None = None,
+    context: TrainingContext | None = None,
 ) -> Ranking:
     """Train a ranking of a kind.
 
@@ -71,62 +71,71 @@ def teach(
         EncoderError: The encoder has no module for LoRA.
         GeneratorError: The objective cannot be learned with the language model.
     """
-    if bench is not None and bench.backprop is not None:
-        return bench.backprop.teach(kind, bench.inner, bench.state)
+    if context is not None and context.backprop is not None:
+        return context.backprop.train(kind, context.inner, context.state)
     if kind == "lora":
-        assert bench is not None
-        return _tuned(study, rows, weight, config, bench, progress)
-    from ragself.training.trainer import Lesson, Schedule, train  # loads torch, which only training needs
+        assert context is not None
+        return _tuned(dataset, rows, weight, config, context, progress)
+    from ragself.training.trainer import VectorData, VectorSettings, train  # loads torch, which only training needs
 
-    lesson = Lesson(
-        study.queries[rows],
-        study.documents,
-        study.candidates[rows],
-        target(study, rows, weight),
-        np.isneginf(study.gains[rows]),
-        study.weights[rows],
-        study.words,
-        study.matches.take(rows),
-        study.tau,
+    data = VectorData(
+        dataset.queries[rows],
+        dataset.documents,
+        dataset.candidates[rows],
+        target(dataset, rows, weight),
+        np.isneginf(dataset.gains[rows]),
+        dataset.weights[rows],
+        dataset.words,
+        dataset.matches.take(rows),
+        dataset.tau,
         Weights(),
     )
-    schedule = Schedule(steps=config.steps, seed=config.seed, **({} if kind == "residual" else {"rank": 0}))
-    return train(lesson, schedule, progress, f"train {kind}").ranking
+    settings = VectorSettings(steps=config.steps, seed=config.seed, **({} if kind == "residual" else {"rank": 0}))
+    return train(data, settings, progress, f"train {kind}").ranking
 
 
-def target(study: Study, rows: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
+def target(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
     """The teacher's law over the candidates of some probes, (len(rows), K) float32."""
-    return law(study.gains[rows], study.floor[rows], trust(weight, study.lengths[rows]), study.tau)
+    return law(dataset.gains[rows], dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau)
 
 
 def _tuned(
-    study: Study, rows: NDArray[np.int64], weight: float, config: TrainConfig, bench: Bench, progress: Progress
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    weight: float,
+    config: TrainConfig,
+    context: TrainingContext,
+    progress: Progress,
 ) -> Ranking:
-    from ragself.training.distillation import Lesson, Schedule
-    from ragself.training.lora_trainer import tune
+    from ragself.training.distillation import LoraData, LoraSettings
+    from ragself.training.lora_trainer import train_lora
 
-    kinds = sorted({study.probes[row].kind for row in rows})  # of others it learns nothing, and would seem to stand
-    held = study.rows("select", kinds)
-    held = held[study.judged[0][held]]
-    used, inverse = np.unique(study.candidates[np.concatenate([rows, held])], return_inverse=True)
-    places = inverse.reshape(-1, study.candidates.shape[1]).astype(np.int64)
-    lesson = Lesson(
-        _probed(study, rows, places[: len(rows)], weight, bench.inner),
-        _probed(study, held, places[len(rows) :], weight, bench.inner),
-        [study.texts[row] for row in used],
-        study.documents[used],
+    kinds = sorted({dataset.probes[row].kind for row in rows})  # of others it learns nothing, and would seem to stand
+    held = dataset.rows("select", kinds)
+    held = held[dataset.judged[0][held]]
+    used, inverse = np.unique(dataset.candidates[np.concatenate([rows, held])], return_inverse=True)
+    places = inverse.reshape(-1, dataset.candidates.shape[1]).astype(np.int64)
+    data = LoraData(
+        _probed(dataset, rows, places[: len(rows)], weight, context.inner),
+        _probed(dataset, held, places[len(rows) :], weight, context.inner),
+        [dataset.texts[row] for row in used],
+        dataset.documents[used],
     )
     batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as twenty without
-    schedule = Schedule(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
-    learned = tune(lesson, bench.base.encoder, bench.inner.adapter, schedule, bench.state, progress)
-    return Ranking(learned.lora.bound(bench.base, progress), bench.inner.weights)
+    settings = LoraSettings(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
+    learned = train_lora(data, context.base.encoder, context.inner.adapter, settings, context.state, progress)
+    return Ranking(learned.lora.bound(context.base, progress), context.inner.weights)
 
 
-def _probed(study: Study, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float, inner: Ranking) -> Probed:
+def _probed(
+    dataset: Dataset, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float, inner: Ranking
+) -> Probed:
     """Probes with the teacher's law: the one place where it is decided what LoRA learns towards."""
     from ragself.training.distillation import Probed
 
-    texts = [study.probes[row].text for row in rows]
-    lexical = study.matches.take(rows).scores(inner.weights, study.words.log_weight(inner.weights))
-    out = np.isneginf(study.gains[rows])
-    return Probed(texts, study.queries[rows], places, target(study, rows, weight), out, study.weights[rows], lexical)
+    texts = [dataset.probes[row].text for row in rows]
+    lexical = dataset.matches.take(rows).scores(inner.weights, dataset.words.log_weight(inner.weights))
+    out = np.isneginf(dataset.gains[rows])
+    return Probed(
+        texts, dataset.queries[rows], places, target(dataset, rows, weight), out, dataset.weights[rows], lexical
+    )

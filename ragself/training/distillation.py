@@ -53,7 +53,7 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LoraData:
     """What there is to learn from.
 
     Attributes:
@@ -70,7 +70,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class LoraSettings:
     """How it is learned.
 
     Attributes:
@@ -104,24 +104,24 @@ class Schedule:
         return 2.0 * self.rank
 
 
-class Student:
+class LoraStudent:
     """The encoder in training, the temperature, and the vectors of documents that stay as they are."""
 
-    def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
-        self.lesson, self.schedule = lesson, schedule
-        self.reader = Reader(encoder, schedule.rank, schedule.alpha, schedule.seed)
+    def __init__(self, data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> None:
+        self.data, self.settings = data, settings
+        self.reader = Reader(encoder, settings.rank, settings.alpha, settings.seed)
         self.inner = inner
-        self.documents = under(inner, torch.from_numpy(lesson.documents))
-        splits = (lesson.train, lesson.held)
+        self.documents = under(inner, torch.from_numpy(data.documents))
+        splits = (data.train, data.held)
         self.asked = {id(split): self.reader.tokens(split.texts, "query") for split in splits}
-        reads = schedule.sides == "both"
-        self.searched = self.reader.tokens(lesson.texts, "document") if reads else None
+        reads = settings.sides == "both"
+        self.searched = self.reader.tokens(data.texts, "document") if reads else None
         self.log_tau = nn.Parameter(torch.tensor(math.log(self._temperature())))
         self.weights = {**self.reader.weights, "log_tau": self.log_tau}
 
     def _temperature(self) -> float:
         """The one that lies closest to the teacher before anything is learned, so that LoRA need not make up for it."""
-        split = self.lesson.train
+        split = self.data.train
         queries = under(self.inner, torch.from_numpy(split.queries))
         pairs = zip(queries, torch.from_numpy(split.candidates), strict=True)
         cosines = torch.stack([self.documents[row] @ query for query, row in pairs])
@@ -154,7 +154,7 @@ class Student:
             rows: n of them.
             columns: (n, k) which of their candidates.
         """
-        lesson = self.lesson
+        data = self.data
         found = np.take_along_axis(split.candidates[rows], columns, axis=1)
         new = self.reader.read(self.asked[id(split)], rows)
         moved = _distance(new, split.queries[rows])
@@ -164,7 +164,7 @@ class Student:
         else:
             used, inverse = np.unique(found, return_inverse=True)
             read = self.reader.read(self.searched, used)
-            moved = moved + _distance(read, lesson.documents[used])
+            moved = moved + _distance(read, data.documents[used])
             documents = under(self.inner, read)[torch.from_numpy(inverse.reshape(found.shape))]
         scores = torch.einsum("nd,nkd->nk", queries, documents)
         scores = scores + torch.from_numpy(np.take_along_axis(split.lexical[rows], columns, axis=1))
@@ -177,20 +177,20 @@ class Student:
     def columns(self, split: Probed, rows: Rows, random: np.random.Generator) -> Rows:
         """Candidates of each probe to read: all where that costs nothing, else half the teacher's best, half others."""
         count = split.candidates.shape[1]
-        if self.searched is None or count <= self.schedule.candidates:
+        if self.searched is None or count <= self.settings.candidates:
             return np.tile(np.arange(count), (len(rows), 1))
-        best = self.schedule.candidates // 2
+        best = self.settings.candidates // 2
         rank = np.argsort(np.argsort(-split.target[rows], axis=1, kind="stable"), axis=1)
         draw = random.random(rank.shape)
         draw[rank < best] = -1.0
         draw[split.leaks[rows]] += 2.0  # which are out of both laws: to read them would be for nothing
-        return np.sort(np.argsort(draw, axis=1, kind="stable")[:, : self.schedule.candidates], axis=1)
+        return np.sort(np.argsort(draw, axis=1, kind="stable")[:, : self.settings.candidates], axis=1)
 
     def divergence(self) -> float:
         """Mean KL divergence of the held-out probes."""
-        split = self.lesson.held
+        split = self.data.held
         rows = np.arange(len(split.texts))[: None if self.searched is None else _WATCHED]
-        columns = self.columns(split, rows, np.random.default_rng(self.schedule.seed))
+        columns = self.columns(split, rows, np.random.default_rng(self.settings.seed))
         total = 0.0
         with torch.no_grad():
             for group in self.groups(split, rows, columns):

@@ -11,12 +11,12 @@ from ragself.adapters.ranking import Ranking
 from ragself.evaluation.calibration import NEED, hard
 from ragself.evaluation.metrics import Values, bootstrap, known_item
 from ragself.lexical.weights import Weights
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 
 SCALES = (0.5, 1.5, 2.0, 3.0, 4.0)  # of the untrained weights, which are tried
 
 
-def fusion_weights(study: Study, rows: NDArray[np.int64], confidence: float) -> Weights | None:
+def fusion_weights(dataset: Dataset, rows: NDArray[np.int64], confidence: float) -> Weights | None:
     """The scale of both weights at which hard known items are found best; None where none is better beyond doubt.
 
     Args:
@@ -24,11 +24,11 @@ def fusion_weights(study: Study, rows: NDArray[np.int64], confidence: float) -> 
         rows: Those to use, which the gate does not judge by.
         confidence: Of the interval of the gain.
     """
-    rows = hard(study, rows)
+    rows = hard(dataset, rows)
     if len(rows) < NEED:
         return None
-    usual = _found(study, rows, Weights())
-    values = {scale: _found(study, rows, _scaled(scale)) for scale in SCALES}
+    usual = _found(dataset, rows, Weights())
+    values = {scale: _found(dataset, rows, _scaled(scale)) for scale in SCALES}
     best = max(SCALES, key=lambda scale: float(values[scale].mean()))
     return _scaled(best) if bootstrap(values[best] - usual, confidence).low > 0 else None
 
@@ -38,5 +38,5 @@ def _scaled(scale: float) -> Weights:
     return replace(plain, language_model=plain.language_model * scale, bm25=plain.bm25 * scale)
 
 
-def _found(study: Study, rows: NDArray[np.int64], weights: Weights) -> Values:
-    return known_item(study.ranks(rows, study.scores(rows, Ranking(None, weights))), 10)["mrr"]
+def _found(dataset: Dataset, rows: NDArray[np.int64], weights: Weights) -> Values:
+    return known_item(dataset.ranks(rows, dataset.scores(rows, Ranking(None, weights))), 10)["mrr"]

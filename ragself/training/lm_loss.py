@@ -26,18 +26,18 @@ from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 from ragself.lm.causal import CausalLM
 from ragself.lm.white_box import WhiteBox
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.probes.lexical_features import Words
 from ragself.progress import Progress, silent
 from ragself.schema import Account
-from ragself.training.dream import objective as dream_lesson
-from ragself.training.dream.dream import Dream
-from ragself.training.dream.objective import DreamLesson
+from ragself.training.dream import objective as dream_objective
+from ragself.training.dream.dream import DreamLoss
+from ragself.training.dream.objective import DreamObjective
 from ragself.training.gap import Gap
-from ragself.training.optimizer import EVERY, Course, descend
-from ragself.training.revela import objective as revela_lesson
-from ragself.training.revela.objective import RevelaLesson
-from ragself.training.revela.revela import Revela
+from ragself.training.optimizer import EVERY, EarlyStopping, minimize
+from ragself.training.revela import objective as revela_objective
+from ragself.training.revela.objective import RevelaObjective
+from ragself.training.revela.revela import RevelaLoss
 from ragself.training.student import SHARPER, Pace, Side, Student, TextStudent, VectorStudent, sharpen
 
 Rows = NDArray[np.int64]
@@ -45,7 +45,7 @@ Rows = NDArray[np.int64]
 _PATIENCE = 4  # looks without a gain
 
 
-class Lesson(Protocol):
+class LmObjective(Protocol):
     """What an objective reads in a pass, made once for all kinds of adapters."""
 
     @property
@@ -78,12 +78,12 @@ class Lesson(Protocol):
         """What the bits of a run depend on, settings aside."""
         ...
 
-    def objective(self, student: Student, key: str) -> Dream | Revela:
+    def objective(self, student: Student, key: str) -> DreamLoss | RevelaLoss:
         """What is lowered."""
         ...
 
 
-class Backprop:
+class LmTrainer:
     """One pass's language model, opened once, and what it was tried with.
 
     Attributes:
@@ -92,7 +92,7 @@ class Backprop:
     """
 
     def __init__(
-        self, lm: CausalLM, study: Study, rows: Rows, base: BaseVectors,
+        self, lm: CausalLM, dataset: Dataset, rows: Rows, base: BaseVectors,
         config: TrainConfig, account: Account, progress: Progress = silent,
     ) -> None:  # fmt: skip
         """Name the parts; nothing is read yet.
@@ -106,11 +106,11 @@ class Backprop:
             account: Takes the tokens that are read.
             progress: Told of each stage.
         """
-        self._lm, self._study, self._rows = lm, study, rows
+        self._lm, self._study, self._rows = lm, dataset, rows
         self._base, self._config, self._account, self._progress = base, config, account, progress
         self.seen: dict[str, dict[str, Any]] = {}
 
-    def teach(self, kind: str, inner: Ranking, state: Path) -> Ranking:
+    def train(self, kind: str, inner: Ranking, state: Path) -> Ranking:
         """Train a ranking of a kind.
 
         Args:
@@ -122,38 +122,38 @@ class Backprop:
             GeneratorError: The language model cannot be used so, or there is nothing to learn from it.
             EncoderError: The encoder has no module for LoRA.
         """
-        before, lesson, name = self._account.inside, self._lesson, self._config.objective
-        lesson.gap.check(name)
+        before, data, name = self._account.inside, self._lesson, self._config.objective
+        data.gap.check(name)
         student = self._student(kind, inner)
-        objective = lesson.objective(student, self._key(kind, inner))
+        objective = data.objective(student, self._key(kind, inner))
         sharper = sharpen(student, objective.tried(SHARPER), SHARPER)
         steps = self._config.lora_steps if kind == "lora" else self._config.steps
-        course = Course(steps, EVERY, _PATIENCE)
+        stopping = EarlyStopping(steps, EVERY, _PATIENCE)
         try:
-            loss, held = descend(objective, course, state, self._progress, f"train {kind} by {name}")
+            loss, held = minimize(objective, stopping, state, self._progress, f"train {kind} by {name}")
         except OutOfMemoryError as error:
             raise GeneratorError(
-                f"{lesson.box.device} has no memory for a step of {name} with {kind}. Set train.tokens, "
+                f"{data.box.device} has no memory for a step of {name} with {kind}. Set train.tokens, "
                 "train.dream_documents or train.revela_chunks lower, or generator.device to cpu."
             ) from error
         self.seen[kind] = {
-            "gap": lesson.gap.mean,
-            "gap_error": lesson.gap.error,
+            "gap": data.gap.mean,
+            "gap_error": data.gap.error,
             "sharper": sharper,
             "loss": [held[0], min(held)] if held else [loss[0], loss[-1]],
             "steps": len(loss),
             "tokens": self._account.inside - before,
-            **lesson.facts,
+            **data.facts,
         }
         return self._ranking(student, inner)
 
     @cached_property
-    def _lesson(self) -> Lesson:
-        lm, study, config = self._lm, self._study, self._config
+    def _lesson(self) -> LmObjective:
+        lm, dataset, config = self._lm, self._study, self._config
         box = lm.white_box(self._account)
         if config.objective == "dream":
-            return DreamLesson(lm, box, study, self._rows, config, self._progress)
-        return RevelaLesson(lm, box, study, self._base, config, self._progress)
+            return DreamObjective(lm, box, dataset, self._rows, config, self._progress)
+        return RevelaObjective(lm, box, dataset, self._base, config, self._progress)
 
     def _student(self, kind: str, inner: Ranking) -> Student:
         queries, documents = self._lesson.asked, self._lesson.searched
@@ -181,7 +181,7 @@ class Backprop:
 
     def _key(self, kind: str, inner: Ranking) -> str:
         """Hash of all that the bits of a run depend on."""
-        study = self._study
+        dataset = self._study
         digest = hashlib.blake2b(digest_size=16)
         settings, mark = self._config.model_dump(mode="json"), identity(self._base.encoder.fingerprint, inner)
         digest.update(repr((kind, self._lm.name, mark, settings)).encode())
@@ -189,7 +189,7 @@ class Backprop:
             told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
             digest.update(told)
         digest.update(
-            "\0".join([*(probe.text for probe in study.probes), *study.texts]).encode("utf-8", "surrogatepass")
+            "\0".join([*(probe.text for probe in dataset.probes), *dataset.texts]).encode("utf-8", "surrogatepass")
         )
         return digest.hexdigest()
 
@@ -206,5 +206,5 @@ def forecast(config: TrainConfig, document: float, target: float) -> tuple[int, 
     """
     courses = [config.lora_steps if kind == "lora" else config.steps for kind in config.adapters]
     if config.objective == "dream":
-        return dream_lesson.tokens_read(config, courses, document, target), dream_lesson.FORWARDS
-    return revela_lesson.tokens_read(config, courses, document), revela_lesson.FORWARDS
+        return dream_objective.tokens_read(config, courses, document, target), dream_objective.FORWARDS
+    return revela_objective.tokens_read(config, courses, document), revela_objective.FORWARDS

@@ -15,14 +15,14 @@ from ragself.adapters.io import fingerprint
 from ragself.adapters.lora import Lora
 from ragself.encoders.encoder import Encoder
 from ragself.progress import Progress, silent
-from ragself.training.distillation import Lesson, Schedule, Student
-from ragself.training.optimizer import Course, descend, turn
+from ragself.training.distillation import LoraData, LoraSettings, LoraStudent
+from ragself.training.optimizer import EarlyStopping, batch_rows, minimize
 
 STAGE = "train lora"
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainedLora:
     """What was learned.
 
     Attributes:
@@ -36,14 +36,14 @@ class Learned:
     held: tuple[float, ...]
 
 
-def tune(
-    lesson: Lesson,
+def train_lora(
+    data: LoraData,
     encoder: Encoder,
     inner: Adapter | None,
-    schedule: Schedule,
+    settings: LoraSettings,
     state: Path | None = None,
     progress: Progress = silent,
-) -> Learned:
+) -> TrainedLora:
     """Minimise KL(teacher || student) plus the distance to the base vectors. Deterministic on a CPU.
 
     Args:
@@ -58,51 +58,51 @@ def tune(
         EncoderError: The encoder has no module for LoRA.
         StoreError: The state cannot be written.
     """
-    run = _Distillation(lesson, encoder, inner, schedule)
-    course = Course(schedule.steps, schedule.every, schedule.patience)
-    loss, held = descend(run, course, state, progress, STAGE)
-    return Learned(replace(run.student.reader.lora(schedule.sides), inner=inner), loss, held)
+    run = _Distillation(data, encoder, inner, settings)
+    stopping = EarlyStopping(settings.steps, settings.every, settings.patience)
+    loss, held = minimize(run, stopping, state, progress, STAGE)
+    return TrainedLora(replace(run.student.reader.lora(settings.sides), inner=inner), loss, held)
 
 
 class _Distillation:
     """The student's divergence from its teacher, to be lowered."""
 
-    def __init__(self, lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> None:
-        self.student = Student(lesson, encoder, inner, schedule)
-        self.lesson, self.schedule = lesson, schedule
-        self.rates = ((tuple(self.student.reader.weights), schedule.rate), (("log_tau",), schedule.rate_tau))
-        self.key = _key(lesson, encoder, inner, schedule)
+    def __init__(self, data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> None:
+        self.student = LoraStudent(data, encoder, inner, settings)
+        self.data, self.settings = data, settings
+        self.rates = ((tuple(self.student.reader.weights), settings.rate), (("log_tau",), settings.rate_tau))
+        self.key = _key(data, encoder, inner, settings)
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """LoRA's, and the temperature."""
         return self.student.weights
 
-    def learn(self, step: int) -> float:
+    def accumulate_gradient(self, step: int) -> float:
         """Add the gradient of a batch; its KL divergence."""
-        schedule, student, split = self.schedule, self.student, self.lesson.train
-        rows = turn(np.arange(len(split.texts)), schedule.batch, schedule.seed, step)
-        columns = student.columns(split, rows, np.random.default_rng([schedule.seed, step]))
+        settings, student, split = self.settings, self.student, self.data.train
+        rows = batch_rows(np.arange(len(split.texts)), settings.batch, settings.seed, step)
+        columns = student.columns(split, rows, np.random.default_rng([settings.seed, step]))
         weights = split.weights[rows] / split.weights[rows].sum()
         total = 0.0
         for part in student.groups(split, rows, columns):  # probes do not depend on each other
             divergence, moved = student.loss(split, rows[part], columns[part])
             loss = divergence @ torch.from_numpy(weights[part])
-            (loss + schedule.anchor * moved * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
+            (loss + settings.anchor * moved * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
 
-    def look(self) -> float | None:
+    def evaluate(self) -> float | None:
         """KL divergence of the held-out probes."""
-        return self.student.divergence() if len(self.lesson.held.texts) else None
+        return self.student.divergence() if len(self.data.held.texts) else None
 
 
-def _key(lesson: Lesson, encoder: Encoder, inner: Adapter | None, schedule: Schedule) -> str:
+def _key(data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> str:
     """Hash of all that the bits of a run depend on."""
-    digest = hashlib.blake2b(repr((fingerprint(encoder.fingerprint, inner), schedule)).encode(), digest_size=16)
-    for split in (lesson.train, lesson.held):
+    digest = hashlib.blake2b(repr((fingerprint(encoder.fingerprint, inner), settings)).encode(), digest_size=16)
+    for split in (data.train, data.held):
         digest.update("\0".join(split.texts).encode("utf-8", "surrogatepass"))
         for array in (split.queries, split.candidates, split.target, split.leaks, split.weights, split.lexical):
             digest.update(np.ascontiguousarray(array).data)
-    digest.update(np.ascontiguousarray(lesson.documents).data)
+    digest.update(np.ascontiguousarray(data.documents).data)
     return digest.hexdigest()

@@ -43,17 +43,17 @@ class Objective(Protocol):
         """All that is trained, by name."""
         ...
 
-    def learn(self, step: int) -> float:
+    def accumulate_gradient(self, step: int) -> float:
         """Add the gradient of a step to the weights, and return its loss. Depends on nothing but weights and step."""
         ...
 
-    def look(self) -> float | None:
+    def evaluate(self) -> float | None:
         """The loss of what is held out; None where nothing is."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class EarlyStopping:
     """How far.
 
     Attributes:
@@ -67,8 +67,8 @@ class Course:
     patience: int
 
 
-def descend(
-    objective: Objective, course: Course, state: Path | None, progress: Progress = silent, stage: str = "train"
+def minimize(
+    objective: Objective, stopping: EarlyStopping, state: Path | None, progress: Progress = silent, stage: str = "train"
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Train the weights and leave them at their best look. Deterministic on a CPU, where it takes one thread.
 
@@ -88,14 +88,14 @@ def descend(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same bits on every machine, as in `train`
     try:
-        run = _Run(objective, course, state)
+        run = _Run(objective, stopping, state)
         run.minimise(progress, stage)
         return tuple(run.loss), tuple(run.held)
     finally:
         torch.set_num_threads(threads)
 
 
-def turn(rows: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[np.int64]:
+def batch_rows(rows: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[np.int64]:
     """Those of a step: every one once, in random order, then again in another; of any step at once."""
     again, at = divmod(step, -(-len(rows) // batch))
     order = np.random.default_rng([seed, again]).permutation(rows)
@@ -105,8 +105,8 @@ def turn(rows: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[n
 class _Run:
     """Weights on their way, and where they are kept."""
 
-    def __init__(self, objective: Objective, course: Course, state: Path | None) -> None:
-        self.objective, self.course, self.state = objective, course, state
+    def __init__(self, objective: Objective, stopping: EarlyStopping, state: Path | None) -> None:
+        self.objective, self.stopping, self.state = objective, stopping, state
         weights = objective.weights
         groups = [{"params": [weights[name] for name in names], "lr": rate} for names, rate in objective.rates]
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -118,33 +118,33 @@ class _Run:
 
     def minimise(self, progress: Progress, stage: str) -> None:
         """Train to the end, or until what is held out says that it is enough."""
-        course, saved = self.course, time.monotonic()
+        stopping, saved = self.stopping, time.monotonic()
         if not self.held:
-            self._look()
-        while self.step < course.steps and not self._enough():
+            self._evaluate()
+        while self.step < stopping.steps and not self._should_stop():
             self._take_step()
-            if self.step % course.every == 0 or self.step == course.steps:
-                self._look()
-            if time.monotonic() - saved > _SAVED or self.step % course.every == 0:
+            if self.step % stopping.every == 0 or self.step == stopping.steps:
+                self._evaluate()
+            if time.monotonic() - saved > _SAVED or self.step % stopping.every == 0:
                 self._save()
                 saved = time.monotonic()
-            progress(stage, self.step, course.steps)
-        progress(stage, course.steps, course.steps)
+            progress(stage, self.step, stopping.steps)
+        progress(stage, stopping.steps, stopping.steps)
         with torch.no_grad():
             for name, weight in self.objective.weights.items():
                 weight.copy_(self.best[name])
 
     def _take_step(self) -> None:
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min(1.0, (self.step + 1) / _WARM) * (1.0 - self.step / self.course.steps)
+            group["lr"] = rate * min(1.0, (self.step + 1) / _WARM) * (1.0 - self.step / self.stopping.steps)
         self.optimiser.zero_grad()
-        self.loss.append(self.objective.learn(self.step))
+        self.loss.append(self.objective.accumulate_gradient(self.step))
         self.optimiser.step()
         self.step += 1
 
-    def _look(self) -> None:
+    def _evaluate(self) -> None:
         """Compare with the best so far on what is held out; without any, the newest is the best."""
-        found = self.objective.look()
+        found = self.objective.evaluate()
         if found is None:
             self.best = self._weights()
             return
@@ -152,8 +152,8 @@ class _Run:
             self.best = self._weights()
         self.held.append(found)
 
-    def _enough(self) -> bool:
-        return bool(self.held) and len(self.held) - 1 - int(np.argmin(self.held)) >= self.course.patience
+    def _should_stop(self) -> bool:
+        return bool(self.held) and len(self.held) - 1 - int(np.argmin(self.held)) >= self.stopping.patience
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: weight.detach().clone() for name, weight in self.objective.weights.items()}

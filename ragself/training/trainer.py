@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class VectorData:
     """What there is to learn from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule(Pace):
+class VectorSettings(Pace):
     """How it is learned. The defaults are the measured best and the same for every collection.
 
     Attributes:
@@ -67,7 +67,7 @@ class Schedule(Pace):
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainedVectors:
     """What was learned.
 
     Attributes:
@@ -79,7 +79,9 @@ class Learned:
     loss: tuple[float, ...]
 
 
-def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage: str = "train") -> Learned:
+def train(
+    data: VectorData, settings: VectorSettings, progress: Progress = silent, stage: str = "train"
+) -> TrainedVectors:
     """Minimise KL(teacher || student) plus the distance to where it began. Deterministic on a CPU.
 
     Args:
@@ -92,56 +94,56 @@ def train(lesson: Lesson, schedule: Schedule, progress: Progress = silent, stage
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _minimise(_Student(lesson, schedule), schedule, progress, stage)
+        return _minimize(_Student(data, settings), settings, progress, stage)
     finally:
         torch.set_num_threads(threads)
 
 
-def _minimise(student: _Student, schedule: Schedule, progress: Progress, stage: str) -> Learned:
+def _minimize(student: _Student, settings: VectorSettings, progress: Progress, stage: str) -> TrainedVectors:
     groups = [{"params": [student.weights[name] for name in names], "lr": rate} for names, rate in student.rates]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     rates = [rate for _, rate in student.rates]
     losses = []
-    for step, rows in enumerate(_batches(len(student.lesson.queries), schedule)):
+    for step, rows in enumerate(_batches(len(student.data.queries), settings)):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / schedule.steps)  # warm up, decay to 0
+            group["lr"] = rate * min(1.0, (step + 1) / 5) * (1.0 - step / settings.steps)  # warm up, decay to 0
         divergence, penalty = student.loss(rows)
         optimiser.zero_grad()
         (divergence + penalty).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(divergence.item())
-        progress(stage, step + 1, schedule.steps)
-    return Learned(Ranking(*student.learned()), tuple(losses))
+        progress(stage, step + 1, settings.steps)
+    return TrainedVectors(Ranking(*student.learned()), tuple(losses))
 
 
-def _batches(count: int, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
+def _batches(count: int, settings: VectorSettings) -> Iterator[NDArray[np.int64]]:
     """Rows of each step's probes: every probe once, in random order, then again."""
-    random = np.random.default_rng(schedule.seed)
+    random = np.random.default_rng(settings.seed)
     left = np.empty(0, dtype=np.int64)
-    for _ in range(schedule.steps):
+    for _ in range(settings.steps):
         if not len(left):
             left = random.permutation(count)
-        yield left[: schedule.batch]
-        left = left[schedule.batch :]
+        yield left[: settings.batch]
+        left = left[settings.batch :]
 
 
 class _Student(VectorStudent):
     """The student before a teacher."""
 
-    def __init__(self, lesson: Lesson, schedule: Schedule) -> None:
-        super().__init__(lesson.queries, lesson.documents, lesson.words, lesson.tau, schedule, lesson.start)
-        self.lesson = lesson
+    def __init__(self, data: VectorData, settings: VectorSettings) -> None:
+        super().__init__(data.queries, data.documents, data.words, data.tau, settings, data.start)
+        self.data = data
 
     def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """KL divergence and anchor of one batch of probes, both scalars."""
-        lesson = self.lesson
-        used, inverse = np.unique(lesson.candidates[rows], return_inverse=True)
+        data = self.data
+        used, inverse = np.unique(data.candidates[rows], return_inverse=True)
         at = torch.from_numpy(inverse.reshape(len(rows), -1))
         cosines, penalty = self.cosines(rows, used)
-        scores = cosines.gather(1, at) + self.lexical(lesson.matches.take(rows))
+        scores = cosines.gather(1, at) + self.lexical(data.matches.take(rows))
         # What would leak the target is out of both laws: it is neither pulled nor pushed.
-        out = torch.from_numpy(lesson.out[rows])
+        out = torch.from_numpy(data.out[rows])
         logs = log_softmax((scores / self.log_tau.exp()).masked_fill(out, -1e4), dim=-1)
-        target, weights = torch.from_numpy(lesson.target[rows]), torch.from_numpy(lesson.weights[rows])
+        target, weights = torch.from_numpy(data.target[rows]), torch.from_numpy(data.weights[rows])
         divergence = (target * (torch.log(target + 1e-12) - logs)).sum(dim=1) @ weights / weights.sum()
         return divergence, penalty

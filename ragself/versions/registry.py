@@ -320,7 +320,7 @@ class Registry:
         promoted = event is not None and event["event"] == "promote" and event["version"] == self.live()
         return event if promoted else None
 
-    def taken_back(self) -> dict[str, int]:
+    def rolled_back(self) -> dict[str, int]:
         """Fingerprints of what was promoted and then rolled back from, and the number of the version."""
         promoted: dict[int, str] = {}
         taken: dict[str, int] = {}
@@ -335,7 +335,7 @@ class Registry:
 
     # the history ----------------------------------------------------------------------------------
 
-    def seen_off(self) -> int:
+    def rejected(self) -> int:
         """Candidates that were put before the gate since the live version was last changed, and refused."""
         count = 0
         for event in self.history():

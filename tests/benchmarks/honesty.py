@@ -41,9 +41,9 @@ from ragself.evaluation.metrics import Values, bootstrap, ndcg, relevance_of
 from ragself.evaluation.selection import choose, confirm
 from ragself.lexical.weights import Weights
 from ragself.lm.ngram import NgramScorer
-from ragself.probes.dataset import Study, study
+from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.probes import make
-from ragself.training.candidates import teach
+from ragself.training.candidates import train_candidate
 from ragself.training.fusion import fusion_weights
 from tests.benchmarks import lines
 from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
@@ -96,11 +96,11 @@ def runs(
     config, chunks, truth = Config(), subject.collection.chunks, Truth(subject)
     for seed in range(seeds):
         probes = make(chunks, asked, config.probes, seed, need=config.gate.min_probes).probes
-        lesson = study(probes, chunks, subject.vectors, Ranking(), NgramScorer, config.teacher, seed)
+        dataset = build_dataset(probes, chunks, subject.vectors, Ranking(), NgramScorer, config.teacher, seed)
         settings = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-        fusion = fusion_weights(lesson, known_items(lesson), config.gate.confidence)  # no teacher has a say in them
+        fusion = fusion_weights(dataset, known_items(dataset), config.gate.confidence)  # no teacher has a say in them
         for teacher in teachers:
-            taught = misled(lesson, teacher.removesuffix(UNSEEN), seed)
+            taught = misled(dataset, teacher.removesuffix(UNSEEN), seed)
             forced = HEAVY if teacher == "heavy" else COUNTED if teacher.endswith(UNSEEN) else None
             weight = forced or weigh(taught, settings, counted=True).weight
             if not weight:  # the pass ends here: nothing is trained, and nothing goes before the gate
@@ -129,18 +129,18 @@ def runs(
                 )
 
 
-def known_items(lesson: Study) -> NDArray[np.int64]:
+def known_items(dataset: Dataset) -> NDArray[np.int64]:
     """Rows that fusion weights are found by, as in a pass."""
-    return np.concatenate([lesson.rows("train"), lesson.rows("select")])
+    return np.concatenate([dataset.rows("train"), dataset.rows("select")])
 
 
-def candidate(taught: Study, kind: str, weight: float, config: Config, fusion: Weights | None) -> Ranking | None:
+def candidate(taught: Dataset, kind: str, weight: float, config: Config, fusion: Weights | None) -> Ranking | None:
     """A ranking of a kind; None where there is nothing to learn it from."""
     if kind == "fusion weights":
         return None if fusion is None else Ranking(None, fusion)
     rows = taught.rows("train")
     rows = rows[taught.judged[0][rows]]
-    return teach(kind, taught, rows, weight, config.train) if len(rows) >= config.probes.min_train else None
+    return train_candidate(kind, taught, rows, weight, config.train) if len(rows) >= config.probes.min_train else None
 
 
 def run_of(collection: str, teacher: str, kind: str, seed: int, weight: float, **found: Any) -> dict[str, Any]:
@@ -173,11 +173,11 @@ class Truth:
         return ndcg(*relevance_of(found, self._qrels, 10)[:2], 10)
 
 
-def misled(lesson: Study, teacher: str, seed: int) -> Study:
+def misled(dataset: Dataset, teacher: str, seed: int) -> Dataset:
     """The study as a bad teacher sees it."""
     if teacher in ("counted", "heavy"):
-        return lesson
-    draw, gains = np.random.default_rng(seed), lesson.gains.copy()
+        return dataset
+    draw, gains = np.random.default_rng(seed), dataset.gains.copy()
     finite = np.isfinite(gains)
     if teacher == "noisy":
         gains[finite] += NOISE * gains[finite].std() * draw.normal(size=int(finite.sum()))
@@ -186,7 +186,7 @@ def misled(lesson: Study, teacher: str, seed: int) -> Study:
     else:
         for row, known in zip(gains, finite, strict=True):
             row[known] = draw.permutation(row[known])
-    return replace(lesson, gains=gains.astype(np.float32))
+    return replace(dataset, gains=gains.astype(np.float32))
 
 
 def confusion(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -38,8 +38,8 @@ from ragself.cli.stdlib import documents
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
 from ragself.probes.targets import law
-from ragself.training.distillation import Lesson, Probed, Schedule
-from ragself.training.lora_trainer import tune
+from ragself.training.distillation import LoraData, LoraSettings, Probed
+from ragself.training.lora_trainer import train_lora
 from ragself.training.token_reader import TARGETS, Reader
 
 RESULTS = Path(__file__).parent / "results" / "lora_speed.json"
@@ -47,7 +47,7 @@ SIZES = {"query": (32, 80, 6), "both": (4, 8, 2)}  # probes, candidates of each,
 RANK, RATE = 16, 5e-4
 
 
-def lesson(encoder: Encoder, sides: str) -> Lesson:
+def data(encoder: Encoder, sides: str) -> LoraData:
     probes, width, _ = SIZES[sides]
     draw = np.random.default_rng(0)
     chunks = [chunk for chunk in documents() if chunk.title and len(chunk.text) > 200]
@@ -62,15 +62,15 @@ def lesson(encoder: Encoder, sides: str) -> Lesson:
     target, leaks, weights = law(gains, base, 2.5), np.zeros(found.shape, bool), np.ones(probes, np.float32)
     lexical = draw.random(found.shape, dtype=np.float32)  # which costs an addition, whatever it is
     nothing = Probed([], queries[:0], found[:0], target[:0], leaks[:0], weights[:0], lexical[:0])
-    return Lesson(Probed(asked, queries, found, target, leaks, weights, lexical), nothing, texts, vectors)
+    return LoraData(Probed(asked, queries, found, target, leaks, weights, lexical), nothing, texts, vectors)
 
 
-def ours(encoder: Encoder, learned_from: Lesson, sides: Any) -> list[float]:
+def ours(encoder: Encoder, learned_from: LoraData, sides: Any) -> list[float]:
     """Seconds of each step but the first."""
     probes, width, steps = SIZES[sides]
-    schedule = Schedule(sides, steps + 1, RANK, probes, candidates=width, rate=RATE, every=10**6)
+    settings = LoraSettings(sides, steps + 1, RANK, probes, candidates=width, rate=RATE, every=10**6)
     ends: list[float] = []
-    tune(learned_from, encoder, None, schedule, None, lambda *_: ends.append(time.process_time()))
+    train_lora(learned_from, encoder, None, settings, None, lambda *_: ends.append(time.process_time()))
     return np.diff(ends[: steps + 1]).tolist()
 
 
@@ -84,7 +84,7 @@ class Clock(TrainerCallback):
         self.ends.append(time.process_time())
 
 
-def theirs(encoder: Encoder, learned_from: Lesson, sides: str, *, dropout: bool) -> list[float]:
+def theirs(encoder: Encoder, learned_from: LoraData, sides: str, *, dropout: bool) -> list[float]:
     """Seconds of each step but the first."""
     probes, _, steps = SIZES[sides]
     model = copy.deepcopy(encoder._model)
@@ -135,7 +135,7 @@ def main() -> None:
     encoder = Encoder(EncoderConfig())
     results: dict[str, Any] = {}
     for sides in SIZES:
-        learned_from = lesson(encoder, sides)
+        learned_from = data(encoder, sides)
         seconds: dict[str, list[float]] = {"ours": [], "trainer": [], "trainer without dropout": []}
         for _ in range(arguments.rounds):
             seconds["ours"] += ours(encoder, learned_from, sides)

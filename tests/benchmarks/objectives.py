@@ -43,14 +43,14 @@ from ragself.encoders.spread import unit
 from ragself.evaluation.calibration import WEIGHT
 from ragself.lm.causal import CausalLM
 from ragself.lm.white_box import WhiteBox
-from ragself.probes.dataset import study
+from ragself.probes.dataset import build_dataset
 from ragself.probes.supervision import scored, supervise
 from ragself.schema import Account, Probe
-from ragself.training.candidates import Bench, inner, teach
+from ragself.training.candidates import TrainingContext, inner, train_candidate
 from ragself.training.dream.contexts import Contexts
 from ragself.training.dream.dream import surprise as dreamt
 from ragself.training.dream.heads import Heads
-from ragself.training.lm_loss import Backprop
+from ragself.training.lm_loss import LmTrainer
 from ragself.training.revela.revela import looks
 from ragself.training.revela.revela import surprise as revealed
 from tests.benchmarks.planted import NOTES
@@ -115,21 +115,21 @@ def learn(arguments: argparse.Namespace) -> dict[str, Any]:
         began = time.process_time()
         supervision = stack.enter_context(supervise(config, folder))
         parts_of_study = (made, chunks, base, Ranking(), supervision.scorer, config.teacher, arguments.seed)
-        lesson = study(*parts_of_study, asked=scored(config))
+        data = build_dataset(*parts_of_study, asked=scored(config))
         scoring, tokens = time.process_time() - began, supervision.account.tokens
-        train = lesson.rows("train")
-        train = train[lesson.judged[0][train]]
+        train = data.rows("train")
+        train = train[data.judged[0][train]]
         rows.append({"objective": "-", "kind": "untrained", **rank(Ranking())})
         for objective in ("distill", "dream", "revela"):
             settings = config.train.model_copy(update={"objective": objective, "lora_sides": "both"})
             settings = settings.model_copy(update={"adapters": tuple(arguments.kinds), "seed": arguments.seed})
-            parts = (supervision.generator, lesson, train, base, settings, Account())
-            backprop = None if objective == "distill" else Backprop(*parts)  # type: ignore[arg-type]
+            parts = (supervision.generator, data, train, base, settings, Account())
+            backprop = None if objective == "distill" else LmTrainer(*parts)  # type: ignore[arg-type]
             trained: dict[str, Ranking] = {}
             for kind in arguments.kinds:
                 began = time.process_time()
-                bench = Bench(base, inner(trained), folder / f"{objective}-{kind}", backprop)
-                trained[kind] = teach(kind, lesson, train, WEIGHT, settings, bench=bench)
+                bench = TrainingContext(base, inner(trained), folder / f"{objective}-{kind}", backprop)
+                trained[kind] = train_candidate(kind, data, train, WEIGHT, settings, bench=bench)
                 seen = backprop.seen[kind] if backprop else {}
                 rows.append({
                     "objective": objective, "kind": kind, **rank(trained[kind]),

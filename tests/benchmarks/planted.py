@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from ragself import Chunk, KnowledgeBase
 from ragself.adapters.ranking import Ranking
 from ragself.evaluation.calibration import WEIGHT
-from ragself.probes.dataset import Study, study
+from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.supervision import scored, supervise
 from ragself.probes.targets import law, trust
 from ragself.schema import Probe
@@ -85,18 +85,18 @@ def first(scores: np.ndarray, planted: np.ndarray) -> np.ndarray:
     return own > np.where(planted, -np.inf, scores).max(axis=1)
 
 
-def shares(lesson: Study, answers: list[str], chunks: list[Chunk]) -> dict[str, float]:
+def shares(dataset: Dataset, answers: list[str], chunks: list[Chunk]) -> dict[str, float]:
     """Share of probes whose planted document is first, by each judge."""
     row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
-    planted = lesson.candidates == np.array([row_of[answer] for answer in answers])[:, None]
-    law_of = law(lesson.gains, lesson.floor, trust(WEIGHT, lesson.lengths), lesson.tau)
-    teacher = first(law_of, planted) & lesson.judged[0]
+    planted = dataset.candidates == np.array([row_of[answer] for answer in answers])[:, None]
+    law_of = law(dataset.gains, dataset.floor, trust(WEIGHT, dataset.lengths), dataset.tau)
+    teacher = first(law_of, planted) & dataset.judged[0]
     odd = np.arange(len(answers)) % 2 == 1
     return {
-        "planted among candidates": float((planted & np.isfinite(lesson.gains)).any(axis=1).mean()),
-        "base model": float(first(lesson.cosines, planted).mean()),
-        "untrained ranking": float(first(lesson.floor, planted).mean()),
-        "likelihood gain": float(first(lesson.gains, planted).mean()),
+        "planted among candidates": float((planted & np.isfinite(dataset.gains)).any(axis=1).mean()),
+        "base model": float(first(dataset.cosines, planted).mean()),
+        "untrained ranking": float(first(dataset.floor, planted).mean()),
+        "likelihood gain": float(first(dataset.gains, planted).mean()),
         "teacher": float(teacher.mean()),
         "teacher, words in order": float(teacher[odd].mean()),
         "teacher, words scattered": float(teacher[~odd].mean()),
@@ -129,18 +129,18 @@ def main() -> None:
         config = kb.config.model_copy(update={"generator": kb.config.generator.at(where)})
         store = kb.store()
         with supervise(config, folder) as supervision:
-            lesson = study(
+            dataset = build_dataset(
                 probes, chunks, store.base, Ranking(), supervision.scorer, config.teacher, 0, asked=scored(config)
             )
-            again = study(
+            again = build_dataset(
                 probes, chunks, store.base, Ranking(), supervision.scorer, config.teacher, 0, asked=scored(config)
             )
             cost = supervision.report()
-        assert np.array_equal(lesson.gains, again.gains)
+        assert np.array_equal(dataset.gains, again.gains)
         result = {
             "training seconds": round(trained, 1),
-            **{name: round(value, 3) for name, value in shares(lesson, answers, chunks).items()},
-            "dropped": dict(lesson.judged[1]),
+            **{name: round(value, 3) for name, value in shares(dataset, answers, chunks).items()},
+            "dropped": dict(dataset.judged[1]),
             "cost of both passes": cost,
         }
         print(json.dumps(result, indent=2))

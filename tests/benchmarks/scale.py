@@ -20,9 +20,9 @@ from ragself.config import GateConfig, TeacherConfig, TrainConfig
 from ragself.evaluation.calibration import COUNTED
 from ragself.evaluation.judge import judge
 from ragself.lm.ngram import NgramScorer
-from ragself.probes.dataset import study
+from ragself.probes.dataset import build_dataset
 from ragself.schema import Chunk, Probe
-from ragself.training.candidates import teach
+from ragself.training.candidates import train_candidate
 
 DIMENSION = 384
 
@@ -65,22 +65,22 @@ def main() -> None:
     seconds: dict[str, float] = {}
 
     began = time.perf_counter()
-    lesson = study(probes, chunks, MadeUpVectors(), Ranking(), NgramScorer, TeacherConfig(), 0)
+    dataset = build_dataset(probes, chunks, MadeUpVectors(), Ranking(), NgramScorer, TeacherConfig(), 0)
     seconds["candidates and likelihoods"] = time.perf_counter() - began
     rankings = [Ranking()]
     for kind in ("weights", "residual"):
         began = time.perf_counter()
-        rankings.append(teach(kind, lesson, lesson.rows("train"), COUNTED, TrainConfig()))
+        rankings.append(train_candidate(kind, dataset, dataset.rows("train"), COUNTED, TrainConfig()))
         seconds[f"train {kind}"] = time.perf_counter() - began
     began = time.perf_counter()
-    judge(lesson, lesson.rows("select")[:200], rankings, COUNTED, GateConfig())
+    judge(dataset, dataset.rows("select")[:200], rankings, COUNTED, GateConfig())
     seconds["map and judge"] = time.perf_counter() - began
     print(
         json.dumps(
             {
                 "documents": arguments.documents,
                 "probes": arguments.probes,
-                "words of the probes": len(lesson.words.terms),
+                "words of the probes": len(dataset.words.terms),
                 "memory of the corpus itself, GB": round(start_memory, 2),
                 "peak memory, GB": round(_memory(), 2),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},

@@ -198,7 +198,7 @@ def test_an_embedding_brings_the_cosine_and_the_query_its_words(kb: KnowledgeBas
 
 
 @contextmanager
-def anew(kb: KnowledgeBase) -> Iterator[KnowledgeBase]:
+def indexed_again(kb: KnowledgeBase) -> Iterator[KnowledgeBase]:
     """The knowledge base opened once more, with an index of words that was written just now."""
     shutil.rmtree(kb.path / "lexical", ignore_errors=True)
     with KnowledgeBase(kb.path, config=kb.config) as other:
@@ -211,7 +211,7 @@ def test_without_the_cache_of_vectors_scores_are_the_same(kb: KnowledgeBase, ask
     for some in (before[::3], before):
         texts = [hit.text for hit in some]
         kb.store().cache.drop(f"{kb.store().manifest.fingerprint}/document", texts)
-        with anew(kb) as other:
+        with indexed_again(kb) as other:
             view = other.store().lexical.view()
             assert np.isnan(view.vectors(view.rows([hit.id for hit in some]), 32)).all()
             after = other.search(asked[0], 30)
@@ -224,7 +224,7 @@ def test_vectors_of_candidates_by_words_come_from_the_index(
     kb: KnowledgeBase, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = kb.search(asked[0], 30)
-    with anew(kb) as other:
+    with indexed_again(kb) as other:
         view = other.store().lexical.view()
         assert not np.isnan(view.vectors(np.arange(view.documents), 32)).any()
         monkeypatch.setattr(other.store().cache, "named", None)  # is not called

@@ -27,8 +27,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     choose = cycle.choose
 
-    def lora(lesson: Any, rankings: Any, *given: Any) -> Any:
-        found = choose(lesson, rankings, *given)
+    def lora(dataset: Any, rankings: Any, *given: Any) -> Any:
+        found = choose(dataset, rankings, *given)
         names.extend(str(row["name"]) for row in found.table if " x " not in row["name"])
         return replace(found, name="lora", ranking=rankings["lora"])
 

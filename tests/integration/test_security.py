@@ -236,7 +236,7 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
     train = settings.train.model_copy(update={"adapters": ("residual",)})
     config = settings.model_copy(update={"train": train})
     with pytest.MonkeyPatch.context() as patched, KnowledgeBase(filled, config=config) as kb:
-        chosen = lambda lesson, adapters, *_: Choice("residual", adapters["residual"], [])
+        chosen = lambda dataset, adapters, *_: Choice("residual", adapters["residual"], [])
         patched.setattr("ragself.cycle.choose", chosen)
         judged = lambda *given: replace(confirm(*given), promote=True)
         patched.setattr("ragself.cycle.confirm", judged)
@@ -267,7 +267,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
         pytest.MonkeyPatch.context() as patched,
         KnowledgeBase(filled, config=settings.model_copy(update={"train": train})) as kb,
     ):
-        patched.setattr("ragself.cycle.choose", lambda lesson, rankings, *_: Choice("lora", rankings["lora"], []))
+        patched.setattr("ragself.cycle.choose", lambda dataset, rankings, *_: Choice("lora", rankings["lora"], []))
         patched.setattr("ragself.cycle.confirm", lambda *given: replace(confirm(*given), promote=True))
         assert kb.adapt(asked).kind == "lora"
         with pytest.raises(InputError, match="A lora adapter changes the encoder itself"):

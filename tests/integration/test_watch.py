@@ -32,7 +32,7 @@ from ragself.background.runner import BackgroundAdaptation
 from ragself.errors import ConfigError, InputError, RagselfError, StoreError
 from ragself.index.snapshot import Snapshot
 from ragself.monitoring.search_log import SignalLog, bucket
-from ragself.schema import News
+from ragself.schema import Pending
 from ragself.versions.registry import Registry
 from tests.integration.helpers import another
 
@@ -63,12 +63,12 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
             kb.search("   ")
         assert kb.asked() == {query: 2 if query in asked[:2] else 1 for query in asked}
         news, last = kb.news()
-        assert (news, last) == (News(384, len(asked)), None)  # what is asked again is not new
+        assert (news, last) == (Pending(384, len(asked)), None)  # what is asked again is not new
         report = kb.adapt()
         assert (report.decision, sum(report.probes["traffic"].values())) == ("promote", len(asked))
         kb.search("one more")
         news, last = kb.news()
-        assert news == News(0, 1)
+        assert news == Pending(0, 1)
         assert last is not None and abs(time.time() - last) < 60
         assert kb.news(["given"])[0].other == "other given"
 

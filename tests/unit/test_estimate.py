@@ -10,7 +10,7 @@ from ragself import Chunk, Config, KnowledgeBase
 from ragself.config import load
 from ragself.cycle import tally
 from ragself.encoders.encoder import Encoder
-from ragself.encoders.fine_tuned import Tuned
+from ragself.encoders.fine_tuned import FineTuned
 from ragself.errors import LimitError
 from ragself.estimate import within
 from ragself.lm.prompts import QUESTION_TOKENS
@@ -94,7 +94,7 @@ def test_where_words_are_counted_no_prompt_is_read(kb: Callable[..., KnowledgeBa
     assert set(found.rates) == set(found.seconds) == {"encode"}
     assert found.seconds["encode"] == pytest.approx(found.encode / found.rates["encode"], abs=0.1)
     assert found.bytes.keys() == {"versions"}
-    assert found.lack is None
+    assert found.blocked_reason is None
     assert not (opened.path / "scores.db").exists()
 
 
@@ -177,8 +177,8 @@ def test_too_few_chunks_are_said_to_be_too_few_and_the_model_is_asked_nothing(
     with KnowledgeBase(tmp_path / "kb", config=settings(tiny_model, "fake")) as kb:
         kb.add(CHUNKS[:99])
         found = kb.forecast(ASKED)
-    assert found.lack is not None
-    assert "only 99 chunks, at least 100" in found.lack
+    assert found.blocked_reason is not None
+    assert "only 99 chunks, at least 100" in found.blocked_reason
     assert (found.prompts, found.questions, generator.pairs, generator.canaries) == (0, 0, [], 0)
 
 
@@ -252,21 +252,21 @@ def test_documents_that_a_tuned_encoder_reads_again_are_told_before(
     read: list[str] = []
     with KnowledgeBase(shutil.copytree(_filled, tmp_path / "kb"), config=tuning) as opened:
         found = opened.forecast(ASKED)
-        assert found.anew is not None
-        real = Tuned.documents
+        assert found.reembedding is not None
+        real = FineTuned.documents
 
-        def count(self: Tuned, texts: Sequence[str], width: int) -> NDArray[np.float32]:
+        def count(self: FineTuned, texts: Sequence[str], width: int) -> NDArray[np.float32]:
             read.extend(texts)
             return real(self, texts, width)
 
-        monkeypatch.setattr(Tuned, "documents", count)
+        monkeypatch.setattr(FineTuned, "documents", count)
         report = opened.adapt(ASKED)
-    assert report.anew["documents"] == len(set(read))
-    assert found.anew.documents >= report.anew["documents"]
-    assert (found.anew.seconds > 0) == (report.anew["seconds"] > 0) == (sides == "both")
-    assert found.seconds["encode anew"] == pytest.approx(found.anew.seconds, abs=0.1)
-    assert (found.anew.documents >= SIZE) == (sides == "both")
+    assert report.reembedding["documents"] == len(set(read))
+    assert found.reembedding.documents >= report.reembedding["documents"]
+    assert (found.reembedding.seconds > 0) == (report.reembedding["seconds"] > 0) == (sides == "both")
+    assert found.seconds["encode anew"] == pytest.approx(found.reembedding.seconds, abs=0.1)
+    assert (found.reembedding.documents >= SIZE) == (sides == "both")
 
 
 def test_a_pass_that_tunes_nothing_has_nothing_to_tell_of_it(kb: Callable[..., KnowledgeBase]) -> None:
-    assert kb(None).forecast(ASKED).anew is None
+    assert kb(None).forecast(ASKED).reembedding is None

@@ -21,7 +21,7 @@ from ragself.lm.attention_injection import Injection
 from ragself.schema import Probe
 from ragself.training.dream.contexts import Contexts
 from ragself.training.dream.heads import Heads
-from ragself.training.optimizer import turn
+from ragself.training.optimizer import batch_rows
 from ragself.training.student import Student
 
 Rows = NDArray[np.int64]
@@ -29,7 +29,7 @@ SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on tri
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DreamData:
     """What there is to learn from.
 
     Attributes:
@@ -51,7 +51,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class DreamSettings:
     """How.
 
     Attributes:
@@ -67,11 +67,11 @@ class Schedule:
     seed: int = 0
 
 
-class Dream:
+class DreamLoss:
     """The loss of a frozen language model, to be lowered by a student."""
 
     def __init__(
-        self, lesson: Lesson, contexts: Contexts, heads: Heads, student: Student, schedule: Schedule, key: str
+        self, data: DreamData, contexts: Contexts, heads: Heads, student: Student, settings: DreamSettings, key: str
     ) -> None:
         """Name the parts.
 
@@ -83,7 +83,7 @@ class Dream:
             schedule: How.
             key: Hash of all that the bits depend on.
         """
-        self.lesson, self.contexts, self.heads, self.schedule, self.key = lesson, contexts, heads, schedule, key
+        self.data, self.contexts, self.heads, self.settings, self.key = data, contexts, heads, settings, key
         self.student, self.rates = student, student.rates
 
     @property
@@ -91,36 +91,36 @@ class Dream:
         """Those of the student."""
         return dict(self.student.weights)
 
-    def learn(self, step: int) -> float:
+    def accumulate_gradient(self, step: int) -> float:
         """Add the gradient of a batch of probes; their mean loss, nats per token."""
-        schedule, lesson = self.schedule, self.lesson
-        rows = turn(lesson.train, schedule.batch, schedule.seed, step)
-        documents = arranged(lesson, rows, schedule.documents, np.random.default_rng([schedule.seed, step]))
-        share = torch.from_numpy(lesson.weights[rows] / lesson.weights[rows].sum())
+        settings, data = self.settings, self.data
+        rows = batch_rows(data.train, settings.batch, settings.seed, step)
+        documents = arranged(data, rows, settings.documents, np.random.default_rng([settings.seed, step]))
+        share = torch.from_numpy(data.weights[rows] / data.weights[rows].sum())
         total = 0.0
         for part in self.contexts.groups(documents):
             (losses,), penalty = self._losses(rows[part], documents[part])
-            loss = (losses.cpu() @ share[part]) / schedule.unit + penalty * (len(part) / len(rows))
+            loss = (losses.cpu() @ share[part]) / settings.unit + penalty * (len(part) / len(rows))
             loss.backward()
             total += float(losses.detach().cpu() @ share[part])
         return total
 
-    def look(self) -> float | None:
+    def evaluate(self) -> float | None:
         """Mean loss of the held-out probes, each with the same documents every time."""
         return next(iter(self.tried((1.0,))), None)
 
     def tried(self, factors: Sequence[float]) -> list[float]:
         """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
-        lesson, schedule = self.lesson, self.schedule
-        if not len(lesson.held):
+        data, settings = self.data, self.settings
+        if not len(data.held):
             return []
-        documents = arranged(lesson, lesson.held, schedule.documents, np.random.default_rng(schedule.seed))
+        documents = arranged(data, data.held, settings.documents, np.random.default_rng(settings.seed))
         total = torch.zeros(len(factors))
         with torch.no_grad():
             for part in self.contexts.groups(documents):
-                losses, _ = self._losses(lesson.held[part], documents[part], factors)
-                total += losses.cpu() @ torch.from_numpy(lesson.weights[lesson.held[part]])
-        return [float(each) for each in total / float(lesson.weights[lesson.held].sum())]
+                losses, _ = self._losses(data.held[part], documents[part], factors)
+                total += losses.cpu() @ torch.from_numpy(data.weights[data.held[part]])
+        return [float(each) for each in total / float(data.weights[data.held].sum())]
 
     def _losses(self, rows: Rows, documents: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
         """Loss of each probe by each factor of the logits, (F, n), and what keeps the student close to the base."""
@@ -128,7 +128,7 @@ class Dream:
         logits, penalty = self.student.logits(rows, used)
         at = torch.from_numpy(inverse.reshape(documents.shape))
         law = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
-        return surprise(self.contexts, self.heads, [self.lesson.probes[row] for row in rows], documents, law), penalty
+        return surprise(self.contexts, self.heads, [self.data.probes[row] for row in rows], documents, law), penalty
 
 
 def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
@@ -162,39 +162,44 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
 
 
 def gap(
-    contexts: Contexts, heads: Heads, lesson: Lesson, rows: Rows, schedule: Schedule, shares: Sequence[float] = SHARES
+    contexts: Contexts,
+    heads: Heads,
+    data: DreamData,
+    rows: Rows,
+    settings: DreamSettings,
+    shares: Sequence[float] = SHARES,
 ) -> NDArray[np.float64]:
     """What there is to learn: how much lower the loss is with the right document in view than with all alike.
 
     A head that gives all its attention to one document may copy too boldly, so several shares are tried.
 
     Args:
-        contexts, heads, lesson, schedule: As of `Dream`.
+        contexts, heads, lesson, schedule: As of `DreamLoss`.
         rows: n known-item probes.
         shares: What of the documents' attention the right one gets; the others share the rest.
 
     Returns:
         (len(shares), n) nats per token.
     """
-    documents = arranged(lesson, rows, schedule.documents, np.random.default_rng(schedule.seed))
+    documents = arranged(data, rows, settings.documents, np.random.default_rng(settings.seed))
     count, found = documents.shape[1], []
     with torch.no_grad():
         for part in contexts.groups(documents):
-            probes, laid = [lesson.probes[row] for row in rows[part]], documents[part]
-            right = torch.from_numpy(laid == lesson.right[rows[part]][:, None])
+            probes, laid = [data.probes[row] for row in rows[part]], documents[part]
+            right = torch.from_numpy(laid == data.right[rows[part]][:, None])
             laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
             losses = surprise(contexts, heads, probes, laid, torch.stack(laws).clamp_min(1e-9).log())
             found.append((losses[0] - losses[1:]).cpu().numpy())
     return np.concatenate(found, axis=1).astype(np.float64)
 
 
-def arranged(lesson: Lesson, rows: Rows, count: int, random: np.random.Generator) -> Rows:
+def arranged(data: DreamData, rows: Rows, count: int, random: np.random.Generator) -> Rows:
     """Documents of the contexts, (len(rows), count): the right one where there is one, others drawn, in random order.
 
     Order must be random: a language model attends to the last of them more, whatever it is.
     """
-    draw = random.random((len(rows), lesson.candidates.shape[1]))
-    draw[~lesson.fit[rows]] += 2.0
-    draw[lesson.candidates[rows] == lesson.right[rows][:, None]] = -1.0
+    draw = random.random((len(rows), data.candidates.shape[1]))
+    draw[~data.fit[rows]] += 2.0
+    draw[data.candidates[rows] == data.right[rows][:, None]] = -1.0
     chosen = np.argsort(draw, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(lesson.candidates[rows], random.permuted(chosen, axis=1), axis=1)
+    return np.take_along_axis(data.candidates[rows], random.permuted(chosen, axis=1), axis=1)

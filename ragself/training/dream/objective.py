@@ -14,7 +14,7 @@ from ragself.config import TrainConfig
 from ragself.errors import GeneratorError
 from ragself.lm.causal import CausalLM
 from ragself.lm.white_box import WhiteBox
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.progress import Progress
 from ragself.training.dream import dream
 from ragself.training.dream.contexts import Contexts
@@ -33,7 +33,7 @@ _FEW = 24  # known items below which less telling ones are taken, too
 
 
 @dataclass(frozen=True)
-class DreamLesson:
+class DreamObjective:
     """Made once for all kinds of adapters.
 
     Attributes:
@@ -46,7 +46,7 @@ class DreamLesson:
 
     lm: CausalLM
     box: WhiteBox
-    study: Study
+    dataset: Dataset
     rows: Rows
     config: TrainConfig
     progress: Progress
@@ -54,12 +54,12 @@ class DreamLesson:
     @cached_property
     def asked(self) -> Side:
         """The probes."""
-        return [probe.text for probe in self.study.probes], self.study.queries
+        return [probe.text for probe in self.dataset.probes], self.dataset.queries
 
     @cached_property
     def searched(self) -> Side:
         """Documents that are a candidate of any probe: no others are read."""
-        return [self.study.texts[row] for row in self._used], self.study.documents[self._used]
+        return [self.dataset.texts[row] for row in self._used], self.dataset.documents[self._used]
 
     @property
     def gap(self) -> Gap:
@@ -75,15 +75,15 @@ class DreamLesson:
     @property
     def parts(self) -> tuple[object, ...]:
         """What the bits of a run depend on, settings aside."""
-        return self._schedule, self._probes.train, self._probes.held, self._found[0].chosen
+        return self._settings, self._probes.train, self._probes.held, self._found[0].chosen
 
-    def objective(self, student: Student, key: str) -> dream.Dream:
+    def objective(self, student: Student, key: str) -> dream.DreamLoss:
         """What is lowered."""
-        return dream.Dream(self._probes, self._contexts, self._found[0], student, self._schedule, key)
+        return dream.DreamLoss(self._probes, self._contexts, self._found[0], student, self._settings, key)
 
     @cached_property
     def _used(self) -> Rows:
-        return np.unique(self.study.candidates)
+        return np.unique(self.dataset.candidates)
 
     @cached_property
     def _contexts(self) -> Contexts:
@@ -91,21 +91,21 @@ class DreamLesson:
 
     @property
     def _documents(self) -> int:
-        return min(self.config.dream_documents, int(self.study.candidates.shape[1]))
+        return min(self.config.dream_documents, int(self.dataset.candidates.shape[1]))
 
     @property
-    def _schedule(self) -> dream.Schedule:
-        return dream.Schedule(self._documents, unit=self.gap.unit, seed=self.config.seed)
+    def _settings(self) -> dream.DreamSettings:
+        return dream.DreamSettings(self._documents, unit=self.gap.unit, seed=self.config.seed)
 
     @cached_property
-    def _probes(self) -> dream.Lesson:
+    def _probes(self) -> dream.DreamData:
         """Probes that have enough documents that do not give them away, and known items among them."""
-        study, config = self.study, self.config
-        fit = ~np.isneginf(study.gains) & ~study.leaks
-        known = study.positive >= 0
-        fit[known] |= study.candidates[known] == study.positive[known][:, None]
+        dataset, config = self.dataset, self.config
+        fit = ~np.isneginf(dataset.gains) & ~dataset.leaks
+        known = dataset.positive >= 0
+        fit[known] |= dataset.candidates[known] == dataset.positive[known][:, None]
         enough = fit.sum(axis=1) >= self._documents
-        held = study.rows("select")
+        held = dataset.rows("select")
         held = held[enough[held]]
         held = np.random.default_rng(config.seed).permutation(held)[:_WATCHED]
         train = self.rows[enough[self.rows]]
@@ -114,22 +114,22 @@ class DreamLesson:
                 f"DREAM puts {self._documents} documents into a context; no probe has so many candidates that do not "
                 "give it away. Set train.dream_documents lower, or generator.candidates higher."
             )
-        candidates = np.searchsorted(self._used, study.candidates)
-        right = np.where(known, np.searchsorted(self._used, study.positive), -1)
-        return dream.Lesson(study.probes, candidates, fit, right, study.weights, train, held)
+        candidates = np.searchsorted(self._used, dataset.candidates)
+        right = np.where(known, np.searchsorted(self._used, dataset.positive), -1)
+        return dream.DreamData(dataset.probes, candidates, fit, right, dataset.weights, train, held)
 
     @cached_property
     def _found(self) -> tuple[Heads, Gap]:
         """Heads that obey, and what there is to learn: from known-item probes, half for each."""
-        study, lesson, config = self.study, self._probes, self.config
+        dataset, data, config = self.dataset, self._probes, self.config
         if self._documents < 2:
             raise GeneratorError(
                 "DREAM tells documents apart; a context of one has nothing to tell. Set train.dream_documents to 2 or "
                 "more, or add documents."
             )
-        enough = np.flatnonzero((study.positive >= 0) & (lesson.fit.sum(axis=1) >= self._documents))
-        held_back = study.rows("confirm")  # which the gate alone may see
-        known = _telling(study, np.setdiff1d(enough, held_back))
+        enough = np.flatnonzero((dataset.positive >= 0) & (data.fit.sum(axis=1) >= self._documents))
+        held_back = dataset.rows("confirm")  # which the gate alone may see
+        known = _telling(dataset, np.setdiff1d(enough, held_back))
         known = np.random.default_rng(config.seed).permutation(known)[: 2 * _FOUND]
         if len(known) < 2:
             raise GeneratorError(
@@ -137,14 +137,14 @@ class DreamLesson:
                 "Add documents with titles or sentences."
             )
         finders, judges = known[: len(known) // 2], known[len(known) // 2 :]
-        documents = dream.arranged(lesson, finders, self._documents, np.random.default_rng(config.seed))
-        right = (documents == lesson.right[finders][:, None]).argmax(axis=1)
-        probes = [study.probes[row] for row in finders]
+        documents = dream.arranged(data, finders, self._documents, np.random.default_rng(config.seed))
+        right = (documents == data.right[finders][:, None]).argmax(axis=1)
+        probes = [dataset.probes[row] for row in finders]
         heads = find(self._contexts, probes, documents, right, config.dream_heads, self.progress)
-        schedule = dream.Schedule(self._documents, seed=config.seed)
-        tried = dream.gap(self._contexts, heads, lesson, finders, schedule).mean(axis=1)
+        settings = dream.DreamSettings(self._documents, seed=config.seed)
+        tried = dream.gap(self._contexts, heads, data, finders, settings).mean(axis=1)
         best = dream.SHARES[int(np.argmax(tried))]  # chosen on some, told on others
-        return heads, Gap.of(dream.gap(self._contexts, heads, lesson, judges, schedule, [best])[0])
+        return heads, Gap.of(dream.gap(self._contexts, heads, data, judges, settings, [best])[0])
 
 
 def tokens_read(config: TrainConfig, courses: Sequence[int], document: float, target: float) -> int:
@@ -156,15 +156,15 @@ def tokens_read(config: TrainConfig, courses: Sequence[int], document: float, ta
         document, target: Mean tokens of a document, and of what a probe is to say.
     """
     looks = sum(2 + -(-steps // EVERY) for steps in courses)  # the temperatures are tried in one
-    contexts = 3 * _FOUND + looks * _WATCHED + sum(courses) * dream.Schedule().batch
+    contexts = 3 * _FOUND + looks * _WATCHED + sum(courses) * dream.DreamSettings().batch
     return int(contexts * (config.dream_documents * min(document, config.tokens) + target))
 
 
-def _telling(study: Study, rows: Rows) -> Rows:
+def _telling(dataset: Dataset, rows: Rows) -> Rows:
     """Those of the most telling kinds. The first sentence of a document need not be in the rest of it at all."""
     found = np.empty(0, dtype=np.int64)
     for kind in _KINDS:
         if len(found) < _FEW:
-            own = [row for row in rows.tolist() if study.probes[row].kind == kind]
+            own = [row for row in rows.tolist() if dataset.probes[row].kind == kind]
             found = np.concatenate([found, np.array(own, dtype=np.int64)])
     return found

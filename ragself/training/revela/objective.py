@@ -14,7 +14,7 @@ from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
 from ragself.lm.causal import CausalLM
 from ragself.lm.white_box import WhiteBox
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.progress import Progress
 from ragself.training.gap import Gap
 from ragself.training.optimizer import EVERY
@@ -29,7 +29,7 @@ _SHORT = 8  # tokens below which a chunk tells nothing
 
 
 @dataclass(frozen=True)
-class RevelaLesson:
+class RevelaObjective:
     """Made once for all kinds of adapters.
 
     Attributes:
@@ -42,7 +42,7 @@ class RevelaLesson:
 
     lm: CausalLM
     box: WhiteBox
-    study: Study
+    dataset: Dataset
     base: BaseVectors
     config: TrainConfig
     progress: Progress
@@ -71,43 +71,43 @@ class RevelaLesson:
     @property
     def parts(self) -> tuple[object, ...]:
         """What the bits of a run depend on, settings aside."""
-        lesson = self._batches[0]
-        return self._schedule, lesson.train, lesson.held, tuple(self.searched[0])
+        data = self._batches[0]
+        return self._settings, data.train, data.held, tuple(self.searched[0])
 
-    def objective(self, student: Student, key: str) -> revela.Revela:
+    def objective(self, student: Student, key: str) -> revela.RevelaLoss:
         """What is lowered."""
         box, learns = self.box, dict[str, nn.Parameter]()
         if self.config.revela_model == "lora":
             box, learns = box.learning(self.config.lora_rank, self.config.seed)
-        return revela.Revela(self._batches[0], box, student, self._schedule, key, learns)
+        return revela.RevelaLoss(self._batches[0], box, student, self._settings, key, learns)
 
     @property
-    def _schedule(self) -> revela.Schedule:
-        return revela.Schedule(self._tried[0], self.gap.unit, seed=self.config.seed)
+    def _settings(self) -> revela.RevelaSettings:
+        return revela.RevelaSettings(self._tried[0], self.gap.unit, seed=self.config.seed)
 
     @cached_property
-    def _batches(self) -> tuple[revela.Lesson, Side]:
+    def _batches(self) -> tuple[revela.RevelaData, Side]:
         """Batches, and the chunks that are in any."""
-        study, config, size = self.study, self.config, self.config.revela_chunks
-        texts, limit = study.texts[: study.size], min(config.tokens, self.box.limit)
+        dataset, config, size = self.dataset, self.config, self.config.revela_chunks
+        texts, limit = dataset.texts[: dataset.size], min(config.tokens, self.box.limit)
         tokens = [[*self.lm.begin, *ids][:limit] for ids in self.lm.encode(texts)]
         long = np.array([row for row, ids in enumerate(tokens) if len(ids) >= _SHORT], dtype=np.int64)
         steps = max(config.steps, config.lora_steps if "lora" in config.adapters else 0)
         watched = -(-_WATCHED // size)
         some = [texts[row] for row in long]
-        pools = long[plan(some, study.documents[long], size, steps + watched, config.seed, self.progress)]
+        pools = long[plan(some, dataset.documents[long], size, steps + watched, config.seed, self.progress)]
         used, inverse = np.unique(pools, return_inverse=True)
         pools = inverse.reshape(pools.shape).astype(np.int64)
-        lesson = revela.Lesson([tokens[row] for row in used], pools[watched:], pools[:watched])
-        return lesson, ([texts[row] for row in used], study.documents[used])
+        data = revela.RevelaData([tokens[row] for row in used], pools[watched:], pools[:watched])
+        return data, ([texts[row] for row in used], dataset.documents[used])
 
     @cached_property
     def _tried(self) -> tuple[bool, Gap]:
         """Whether to even the voices of chunks, and what there is to learn so."""
-        lesson, found = self._batches[0], dict[bool, Gap]()
+        data, found = self._batches[0], dict[bool, Gap]()
         for even in (True, False):
-            some = lesson.held[: max(_TRIED // self.config.revela_chunks, 1)]
-            gaps = [revela.gap(self.box, [lesson.tokens[row] for row in pool], even) for pool in some]
+            some = data.held[: max(_TRIED // self.config.revela_chunks, 1)]
+            gaps = [revela.gap(self.box, [data.tokens[row] for row in pool], even) for pool in some]
             found[even] = Gap.of(np.concatenate(gaps))
         even = found[True].mean >= found[False].mean
         return even, found[even]

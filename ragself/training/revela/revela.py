@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class RevelaData:
     """What there is to learn from.
 
     Attributes:
@@ -39,7 +39,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class RevelaSettings:
     """How.
 
     Attributes:
@@ -55,11 +55,11 @@ class Schedule:
     seed: int = 0
 
 
-class Revela:
+class RevelaLoss:
     """The loss of a language model that sees other chunks, to be lowered by a student, and by LoRA in the model."""
 
     def __init__(
-        self, lesson: Lesson, box: WhiteBox, student: Student, schedule: Schedule, key: str,
+        self, data: RevelaData, box: WhiteBox, student: Student, settings: RevelaSettings, key: str,
         learns: dict[str, nn.Parameter] | None = None,
     ) -> None:  # fmt: skip
         """Name the parts.
@@ -72,9 +72,9 @@ class Revela:
             key: Hash of all that the bits depend on.
             learns: Weights of the language model that are trained along, by name; None keeps it frozen.
         """
-        self.lesson, self.box, self.student, self.schedule, self.key = lesson, box, student, schedule, key
+        self.data, self.box, self.student, self.settings, self.key = data, box, student, settings, key
         self._learns = learns or {}
-        own = [(tuple(self._learns), schedule.rate_model)] if self._learns else []
+        own = [(tuple(self._learns), settings.rate_model)] if self._learns else []
         self.rates: Sequence[tuple[Sequence[str], float]] = (*student.rates, *own)
 
     @property
@@ -82,31 +82,31 @@ class Revela:
         """Those of the student, and of the language model where it learns."""
         return {**self.student.weights, **self._learns}
 
-    def learn(self, step: int) -> float:
+    def accumulate_gradient(self, step: int) -> float:
         """Add the gradient of a batch; its mean loss, nats per token."""
-        losses, penalty = self._losses(self.lesson.train[step])
+        losses, penalty = self._losses(self.data.train[step])
         loss = losses.mean()
-        (loss.cpu() / self.schedule.unit + penalty).backward()  # type: ignore[no-untyped-call]
+        (loss.cpu() / self.settings.unit + penalty).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def look(self) -> float | None:
+    def evaluate(self) -> float | None:
         """Mean loss of the held-out batches."""
         return next(iter(self.tried((1.0,))), None)
 
     def tried(self, factors: Sequence[float]) -> list[float]:
         """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
-        if not len(self.lesson.held):
+        if not len(self.data.held):
             return []
         with torch.no_grad():
-            losses = [self._losses(rows, factors)[0].mean(dim=1) for rows in self.lesson.held]
+            losses = [self._losses(rows, factors)[0].mean(dim=1) for rows in self.data.held]
         return [float(each) for each in torch.stack(losses).mean(dim=0)]
 
     def _losses(self, rows: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
         """Loss of each chunk by each factor of the logits, (F, B), and what keeps the student close to the base."""
         logits, penalty = self.student.logits(rows, rows)
         weights = torch.stack([looks(factor * logits) for factor in factors])
-        chunks = [self.lesson.tokens[row] for row in rows]
-        return surprise(self.box, chunks, weights, self.schedule.even, bool(self._learns)), penalty
+        chunks = [self.data.tokens[row] for row in rows]
+        return surprise(self.box, chunks, weights, self.settings.even, bool(self._learns)), penalty
 
 
 def looks(logits: Tensor) -> Tensor:

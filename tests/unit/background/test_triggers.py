@@ -4,7 +4,7 @@ import pytest
 
 from ragself.background.triggers import due, left
 from ragself.config import WatchConfig
-from ragself.schema import News
+from ragself.schema import Pending
 
 DAY = 86_400.0
 WATCH = WatchConfig(every=DAY, documents=100, queries=50, rest=600)
@@ -14,30 +14,30 @@ NOW = 1_800_000_000.0
 @pytest.mark.parametrize(
     ("news", "since", "why"),
     [
-        (News(0, 0), None, None),
-        (News(0, 0), 10 * DAY, None),  # a pass that would see nothing new cannot pay
-        (News(1, 0), None, "the first pass"),
-        (News(100, 0), 601, "100 chunks are new, changed or gone"),
-        (News(99, 49), 601, None),
-        (News(0, 1234), 601, "1,234 queries are new"),
-        (News(5000, 5000), 599, None),  # it rests
-        (News(1, 0), DAY - 1, None),
-        (News(1, 0), DAY, "24 hours after the last"),
-        (News(0, 0, "other settings"), DAY, "24 hours after the last"),
-        (News(5000, 5000), -599, None),  # the clock was set back a little: it rests
-        (News(1, 0), -601, "the clock was set back since the last"),  # nothing waits for it to catch up
-        (News(0, 0), -601, None),
+        (Pending(0, 0), None, None),
+        (Pending(0, 0), 10 * DAY, None),  # a pass that would see nothing new cannot pay
+        (Pending(1, 0), None, "the first pass"),
+        (Pending(100, 0), 601, "100 chunks are new, changed or gone"),
+        (Pending(99, 49), 601, None),
+        (Pending(0, 1234), 601, "1,234 queries are new"),
+        (Pending(5000, 5000), 599, None),  # it rests
+        (Pending(1, 0), DAY - 1, None),
+        (Pending(1, 0), DAY, "24 hours after the last"),
+        (Pending(0, 0, "other settings"), DAY, "24 hours after the last"),
+        (Pending(5000, 5000), -599, None),  # the clock was set back a little: it rests
+        (Pending(1, 0), -601, "the clock was set back since the last"),  # nothing waits for it to catch up
+        (Pending(0, 0), -601, None),
     ],
 )
-def test_what_makes_a_pass_due(news: News, since: float | None, why: str | None) -> None:
+def test_what_makes_a_pass_due(news: Pending, since: float | None, why: str | None) -> None:
     assert due(WATCH, news, None if since is None else NOW - since, NOW) == why
 
 
 def test_numbers_that_are_switched_off() -> None:
     watch = WatchConfig(documents=0, queries=0)
-    assert due(watch, News(10**6, 10**6), NOW - 3600, NOW) is None
-    assert due(watch, News(1, 0), NOW - 2 * DAY, NOW) == "48 hours after the last"
-    assert due(WatchConfig(every=1800, rest=0), News(1, 0), NOW - 1800, NOW) == "30 minutes after the last"
+    assert due(watch, Pending(10**6, 10**6), NOW - 3600, NOW) is None
+    assert due(watch, Pending(1, 0), NOW - 2 * DAY, NOW) == "48 hours after the last"
+    assert due(WatchConfig(every=1800, rest=0), Pending(1, 0), NOW - 1800, NOW) == "30 minutes after the last"
 
 
 @pytest.mark.parametrize(

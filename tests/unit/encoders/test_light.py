@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ragself.adapters.lora import Lora, bound
 from ragself.config import Config, load
 from ragself.encoders.encoder import Encoder
-from ragself.encoders.light import FEW, LightEncoder, SparingEncoder, located
+from ragself.encoders.light import FEW, LazyEncoder, LightEncoder, located
 from ragself.encoders.spread import DOCUMENTS, QUERIES
 from ragself.encoders.vectors import BaseVectors
 from ragself.engine import base_version as base
@@ -217,7 +217,7 @@ class Loads:
 
 def test_few_texts_need_no_full_encoder_and_everything_else_loads_it_once(tiny_model: Path) -> None:
     loads = Loads(tiny_model)
-    sparing = SparingEncoder(lambda: LightEncoder.open(tiny_model, None), loads, 32)
+    sparing = LazyEncoder(lambda: LightEncoder.open(tiny_model, None), loads, 32)
     few = sparing.queries(["ba do"] * FEW), sparing.documents(["ki lu"])
     assert (loads.times, sparing.dimension) == (0, 32)
     assert sparing.fingerprint == loads().fingerprint
@@ -225,21 +225,21 @@ def test_few_texts_need_no_full_encoder_and_everything_else_loads_it_once(tiny_m
     assert sparing.tokenizer is not None
     assert loads.times == 2
     assert alike(few[0], sparing.queries(["ba do"] * FEW)) > 1 - 1e-5
-    many = SparingEncoder(lambda: LightEncoder.open(tiny_model, None), loads, 32)
+    many = LazyEncoder(lambda: LightEncoder.open(tiny_model, None), loads, 32)
     assert len(many.documents(["ba"] * (FEW + 1))) == FEW + 1
     assert loads.times == 3
 
 
 def test_without_a_light_encoder_the_full_one_answers(tiny_model: Path) -> None:
     loads = Loads(tiny_model)
-    sparing = SparingEncoder(lambda: None, loads, 32)
+    sparing = LazyEncoder(lambda: None, loads, 32)
     assert alike(sparing.queries(["ba"]), loads().queries(["ba"])) == pytest.approx(1)
     assert loads.times == 2
 
 
 def test_adapter_that_reads_queries_has_the_full_encoder(tiny_model: Path) -> None:
     opened, loads = [], Loads(tiny_model)
-    sparing = SparingEncoder(lambda: opened.append(1) or None, loads, 32)
+    sparing = LazyEncoder(lambda: opened.append(1) or None, loads, 32)
     draw = np.random.default_rng(0)
     name = next(name for name, _ in loads()._model.named_modules() if name.endswith("layer.0.attention.self.query"))
     layers = {name: (draw.normal(size=(2, 32)).astype(np.float32), draw.normal(size=(32, 2)).astype(np.float32))}
@@ -278,7 +278,7 @@ def searched(path: Path, query: str, *, light: bool) -> tuple[list[Hit], BaseVec
 @pytest.mark.parametrize("query", ["water boils", "printer " * 100, "bees", "Ünïcode"])
 def test_search_finds_the_same_without_torch(real_kb: Path, query: str) -> None:
     light, encoder = searched(real_kb, query, light=True)  # the first also computes the unit of lexical scores
-    assert isinstance(encoder.encoder, SparingEncoder)
+    assert isinstance(encoder.encoder, LazyEncoder)
     assert "full" not in vars(encoder.encoder)
     full, encoder = searched(real_kb, query, light=False)
     assert type(encoder.encoder) is Encoder

@@ -5,14 +5,14 @@ import pytest
 
 from ragself.adapters.adapter import normalise
 from ragself.evaluation.agreement import between, halves
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.schema import Probe
-from tests.unit.studies import by_hand
+from tests.unit.datasets import by_hand
 
 TOPICS, EACH = 40, 20
 
 
-def study(*, topical: bool, count: int = 60) -> Study:
+def build_dataset(*, topical: bool, count: int = 60) -> Dataset:
     """Documents of words that belong to a topic or not, and queries of four words of one topic."""
     draw = np.random.default_rng(0)
 
@@ -32,7 +32,7 @@ def study(*, topical: bool, count: int = 60) -> Study:
 
 
 def found(topical: bool, seed: int = 0) -> np.ndarray:
-    return halves(study(topical=topical), np.arange(60), seed)
+    return halves(build_dataset(topical=topical), np.arange(60), seed)
 
 
 def test_halves_of_a_query_agree_where_words_go_together_and_nowhere_else() -> None:
@@ -47,22 +47,22 @@ def test_halving_is_the_same_for_a_seed_and_another_for_another() -> None:
 
 
 def test_only_the_rows_given_and_queries_of_two_known_words_count() -> None:
-    lesson = study(topical=True)
-    assert 0 < len(halves(lesson, np.arange(7), 0)) <= 7
-    short = tuple(replace(p, text=p.text.split()[0] + " unheard of") for p in lesson.probes)
-    few = by_hand(short, lesson.texts, lesson.queries, lesson.documents, lesson.candidates)
+    dataset = build_dataset(topical=True)
+    assert 0 < len(halves(dataset, np.arange(7), 0)) <= 7
+    short = tuple(replace(p, text=p.text.split()[0] + " unheard of") for p in dataset.probes)
+    few = by_hand(short, dataset.texts, dataset.queries, dataset.documents, dataset.candidates)
     assert len(halves(few, np.arange(60), 0)) == 0
-    assert len(halves(lesson, np.arange(0), 0)) == 0
+    assert len(halves(dataset, np.arange(0), 0)) == 0
 
 
 def test_a_corpus_of_fewer_documents_than_are_asked_about_is_no_error() -> None:
-    lesson = study(topical=True)
-    few = by_hand(lesson.probes, lesson.texts[:10], lesson.queries, lesson.documents[:10], lesson.candidates)
+    dataset = build_dataset(topical=True)
+    few = by_hand(dataset.probes, dataset.texts[:10], dataset.queries, dataset.documents[:10], dataset.candidates)
     assert np.isfinite(halves(few, np.arange(60), 0)).all()
 
 
 def test_more_queries_than_are_enough_are_thinned_out() -> None:
-    assert len(halves(study(topical=True, count=700), np.arange(700), 0)) <= 500
+    assert len(halves(build_dataset(topical=True, count=700), np.arange(700), 0)) <= 500
 
 
 def test_models_that_favour_the_same_candidates_agree() -> None:

@@ -4,10 +4,10 @@ from numpy.typing import NDArray
 
 from ragself.config import Config
 from ragself.evaluation.calibration import CAREFUL, COUNTED, HARD, NEED, WEIGHT, calibrate, reciprocal_ranks, weigh
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.probes.targets import TAU
 from ragself.schema import Probe
-from tests.unit.studies import by_hand
+from tests.unit.datasets import by_hand
 
 K = 20
 ENOUGH = 4 * NEED
@@ -19,7 +19,7 @@ def make(
     cosines: NDArray[np.float64],
     positive: NDArray[np.int64],
     overlap: float | NDArray[np.float64] = 0.2,
-) -> Study:
+) -> Dataset:
     """A study whose candidates are the first K documents, each a direction of its own, without a word in common."""
     count = len(gains)
     return by_hand(
@@ -35,7 +35,7 @@ def make(
     )
 
 
-def known_items(telling: float, count: int = ENOUGH, seed: int = 0, overlap: float = 0.2) -> Study:
+def known_items(telling: float, count: int = ENOUGH, seed: int = 0, overlap: float = 0.2) -> Dataset:
     """Known items on which the gains say as much as `telling`, and the cosines a little."""
     draw = np.random.default_rng(seed)
     positive = draw.integers(0, K, size=count)
@@ -45,26 +45,26 @@ def known_items(telling: float, count: int = ENOUGH, seed: int = 0, overlap: flo
     return make(gains, cosines, positive, overlap)
 
 
-def slow_ranks(study: Study, rows: NDArray[np.int64], weight: float) -> list[float]:
+def slow_ranks(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> list[float]:
     out = []
     for row in rows:
         scores = [
             -np.inf if np.isneginf(gain) else weight * gain + cosine / TAU
-            for gain, cosine in zip(study.gains[row], study.floor[row], strict=True)
+            for gain, cosine in zip(dataset.gains[row], dataset.floor[row], strict=True)
         ]
-        own = scores[study.positive[row]]
+        own = scores[dataset.positive[row]]
         out.append(1.0 / (1 + sum(score > own for score in scores)))
     return out
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
 def test_reciprocal_ranks_are_those_of_a_loop_and_leaks_are_last(weight: float) -> None:
-    study = known_items(0.5, count=30)
-    leak = (study.positive + 1) % K
-    study.gains[np.arange(30), leak] = -np.inf
-    study.leaks[np.arange(30), leak] = True
+    dataset = known_items(0.5, count=30)
+    leak = (dataset.positive + 1) % K
+    dataset.gains[np.arange(30), leak] = -np.inf
+    dataset.leaks[np.arange(30), leak] = True
     rows = np.arange(0, 30, 2)
-    np.testing.assert_allclose(reciprocal_ranks(study, rows, weight), slow_ranks(study, rows, weight), rtol=1e-6)
+    np.testing.assert_allclose(reciprocal_ranks(dataset, rows, weight), slow_ranks(dataset, rows, weight), rtol=1e-6)
 
 
 AGREE, CLASH = np.full(NEED, 0.3), np.full(NEED, -0.1)
@@ -92,11 +92,11 @@ def test_known_items_that_are_found_worse_make_it_careful_or_nothing_whoever_agr
 
 
 def test_the_evidence_is_the_mean_reciprocal_rank_at_each_weight() -> None:
-    study, rows = known_items(telling=1.0), np.arange(0, ENOUGH)
-    found = calibrate(study, rows, AGREE, 0.95)
+    dataset, rows = known_items(telling=1.0), np.arange(0, ENOUGH)
+    found = calibrate(dataset, rows, AGREE, 0.95)
     assert set(found.evidence) == {f"{weight:g}" for weight in (0.0, CAREFUL, WEIGHT)}
     for weight in (0.0, CAREFUL, WEIGHT):
-        assert found.evidence[f"{weight:g}"] == pytest.approx(np.mean(slow_ranks(study, rows, weight)))
+        assert found.evidence[f"{weight:g}"] == pytest.approx(np.mean(slow_ranks(dataset, rows, weight)))
     assert found.reason
 
 
@@ -115,35 +115,35 @@ def test_easy_known_items_say_nothing() -> None:
 
 
 def test_traffic_says_nothing() -> None:
-    study = known_items(telling=4.0)
-    study.positive[::2] = -1
-    study.overlap[::2] = np.nan
-    assert calibrate(study, np.arange(ENOUGH), AGREE, 0.95).probes == ENOUGH // 2
+    dataset = known_items(telling=4.0)
+    dataset.positive[::2] = -1
+    dataset.overlap[::2] = np.nan
+    assert calibrate(dataset, np.arange(ENOUGH), AGREE, 0.95).probes == ENOUGH // 2
 
 
 def test_only_the_rows_given_are_looked_at() -> None:
     good, bad = known_items(telling=4.0), known_items(telling=-4.0)
-    study = make(
+    dataset = make(
         np.concatenate([good.gains, bad.gains]),
         np.concatenate([good.queries, bad.queries]),
         np.concatenate([good.positive, bad.positive]),
     )
-    assert calibrate(study, np.arange(ENOUGH), AGREE, 0.95).weight == WEIGHT
-    assert calibrate(study, np.arange(ENOUGH, 2 * ENOUGH), AGREE, 0.95).weight == 0.0
+    assert calibrate(dataset, np.arange(ENOUGH), AGREE, 0.95).weight == WEIGHT
+    assert calibrate(dataset, np.arange(ENOUGH, 2 * ENOUGH), AGREE, 0.95).weight == 0.0
 
 
 def test_weights_that_rank_alike_are_no_objection() -> None:
-    study = known_items(telling=0.0)
-    study.gains[:] = 0.0
-    assert calibrate(study, np.arange(ENOUGH), AGREE, 0.95).weight == WEIGHT
+    dataset = known_items(telling=0.0)
+    dataset.gains[:] = 0.0
+    assert calibrate(dataset, np.arange(ENOUGH), AGREE, 0.95).weight == WEIGHT
 
 
 def test_a_difference_within_the_noise_hardly_ever_moves_the_weight() -> None:
     studies = [known_items(telling=TELLING, seed=seed) for seed in range(40)]
     rows = np.arange(ENOUGH)
-    ranks = [[np.mean(slow_ranks(study, rows, weight)) for weight in (CAREFUL, WEIGHT)] for study in studies]
+    ranks = [[np.mean(slow_ranks(dataset, rows, weight)) for weight in (CAREFUL, WEIGHT)] for dataset in studies]
     assert abs(np.mean(ranks, axis=0) @ [1, -1]) < 0.01  # about as good at either weight
-    moved = sum(calibrate(study, rows, AGREE, 0.95).weight != WEIGHT for study in studies)
+    moved = sum(calibrate(dataset, rows, AGREE, 0.95).weight != WEIGHT for dataset in studies)
     assert moved <= 4  # 2.5 % are expected at 95 % confidence, two-sided: 1, and three standard errors
 
 
@@ -169,8 +169,8 @@ def test_counted_words_are_asked_whether_their_halves_agree() -> None:
     asked = [" ".join(f"t{row % 30}w{word}" for word in draw.integers(8, size=5)) for row in range(90)]
     probes = [Probe(str(row), text, text, "traffic", None, "train") for row, text in enumerate(asked)]
     near, vectors = draw.normal(size=(2, 180, 8))
-    study = by_hand(probes, texts, near[:90], vectors)
-    found = weigh(study, Config(), counted=True)
+    dataset = by_hand(probes, texts, near[:90], vectors)
+    found = weigh(dataset, Config(), counted=True)
     assert found.weight in (COUNTED, 0.0)
     assert found.agreement["probes"] <= 90
     assert (found.weight == COUNTED) is (found.agreement["low"] > 0)

@@ -26,12 +26,12 @@ from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 from ragself.lm.ngram import NgramScorer
-from ragself.probes.dataset import Study, _quotes, study, without
+from ragself.probes.dataset import Dataset, _quotes, build_dataset, without
 from ragself.probes.filters import judge_probes
 from ragself.probes.targets import TAU, law
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
-from tests.unit.studies import by_hand
+from tests.unit.datasets import by_hand
 
 CONFIG = TeacherConfig(dense=4, lexical=4, random=3)
 
@@ -58,8 +58,10 @@ def probe(kind: str, text: str, source: str | None, split: str = "confirm") -> P
     return Probe(f"{kind}-{text}", text, text, kind, source, split)  # type: ignore[arg-type]
 
 
-def look(base: BaseVectors, probes: list[Probe], chunks: list[Chunk], **more: object) -> Study:
-    return study(probes, chunks, base, more.pop("live", Ranking()), NgramScorer, more.pop("config", CONFIG), 0, **more)  # type: ignore[arg-type]
+def look(base: BaseVectors, probes: list[Probe], chunks: list[Chunk], **more: object) -> Dataset:
+    return build_dataset(
+        probes, chunks, base, more.pop("live", Ranking()), NgramScorer, more.pop("config", CONFIG), 0, **more
+    )  # type: ignore[arg-type]
 
 
 BODY = "the sun warms the stones of the old harbour wall until late in the evening"
@@ -73,7 +75,7 @@ CHUNKS = [
 WIDE = TeacherConfig(dense=44, lexical=0, random=0)
 
 
-def row_of(found: Study, row: int, document: int) -> float:
+def row_of(found: Dataset, row: int, document: int) -> float:
     """The gain of a probe from a document."""
     (column,) = np.flatnonzero(found.candidates[row] == document)
     return float(found.gains[row, column])
@@ -142,7 +144,7 @@ def test_gains_are_the_scorers_and_scores_are_those_of_the_law(base: BaseVectors
     assert found.tau == pytest.approx(TAU * unit(base))
 
 
-def by_law(base: BaseVectors, found: Study, ranking: Ranking) -> NDArray[np.float64]:
+def by_law(base: BaseVectors, found: Dataset, ranking: Ranking) -> NDArray[np.float64]:
     """Scores of the candidates, one by one, as search would have them."""
     corpus, everything = View.of([chunk.text for chunk in CHUNKS]), View.of(found.texts)
     queries, documents = found.queries, found.documents
@@ -237,7 +239,7 @@ def test_a_generator_is_asked_about_few_candidates_and_the_others_are_ranked_all
 def test_candidates_are_those_that_the_live_version_finds(base: BaseVectors) -> None:
     live = some_residual()
     probes, config = [probe("traffic", "filler3 text3", None)], TeacherConfig(dense=4, lexical=0, random=0)
-    found = study(probes, CHUNKS, base, Ranking(live), NgramScorer, config, 0)
+    found = build_dataset(probes, CHUNKS, base, Ranking(live), NgramScorer, config, 0)
     texts = [chunk.text for chunk in CHUNKS]
     scores = live.queries(base.queries(["filler3 text3"]), [""]) @ live.documents(base.documents(texts), texts).T
     assert set(found.candidates[0]) == set(np.argsort(-scores[0])[:4])
@@ -359,7 +361,7 @@ def test_nothing_leaks_to_a_question_not_even_its_source_and_copies_of_it(base: 
 # what the teacher has something to say about ------------------------------------------------------
 
 
-def told(gains: list[list[float]], kinds: str) -> Study:
+def told(gains: list[list[float]], kinds: str) -> Dataset:
     """A study of five documents, each a direction of its own; kind t is traffic, k a known item whose source is 0."""
     source = np.array([-1 if kind == "t" else 0 for kind in kinds])
     probes = [
@@ -382,7 +384,7 @@ def test_a_study_says_which_probes_can_teach_and_why_the_others_cannot(base: Bas
     assert real.judged[0].tolist() == judge_probes(real.gains)[0].tolist() == [True, False]
 
 
-def of(found: Study, rows: list[int], min_probes: int) -> NDArray[np.float64]:
+def of(found: Dataset, rows: list[int], min_probes: int) -> NDArray[np.float64]:
     """The utility of probes of the untrained ranking, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
     values = judge(found, np.arange(len(found.probes)), [Ranking()], 1.0, config)[0]["utility"]
@@ -452,7 +454,7 @@ def test_a_probe_that_is_not_scored_costs_nothing_and_changes_nothing_else(base:
     whole = look(base, probes, CHUNKS)
     some = [replace(probes[0], scored=False), *probes[1:]]
     del Keeping.asked[:]
-    found = study(some, CHUNKS, base, Ranking(), Keeping, CONFIG, 0)
+    found = build_dataset(some, CHUNKS, base, Ranking(), Keeping, CONFIG, 0)
     assert Keeping.asked == [probes[1].id, probes[2].id]
     assert np.isnan(found.gains[0]).all()  # what would leak is not told apart
     np.testing.assert_array_equal(found.gains[1:], whole.gains[1:])

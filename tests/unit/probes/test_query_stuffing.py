@@ -1,6 +1,6 @@
 import numpy as np
 
-from ragself.probes.query_stuffing import SEVERAL, echoes
+from ragself.probes.query_stuffing import SEVERAL, stuffed
 from ragself.schema import Probe
 
 QUERIES = [f"how do i change the colour of part {n}" for n in range(6)]
@@ -11,7 +11,7 @@ def probes(texts: list[str], kind: str = "traffic") -> list[Probe]:
 
 
 def found(texts: list[str], asked: list[Probe]) -> list[int]:
-    return echoes(asked, texts, np.tile(np.arange(len(texts)), (len(asked), 1))).tolist()
+    return stuffed(asked, texts, np.tile(np.arange(len(texts)), (len(asked), 1))).tolist()
 
 
 def test_a_document_that_repeats_several_queries_is_found_whatever_stands_between_them() -> None:
@@ -34,5 +34,5 @@ def test_short_queries_and_probes_that_nobody_asked_do_not_count() -> None:
 def test_it_is_looked_for_among_the_candidates_alone() -> None:
     asked = probes(QUERIES)
     rows = np.zeros((len(asked), 1), np.int64)
-    assert echoes(asked, ["nothing", " ".join(QUERIES)], rows).tolist() == []
-    assert echoes(asked, ["nothing", " ".join(QUERIES)], rows + 1).tolist() == [1]
+    assert stuffed(asked, ["nothing", " ".join(QUERIES)], rows).tolist() == []
+    assert stuffed(asked, ["nothing", " ".join(QUERIES)], rows + 1).tolist() == [1]

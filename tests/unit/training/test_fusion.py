@@ -8,15 +8,15 @@ import pytest
 from ragself.adapters.adapter import normalise
 from ragself.evaluation.calibration import HARD, NEED
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.schema import Probe
 from ragself.training.fusion import SCALES, fusion_weights
-from tests.unit.studies import by_hand
+from tests.unit.datasets import by_hand
 
 P, N, BASE = 4 * NEED, 150, 12
 
 
-def study(words: float, vectors: float, *, overlap: float = 0.2, seed: int = 0, unit: float = 1.0) -> Study:
+def build_dataset(words: float, vectors: float, *, overlap: float = 0.2, seed: int = 0, unit: float = 1.0) -> Dataset:
     """Known items whose words name their document with the probability `words`, and whose vectors lie near it.
 
     Every query holds the word of another document, too, and every vector is drawn to another one.
@@ -40,7 +40,7 @@ EVERY = np.arange(P)
 
 
 def test_words_that_name_what_is_sought_weigh_more_where_vectors_mislead() -> None:
-    found = fusion_weights(study(words=1.0, vectors=0.3), EVERY, 0.95)
+    found = fusion_weights(build_dataset(words=1.0, vectors=0.3), EVERY, 0.95)
     assert found is not None
     scale = found.bm25 / BM25
     assert scale > 1
@@ -50,7 +50,7 @@ def test_words_that_name_what_is_sought_weigh_more_where_vectors_mislead() -> No
 
 
 def test_words_that_mislead_weigh_less_where_vectors_know() -> None:
-    found = fusion_weights(study(words=0.1, vectors=1.0, unit=8.0), EVERY, 0.95)
+    found = fusion_weights(build_dataset(words=0.1, vectors=1.0, unit=8.0), EVERY, 0.95)
     assert found is not None
     assert found.bm25 == pytest.approx(0.5 * BM25)
 
@@ -59,12 +59,12 @@ def test_the_best_scale_is_found() -> None:
     from ragself.adapters.ranking import Ranking
     from ragself.evaluation.metrics import known_item
 
-    lesson = study(words=0.9, vectors=0.4)
-    found = fusion_weights(lesson, EVERY, 0.95)
+    dataset = build_dataset(words=0.9, vectors=0.4)
+    found = fusion_weights(dataset, EVERY, 0.95)
     means = {}
     for scale in (1.0, *SCALES):
         weights = Weights(scale * LANGUAGE_MODEL, scale * BM25)
-        ranks = lesson.ranks(EVERY, lesson.scores(EVERY, Ranking(None, weights)))
+        ranks = dataset.ranks(EVERY, dataset.scores(EVERY, Ranking(None, weights)))
         means[scale] = known_item(ranks, 10)["mrr"].mean()
     best = max(SCALES, key=means.__getitem__)
     assert means[best] > means[1.0]
@@ -73,21 +73,21 @@ def test_the_best_scale_is_found() -> None:
 
 
 def test_where_no_scale_is_better_beyond_doubt_there_are_none() -> None:
-    assert fusion_weights(study(words=1.0, vectors=1.0), EVERY, 0.95) is None  # all are found at any weight
-    assert sum(fusion_weights(study(0.5, 0.5, seed=seed), EVERY, 0.9999) is not None for seed in range(5)) <= 1
+    assert fusion_weights(build_dataset(words=1.0, vectors=1.0), EVERY, 0.95) is None  # all are found at any weight
+    assert sum(fusion_weights(build_dataset(0.5, 0.5, seed=seed), EVERY, 0.9999) is not None for seed in range(5)) <= 1
 
 
 @pytest.mark.parametrize("count", [0, NEED - 1])
 def test_too_few_hard_known_items_tell_nothing(count: int) -> None:
-    lesson = study(words=1.0, vectors=0.3)
-    assert fusion_weights(lesson, EVERY[:count], 0.95) is None
-    assert fusion_weights(study(words=1.0, vectors=0.3, overlap=HARD + 0.01), EVERY, 0.95) is None
-    lesson.positive[NEED - 1 :] = -1  # traffic
-    assert fusion_weights(lesson, EVERY, 0.95) is None
+    dataset = build_dataset(words=1.0, vectors=0.3)
+    assert fusion_weights(dataset, EVERY[:count], 0.95) is None
+    assert fusion_weights(build_dataset(words=1.0, vectors=0.3, overlap=HARD + 0.01), EVERY, 0.95) is None
+    dataset.positive[NEED - 1 :] = -1  # traffic
+    assert fusion_weights(dataset, EVERY, 0.95) is None
 
 
 def test_only_the_rows_given_count() -> None:
-    lesson = study(words=1.0, vectors=0.3)
-    lesson.positive[P // 2 :] = (lesson.positive[P // 2 :] + 1) % N  # what the others should find is never found
-    found = fusion_weights(lesson, EVERY[: P // 2], 0.95)
+    dataset = build_dataset(words=1.0, vectors=0.3)
+    dataset.positive[P // 2 :] = (dataset.positive[P // 2 :] + 1) % N  # what the others should find is never found
+    found = fusion_weights(dataset, EVERY[: P // 2], 0.95)
     assert found is not None

@@ -19,16 +19,16 @@ from ragself.encoders.encoder import Encoder
 from ragself.errors import EncoderError, StoreError
 from ragself.probes.targets import law
 from ragself.training import checkpoint as kept
-from ragself.training.distillation import Lesson, Probed, Schedule, Student
-from ragself.training.lora_trainer import Learned, tune
-from ragself.training.optimizer import turn
+from ragself.training.distillation import LoraData, LoraSettings, LoraStudent, Probed
+from ragself.training.lora_trainer import TrainedLora, train_lora
+from ragself.training.optimizer import batch_rows
 from ragself.training.token_reader import BUDGET, Reader, _targets, batches
 from tests.conftest import documents, queries
 
 TEXTS = [text for _, _, text in documents()[::8]]
 ASKED = [*queries()[::8], documents()[0][2]]  # one that is much longer than the others
 WIDTH, K = 32, 12
-SHORT = Schedule(steps=8, rank=4, batch=16, candidates=4, rate=1e-2, anchor=0.1, every=4)
+SHORT = LoraSettings(steps=8, rank=4, batch=16, candidates=4, rate=1e-2, anchor=0.1, every=4)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def encoder(tiny_model: Path) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def lesson(encoder: Encoder) -> Lesson:
+def data(encoder: Encoder) -> LoraData:
     """A teacher that wants documents of the query's own topic first: 16 documents, and 20 queries, of each topic."""
     vectors, asked = encoder.documents(TEXTS), encoder.queries(ASKED)
     draw = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def lesson(encoder: Encoder) -> Lesson:
     target = law(gains, base.astype(np.float32), 2.5)
     weights = np.linspace(1, 2, len(ASKED), dtype="f")
     probed = Probed(ASKED, asked, candidates, target, np.isneginf(gains), weights, lexical)
-    return Lesson(probed, probed, TEXTS, vectors)
+    return LoraData(probed, probed, TEXTS, vectors)
 
 
 def residual() -> Residual:
@@ -71,7 +71,7 @@ def residual() -> Residual:
 INNER: dict[str, Callable[[], Adapter | None]] = {"none": lambda: None, "residual": residual}
 
 
-def bits(learned: Learned) -> tuple[Any, ...]:
+def bits(learned: TrainedLora) -> tuple[Any, ...]:
     layers = sorted((name, down.tobytes(), up.tobytes()) for name, (down, up) in learned.lora.layers.items())
     return layers, learned.loss, learned.held
 
@@ -134,16 +134,16 @@ def test_an_encoder_without_a_known_module_is_refused() -> None:
 @pytest.mark.parametrize("sides", ["query", "both"])
 @pytest.mark.parametrize("inner", INNER)
 def test_the_loss_is_the_divergence_from_what_would_be_served(
-    inner: str, sides: Any, lesson: Lesson, encoder: Encoder
+    inner: str, sides: Any, data: LoraData, encoder: Encoder
 ) -> None:
-    adapter, probed = INNER[inner](), lesson.train
-    student = Student(lesson, encoder, adapter, replace(SHORT, sides=sides, candidates=K))
+    adapter, probed = INNER[inner](), data.train
+    student = LoraStudent(data, encoder, adapter, replace(SHORT, sides=sides, candidates=K))
     rows, columns = np.arange(len(ASKED)), np.tile(np.arange(K), (len(ASKED), 1))
     with torch.no_grad():
         divergence, moved = student.loss(probed, rows, columns)
-    queries, documents = probed.queries, lesson.documents
+    queries, documents = probed.queries, data.documents
     if adapter is not None:
-        queries, documents = adapter.queries(queries, probed.texts), adapter.documents(documents, lesson.texts)
+        queries, documents = adapter.queries(queries, probed.texts), adapter.documents(documents, data.texts)
     scores = np.take_along_axis(queries @ documents.T, probed.candidates, axis=1) + probed.lexical
     logits = np.where(probed.leaks, -1e4, scores / student.log_tau.exp().item())
     logs = logits - np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True))
@@ -155,15 +155,15 @@ def test_the_loss_is_the_divergence_from_what_would_be_served(
 
 @pytest.mark.parametrize("sides", ["query", "both"])
 def test_the_gradient_reaches_lora_and_the_temperature_and_nothing_else(
-    sides: Any, lesson: Lesson, encoder: Encoder
+    sides: Any, data: LoraData, encoder: Encoder
 ) -> None:
-    student = Student(lesson, encoder, residual(), replace(SHORT, sides=sides))
+    student = LoraStudent(data, encoder, residual(), replace(SHORT, sides=sides))
     with torch.no_grad():
         for weight in student.reader.weights.values():
             weight += 0.1
     rows = np.arange(8)
-    columns = student.columns(lesson.train, rows, np.random.default_rng(0))
-    divergence, moved = student.loss(lesson.train, rows, columns)
+    columns = student.columns(data.train, rows, np.random.default_rng(0))
+    divergence, moved = student.loss(data.train, rows, columns)
     (divergence.sum() + moved).backward()
     trained = {id(weight) for weight in student.weights.values()}
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.weights.values())
@@ -175,9 +175,9 @@ def test_the_gradient_reaches_lora_and_the_temperature_and_nothing_else(
 
 @pytest.mark.parametrize("inner", INNER)
 def test_the_temperature_begins_where_it_is_closest_to_the_teacher(
-    inner: str, lesson: Lesson, encoder: Encoder
+    inner: str, data: LoraData, encoder: Encoder
 ) -> None:
-    student = Student(lesson, encoder, INNER[inner](), SHORT)
+    student = LoraStudent(data, encoder, INNER[inner](), SHORT)
     found = []
     for shift in (0.0, -0.35, 0.35):  # by about two steps of what is tried
         with torch.no_grad():
@@ -188,9 +188,9 @@ def test_the_temperature_begins_where_it_is_closest_to_the_teacher(
     assert found[0] < found[2]
 
 
-def test_what_leaks_has_no_influence_and_all_else_has(lesson: Lesson, encoder: Encoder) -> None:
-    split = replace(lesson.train, lexical=lesson.train.lexical.copy())
-    student = Student(replace(lesson, train=split), encoder, None, SHORT)
+def test_what_leaks_has_no_influence_and_all_else_has(data: LoraData, encoder: Encoder) -> None:
+    split = replace(data.train, lexical=data.train.lexical.copy())
+    student = LoraStudent(replace(data, train=split), encoder, None, SHORT)
     rows, columns = np.arange(len(ASKED)), np.tile(np.arange(K), (len(ASKED), 1))
     with torch.no_grad():
         before, _ = student.loss(split, rows, columns)
@@ -202,9 +202,9 @@ def test_what_leaks_has_no_influence_and_all_else_has(lesson: Lesson, encoder: E
     assert not torch.allclose(before, other)
 
 
-def test_with_both_sides_the_teachers_best_and_no_leak_are_read(lesson: Lesson, encoder: Encoder) -> None:
-    student = Student(lesson, encoder, None, replace(SHORT, sides="both"))
-    rows, split = np.arange(len(ASKED)), lesson.train
+def test_with_both_sides_the_teachers_best_and_no_leak_are_read(data: LoraData, encoder: Encoder) -> None:
+    student = LoraStudent(data, encoder, None, replace(SHORT, sides="both"))
+    rows, split = np.arange(len(ASKED)), data.train
     drawn = [student.columns(split, rows, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert (drawn[0] != drawn[2]).any()
@@ -212,25 +212,25 @@ def test_with_both_sides_the_teachers_best_and_no_leak_are_read(lesson: Lesson, 
     assert not np.take_along_axis(split.leaks, drawn[0], axis=1).any()
     best = np.argsort(-split.target, axis=1, kind="stable")[:, :2]
     assert all(set(best[row]) <= set(drawn[0][row]) for row in rows)
-    for_nothing = Student(lesson, encoder, None, SHORT)
+    for_nothing = LoraStudent(data, encoder, None, SHORT)
     assert for_nothing.columns(split, rows, np.random.default_rng(0))[0].tolist() == list(range(K))
 
 
 @pytest.mark.parametrize("sides", ["query", "both"])
-def test_groups_hold_every_probe_once_within_the_budget(sides: Any, lesson: Lesson, encoder: Encoder) -> None:
-    student, rows = Student(lesson, encoder, None, replace(SHORT, sides=sides)), np.arange(len(ASKED))
-    columns = student.columns(lesson.train, rows, np.random.default_rng(0))
-    groups = list(student.groups(lesson.train, rows, columns))
+def test_groups_hold_every_probe_once_within_the_budget(sides: Any, data: LoraData, encoder: Encoder) -> None:
+    student, rows = LoraStudent(data, encoder, None, replace(SHORT, sides=sides)), np.arange(len(ASKED))
+    columns = student.columns(data.train, rows, np.random.default_rng(0))
+    groups = list(student.groups(data.train, rows, columns))
     assert sorted(np.concatenate(groups).tolist()) == rows.tolist()
     assert len(groups) == 1 if sides == "query" else len(groups) > 1
     for group in groups if sides == "both" else ():
         assert student.searched is not None
-        read = lesson.train.candidates[group[:, None], columns[group]]
+        read = data.train.candidates[group[:, None], columns[group]]
         assert student.searched.lengths[read].sum() <= BUDGET
 
 
 def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
-    seen = [turn(np.arange(10), 4, 0, step).tolist() for step in range(6)]
+    seen = [batch_rows(np.arange(10), 4, 0, step).tolist() for step in range(6)]
     assert [len(each) for each in seen] == [4, 4, 2] * 2
     assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == list(range(10))
     assert seen[:3] != seen[3:]
@@ -241,27 +241,27 @@ def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
 
 @pytest.mark.parametrize("sides", ["query", "both"])
 @pytest.mark.parametrize("inner", INNER)
-def test_training_comes_closer_to_the_teacher(inner: str, sides: Any, lesson: Lesson, encoder: Encoder) -> None:
+def test_training_comes_closer_to_the_teacher(inner: str, sides: Any, data: LoraData, encoder: Encoder) -> None:
     adapter: Adapter | None = INNER[inner]()
-    learned = tune(lesson, encoder, adapter, replace(SHORT, steps=16, sides=sides, rate=3e-2, rate_tau=0.0))
+    learned = train_lora(data, encoder, adapter, replace(SHORT, steps=16, sides=sides, rate=3e-2, rate_tau=0.0))
     assert min(learned.held) < 0.95 * learned.held[0]
     assert learned.lora.inner is adapter
     assert learned.lora.sides == sides
-    student = Student(lesson, encoder, adapter, replace(SHORT, sides=sides))
+    student = LoraStudent(data, encoder, adapter, replace(SHORT, sides=sides))
     assert student.divergence() == pytest.approx(learned.held[0])  # the encoder itself has not moved
 
 
 def test_the_best_look_is_kept_and_training_stops_when_it_gets_no_better(
-    lesson: Lesson, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    data: LoraData, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks, seen = iter([3.0, 2.0, 1.0, 1.5, 1.0, 0.0]), []
 
-    def divergence(self: Student) -> float:
+    def divergence(self: LoraStudent) -> float:
         seen.append(self.reader.lora("query").layers)
         return next(looks)
 
-    monkeypatch.setattr(Student, "divergence", divergence)
-    learned = tune(lesson, encoder, None, replace(SHORT, steps=40, every=1, patience=2))
+    monkeypatch.setattr(LoraStudent, "divergence", divergence)
+    learned = train_lora(data, encoder, None, replace(SHORT, steps=40, every=1, patience=2))
     assert learned.held == (3.0, 2.0, 1.0, 1.5, 1.0)
     assert len(learned.loss) == 4
     for name, (down, up) in learned.lora.layers.items():
@@ -270,29 +270,29 @@ def test_the_best_look_is_kept_and_training_stops_when_it_gets_no_better(
         assert (up != seen[3][name][1]).any()
 
 
-def _none(lesson: Lesson) -> Probed:
-    held, keep = lesson.held, slice(0, 0)
+def _none(data: LoraData) -> Probed:
+    held, keep = data.held, slice(0, 0)
     arrays = (held.queries, held.candidates, held.target, held.leaks, held.weights, held.lexical)
     return Probed([], *(array[keep] for array in arrays))  # type: ignore[arg-type]
 
 
-def test_without_held_out_probes_it_trains_to_the_end(lesson: Lesson, encoder: Encoder) -> None:
-    learned = tune(replace(lesson, held=_none(lesson)), encoder, None, replace(SHORT, steps=6))
+def test_without_held_out_probes_it_trains_to_the_end(data: LoraData, encoder: Encoder) -> None:
+    learned = train_lora(replace(data, held=_none(data)), encoder, None, replace(SHORT, steps=6))
     assert len(learned.loss) == 6
     assert all(np.abs(up).max() > 0 for _, up in learned.lora.layers.values())
 
 
 def test_training_is_the_same_to_the_bit_every_time_and_on_any_number_of_threads(
-    lesson: Lesson, encoder: Encoder
+    data: LoraData, encoder: Encoder
 ) -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         torch.rand(threads)  # nor does it depend on the global generator
-        found.append(bits(tune(lesson, encoder, None, SHORT)))
+        found.append(bits(train_lora(data, encoder, None, SHORT)))
         assert torch.get_num_threads() == threads
     assert found[0] == found[1]
-    assert bits(tune(lesson, encoder, None, replace(SHORT, seed=1))) != found[0]
+    assert bits(train_lora(data, encoder, None, replace(SHORT, seed=1))) != found[0]
 
 
 # going on -----------------------------------------------------------------------------------------
@@ -312,50 +312,50 @@ def killed_at(step: int) -> Callable[[str, int, int], None]:
 
 
 @pytest.mark.parametrize("sides", ["query", "both"])
-def test_a_killed_run_goes_on_with_the_same_bits(sides: Any, lesson: Lesson, encoder: Encoder, tmp_path: Path) -> None:
-    schedule, state = replace(SHORT, steps=12, sides=sides), tmp_path / "state.safetensors"
-    whole = bits(tune(lesson, encoder, None, schedule))
+def test_a_killed_run_goes_on_with_the_same_bits(sides: Any, data: LoraData, encoder: Encoder, tmp_path: Path) -> None:
+    settings, state = replace(SHORT, steps=12, sides=sides), tmp_path / "state.safetensors"
+    whole = bits(train_lora(data, encoder, None, settings))
     for kill in (3, 6, 12):  # the first before anything is written
         with pytest.raises(Killed):
-            tune(lesson, encoder, None, schedule, state, killed_at(kill))
+            train_lora(data, encoder, None, settings, state, killed_at(kill))
         assert state.exists() == (kill > 3)
     seen: list[int] = []
-    assert bits(tune(lesson, encoder, None, schedule, state, lambda *told: seen.append(told[1]))) == whole
+    assert bits(train_lora(data, encoder, None, settings, state, lambda *told: seen.append(told[1]))) == whole
     assert seen == [12]  # all of it was done
     assert [path.name for path in tmp_path.iterdir()] == [state.name]
 
 
-def test_what_is_done_is_not_done_again(lesson: Lesson, encoder: Encoder, tmp_path: Path) -> None:
-    schedule, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
+def test_what_is_done_is_not_done_again(data: LoraData, encoder: Encoder, tmp_path: Path) -> None:
+    settings, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
     with pytest.raises(Killed):
-        tune(lesson, encoder, None, schedule, state, killed_at(6))
+        train_lora(data, encoder, None, settings, state, killed_at(6))
     seen: list[int] = []
-    tune(lesson, encoder, None, schedule, state, lambda *told: seen.append(told[1]))
+    train_lora(data, encoder, None, settings, state, lambda *told: seen.append(told[1]))
     assert seen[0] == 5
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "seed", "inner", "target", "lexical"])
 def test_a_state_of_another_run_or_a_damaged_one_begins_anew(
-    spoil: str, lesson: Lesson, encoder: Encoder, tmp_path: Path
+    spoil: str, data: LoraData, encoder: Encoder, tmp_path: Path
 ) -> None:
-    schedule, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
+    settings, state = replace(SHORT, steps=12), tmp_path / "state.safetensors"
     with pytest.raises(Killed):
-        tune(lesson, encoder, None, schedule, state, killed_at(4))
+        train_lora(data, encoder, None, settings, state, killed_at(4))
     inner: Adapter | None = None
     if spoil == "damaged":
         state.write_bytes(state.read_bytes()[:-100])
     if spoil == "seed":
-        schedule = replace(schedule, seed=1)
+        settings = replace(settings, seed=1)
     if spoil == "inner":
         inner = residual()
     if spoil == "target":
-        lesson = replace(lesson, train=replace(lesson.train, target=np.roll(lesson.train.target, 1, axis=1)))
+        data = replace(data, train=replace(data.train, target=np.roll(data.train.target, 1, axis=1)))
     if spoil == "lexical":
-        lesson = replace(lesson, train=replace(lesson.train, lexical=2 * lesson.train.lexical))
+        data = replace(data, train=replace(data.train, lexical=2 * data.train.lexical))
     seen: list[int] = []
-    found = tune(lesson, encoder, inner, schedule, state, lambda *told: seen.append(told[1]))
+    found = train_lora(data, encoder, inner, settings, state, lambda *told: seen.append(told[1]))
     assert seen[0] == 1
-    assert bits(found) == bits(tune(lesson, encoder, inner, schedule))
+    assert bits(found) == bits(train_lora(data, encoder, inner, settings))
 
 
 def test_a_state_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:

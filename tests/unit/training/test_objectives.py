@@ -30,15 +30,15 @@ from ragself.schema import Probe
 from ragself.training.dream import dream
 from ragself.training.dream.contexts import Contexts
 from ragself.training.dream.heads import Heads, find
-from ragself.training.dream.objective import DreamLesson
+from ragself.training.dream.objective import DreamObjective
 from ragself.training.gap import Gap
-from ragself.training.optimizer import Course, descend, turn
+from ragself.training.optimizer import EarlyStopping, batch_rows, minimize
 from ragself.training.revela import revela
 from ragself.training.revela.pools import distinct, plan
 from ragself.training.student import SHARPER, Pace, Student, TextStudent, VectorStudent, sharpen
 from tests.benchmarks.planted import corpus
 from tests.language_models import copying_model
-from tests.unit.studies import by_hand
+from tests.unit.datasets import by_hand
 
 CHUNKS, PROBES, ANSWERS = corpus(60, 40, 0)
 TEXTS = [chunk.text for chunk in CHUNKS]
@@ -62,14 +62,14 @@ def contexts(copier: CausalLM) -> Contexts:
 HEADS = Heads(((1, 0), (1, 1)), (1.0, 1.0), 0.5, 20)
 
 
-def lesson(**change: Any) -> dream.Lesson:
+def data(**change: Any) -> dream.DreamData:
     draw = np.random.default_rng(0)
     candidates = np.array([draw.permutation(len(TEXTS))[:12] for _ in PROBES])
     missing = ~(candidates == RIGHT[:, None]).any(axis=1)
     candidates[missing, 5] = RIGHT[missing]
     fit = np.ones(candidates.shape, dtype=np.bool_)
     weights = np.linspace(1, 2, P, dtype=np.float32)
-    made = dream.Lesson(PROBES, candidates, fit, RIGHT, weights, np.arange(24), np.arange(24, 40))
+    made = dream.DreamData(PROBES, candidates, fit, RIGHT, weights, np.arange(24), np.arange(24, 40))
     return replace(made, **change)
 
 
@@ -131,19 +131,21 @@ def test_documents_give_way_and_too_many_are_refused(copier: CausalLM) -> None:
 
 
 def test_only_documents_that_are_a_candidate_are_read_and_each_is_the_same_as_before(copier: CausalLM) -> None:
-    given, junk = lesson(), [f"Nobody asks for number {number}." for number in range(10)]
+    given, junk = data(), [f"Nobody asks for number {number}." for number in range(10)]
     texts, nothing = (*junk, *TEXTS), np.zeros(P, np.float32)
     asked = tuple(replace(probe, kind="question") for probe in PROBES)
-    study = by_hand(
+    dataset = by_hand(
         asked, texts, vectors(P, 1), vectors(len(texts), 2), given.candidates + 10, positive=RIGHT + 10,
         source=RIGHT + 10, overlap=nothing, lengths=nothing.astype(int),
     )  # fmt: skip
     config = TrainConfig(dream_documents=K)
-    made = DreamLesson(copier, copier.white_box(), study, np.arange(24), config, silent).objective(student(), "key")
+    made = DreamObjective(copier, copier.white_box(), dataset, np.arange(24), config, silent).objective(
+        student(), "key"
+    )
     read = np.array(made.contexts.texts)
     assert set(read) == set(TEXTS)
-    assert (read[made.lesson.candidates] == np.array(texts)[study.candidates]).all()
-    assert (read[made.lesson.right] == np.array(texts)[study.positive]).all()
+    assert (read[made.data.candidates] == np.array(texts)[dataset.candidates]).all()
+    assert (read[made.data.right] == np.array(texts)[dataset.positive]).all()
 
 
 # heads --------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ def test_only_documents_that_are_a_candidate_are_read_and_each_is_the_same_as_be
 
 def known(count: int = 20) -> tuple[list[Probe], np.ndarray, np.ndarray]:
     rows = np.arange(count)
-    documents = dream.arranged(lesson(), rows, K, np.random.default_rng(0))
+    documents = dream.arranged(data(), rows, K, np.random.default_rng(0))
     return PROBES[:count], documents, (documents == RIGHT[rows][:, None]).argmax(axis=1)
 
 
@@ -207,7 +209,7 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
     }
     assert loss["right"] < loss["uniform"] - 0.3
     assert loss["uniform"] < loss["wrong"]
-    gaps = dream.gap(contexts, HEADS, lesson(), np.arange(20), dream.Schedule(K), [1 / K, 0.6, 1.0]).mean(axis=1)
+    gaps = dream.gap(contexts, HEADS, data(), np.arange(20), dream.DreamSettings(K), [1 / K, 0.6, 1.0]).mean(axis=1)
     assert gaps[0] == pytest.approx(0.0, abs=1e-6)
     assert gaps[1] > 0.3
     assert gaps[2] == pytest.approx(loss["uniform"] - loss["right"], abs=1e-4)
@@ -245,7 +247,7 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
 
 
 def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contexts: Contexts) -> None:
-    made = lesson()
+    made = data()
     made.fit[:, 3] = False
     made = replace(made, right=np.where(np.arange(P) % 2, RIGHT, -1))
     rows, places = np.arange(P), Counter[int]()
@@ -263,19 +265,19 @@ def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contex
 
 def test_every_probe_is_seen_once_before_any_is_seen_again() -> None:
     rows = np.arange(10, 20)
-    seen = [turn(rows, 4, 0, step).tolist() for step in range(6)]
+    seen = [batch_rows(rows, 4, 0, step).tolist() for step in range(6)]
     assert [len(each) for each in seen] == [4, 4, 2] * 2
     assert sorted(chain(*seen[:3])) == sorted(chain(*seen[3:])) == rows.tolist()
     assert seen[:3] != seen[3:]
 
 
-def course(steps: int = 8) -> Course:
-    return Course(steps, 4, 9)
+def stopping(steps: int = 8) -> EarlyStopping:
+    return EarlyStopping(steps, 4, 9)
 
 
-def by_dream(contexts: Contexts, made: Student | None = None, *, seed: int = 0) -> dream.Dream:
-    schedule = dream.Schedule(K, batch=6, seed=seed)
-    return dream.Dream(lesson(), contexts, HEADS, made or student(), schedule, f"key {seed}")
+def by_dream(contexts: Contexts, made: Student | None = None, *, seed: int = 0) -> dream.DreamLoss:
+    settings = dream.DreamSettings(K, batch=6, seed=seed)
+    return dream.DreamLoss(data(), contexts, HEADS, made or student(), settings, f"key {seed}")
 
 
 def first_ranks(made: VectorStudent) -> float:
@@ -288,7 +290,7 @@ def test_dream_teaches_a_student_what_the_model_copies(contexts: Contexts) -> No
     made = student()
     objective = by_dream(contexts, made)
     before = first_ranks(made)
-    loss, held = descend(objective, course(16), None)
+    loss, held = minimize(objective, stopping(16), None)
     assert min(held) < held[0] - 0.1
     assert len(loss) == 16
     assert first_ranks(made) > before + 0.3
@@ -299,16 +301,16 @@ def test_the_sharpest_temperature_is_tried_not_guessed(contexts: Contexts) -> No
     objective = by_dream(contexts)
     objective.student.sharpen(1 / 16)  # all alike
     tried = objective.tried(SHARPER)
-    assert objective.look() == pytest.approx(tried[SHARPER.index(1.0)], abs=1e-5)
+    assert objective.evaluate() == pytest.approx(tried[SHARPER.index(1.0)], abs=1e-5)
     assert sharpen(objective.student, tried, SHARPER) == SHARPER[-1]
-    assert objective.look() == pytest.approx(min(tried), abs=1e-5)
+    assert objective.evaluate() == pytest.approx(min(tried), abs=1e-5)
     assert min(tried) < tried[SHARPER.index(1.0)]
 
 
 def test_without_held_out_probes_there_is_no_look(contexts: Contexts) -> None:
     objective = by_dream(contexts)
-    objective.lesson = lesson(held=np.empty(0, dtype=np.int64))
-    assert objective.look() is None
+    objective.data = data(held=np.empty(0, dtype=np.int64))
+    assert objective.evaluate() is None
     assert sharpen(objective.student, objective.tried(SHARPER), SHARPER) == 1.0
 
 
@@ -336,18 +338,18 @@ def test_a_killed_run_goes_on_with_the_same_bits(
         return by_dream(contexts, seed=seed) if objective == "dream" else by_revela(copier, seed=seed)
 
     whole = fresh()
-    told = descend(whole, course(), None)
+    told = minimize(whole, stopping(), None)
     state = tmp_path / "state.safetensors"
     with pytest.raises(Killed):
-        descend(fresh(), course(), state, killed_at(6))
+        minimize(fresh(), stopping(), state, killed_at(6))
     seen: list[int] = []
     again = fresh()
     torch.rand(3)  # nor does it depend on the global generator
-    assert descend(again, course(), state, lambda *args: seen.append(args[1])) == told
+    assert minimize(again, stopping(), state, lambda *args: seen.append(args[1])) == told
     assert seen[0] == 5
     assert bits(again.student) == bits(whole.student)
     other = fresh(1)
-    descend(other, course(), None)
+    minimize(other, stopping(), None)
     assert bits(other.student) != bits(whole.student)
 
 
@@ -360,7 +362,7 @@ def twins() -> list[str]:
     return [*TEXTS[:16], *(" ".join(draw.permutation(text.split())) for text in TEXTS[:16])]
 
 
-def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revela.Revela:
+def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revela.RevelaLoss:
     texts = twins()
     pace = Pace(rank=4, anchor=0.01, rate_scale=0.3, seed=seed)
     found = words(revela.halves(texts), texts)
@@ -369,14 +371,14 @@ def by_revela(copier: CausalLM, *, seed: int = 0, learns: bool = False) -> revel
     draw = np.random.default_rng(seed)
     pools = np.stack([np.concatenate([own, own + 16]) for own in (draw.permutation(16)[:4] for _ in range(18))])
     box, weights = copier.white_box().learning(4, 0) if learns else (copier.white_box(), {})
-    schedule = revela.Schedule(even=False, seed=seed)
-    return revela.Revela(revela.Lesson(tokens, pools[2:], pools[:2]), box, made, schedule, f"{seed}", weights)
+    settings = revela.RevelaSettings(even=False, seed=seed)
+    return revela.RevelaLoss(revela.RevelaData(tokens, pools[2:], pools[:2]), box, made, settings, f"{seed}", weights)
 
 
 def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: CausalLM) -> None:
     objective = by_revela(copier)
-    rows, box = objective.lesson.held[0], objective.box
-    chunks = [objective.lesson.tokens[row] for row in rows]
+    rows, box = objective.data.held[0], objective.box
+    chunks = [objective.data.tokens[row] for row in rows]
     twin = torch.eye(8).roll(4, dims=1)
     with torch.no_grad():
         loss = {
@@ -390,21 +392,21 @@ def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: Causa
         with torch.no_grad():
             return float((revela.looks(objective.student.logits(rows, rows)[0]) * twin).sum() / 8)
 
-    tried, single = objective.tried((0.5, 4.0)), objective.look()
+    tried, single = objective.tried((0.5, 4.0)), objective.evaluate()
     assert sharpen(objective.student, tried, (0.5, 4.0)) == 4.0
-    assert objective.look() == pytest.approx(tried[1], abs=1e-5)
+    assert objective.evaluate() == pytest.approx(tried[1], abs=1e-5)
     objective.student.sharpen(1 / 4)
-    assert objective.look() == pytest.approx(single, abs=1e-5)
+    assert objective.evaluate() == pytest.approx(single, abs=1e-5)
 
     before = weight()
-    _, held = descend(objective, course(16), None)
+    _, held = minimize(objective, stopping(16), None)
     assert weight() > before + 0.1
     assert min(held) < held[0] - 0.02
 
 
 def test_the_gap_is_that_of_the_best_other_and_none_where_nothing_is_shared(copier: CausalLM) -> None:
     objective = by_revela(copier)
-    chunks = [objective.lesson.tokens[row] for row in objective.lesson.held[0]]
+    chunks = [objective.data.tokens[row] for row in objective.data.held[0]]
     found = revela.gap(objective.box, chunks, even=False)
     assert found.shape == (8,)
     assert found.mean() > 0.2
@@ -415,7 +417,7 @@ def test_the_gap_is_that_of_the_best_other_and_none_where_nothing_is_shared(copi
 def test_the_language_model_may_learn_along(copier: CausalLM) -> None:
     objective = by_revela(copier, learns=True)
     before = {name: weight.detach().clone() for name, weight in objective.weights.items()}
-    _, held = descend(objective, course(4), None)
+    _, held = minimize(objective, stopping(4), None)
     moved = {name for name, weight in objective.weights.items() if not torch.equal(weight, before[name])}
     assert any(name.startswith("model.") for name in moved)
     assert "up" in moved
@@ -430,7 +432,7 @@ def test_out_of_memory_is_told(copier: CausalLM, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("ragself.training.revela.revela.read", full)
     with pytest.raises(GeneratorError, match=r"no memory for 8 chunks of \d+ tokens. Set train.revela_chunks or train"):
-        objective.learn(0)
+        objective.accumulate_gradient(0)
 
 
 def test_the_first_half_asks() -> None:

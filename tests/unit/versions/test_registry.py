@@ -310,7 +310,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         registry.pin(True, "enough")
     moves = ["promote", "promote", "rollback", "pin"]
     assert [event["event"] for event in registry.history()][-4:] == moves
-    assert registry.taken_back() == {"print-2": 2}
+    assert registry.rolled_back() == {"print-2": 2}
     registry.record("keep", 1, "nothing new")
     lines = (registry.directory / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines][-5:] == [*moves, "keep"]
@@ -346,23 +346,23 @@ def test_what_was_rolled_back_is_known_until_it_is_wanted_after_all(registry: Re
     for number in (1, 2):
         registry.add(version(number))
         registry.point(number, "promote", "better", fingerprint=f"print-{number}")
-    assert registry.taken_back() == {}
+    assert registry.rolled_back() == {}
     registry.point(1, "rollback", "bad")
-    assert registry.taken_back() == {"print-2": 2}
+    assert registry.rolled_back() == {"print-2": 2}
     registry.point(0, "rollback", "bad, too")
-    assert registry.taken_back() == {"print-1": 1, "print-2": 2}
+    assert registry.rolled_back() == {"print-1": 1, "print-2": 2}
     registry.point(2, "rollback", "the best there is")
-    assert registry.taken_back() == {"print-1": 1}
+    assert registry.rolled_back() == {"print-1": 1}
 
 
 def test_candidates_that_were_seen_off_are_counted_until_the_pointer_moves(registry: Registry) -> None:
     judged = {"report": {"figures": {"utility@10": {}}}}
-    assert registry.seen_off() == 0
+    assert registry.rejected() == 0
     registry.record("keep", 0, "too few documents", report={"figures": {}})  # nothing was put before the gate
     registry.record("keep", 0, "did not rise", **judged)
     registry.record("keep", 0, "did not rise", **judged)
-    assert registry.seen_off() == 2
+    assert registry.rejected() == 2
     registry.record("promote", 1, "rose", **judged)
-    assert registry.seen_off() == 0
+    assert registry.rejected() == 0
     registry.record("keep", 1, "did not rise", **judged)
-    assert registry.seen_off() == 1
+    assert registry.rejected() == 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from ragself.lexical.law import Query
 from ragself.lexical.view import View
-from ragself.probes.dataset import Study
+from ragself.probes.dataset import Dataset
 from ragself.probes.lexical_features import Words
 from ragself.schema import Probe
 
@@ -22,7 +22,7 @@ def by_hand(
     candidates: np.ndarray | None = None,
     unit: float = 1.0,
     **change: Any,
-) -> Study:
+) -> Dataset:
     """A study of traffic about which nothing is known but what is given; all documents are candidates."""
     corpus, count = View.of(texts), len(probes)
     found = np.tile(np.arange(len(texts)), (count, 1)) if candidates is None else candidates
@@ -43,6 +43,6 @@ def by_hand(
         "source": np.full(count, -1),
         "lengths": np.full(count, 10),
         "overlap": np.full(count, np.nan, np.float32),
-        "echoes": np.empty(0, np.int64),
+        "stuffed": np.empty(0, np.int64),
     }
-    return Study(**(given | change))
+    return Dataset(**(given | change))
