@@ -32,7 +32,7 @@ from ragself.evaluation.calibration import weigh
 from ragself.evaluation.gate import Decision
 from ragself.evaluation.selection import choose, confirm
 from ragself.index.collection import Index
-from ragself.index.reindex import follow, verify
+from ragself.index.reindex import apply_changes, verify
 from ragself.memory import gc_paused
 from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.filters import DOUBTFUL
@@ -315,9 +315,9 @@ def _fill(store: Store, version: Version, index: Index, progress: Progress) -> N
     """Re-embed into the new collection until it has nearly caught up with the documents, and verify it."""
     served = store.adapter(version)  # what is read back from disk is what will serve
     name = version.collection
-    follow(store.journal, name, index, store.base, served, progress, "re-embed")
+    apply_changes(store.journal, name, index, store.base, served, progress, "re-embed")
     while store.journal.pending(store.journal.applied(name)) > _FEW:
-        follow(store.journal, name, index, store.base, served, progress, "catch up")
+        apply_changes(store.journal, name, index, store.base, served, progress, "catch up")
     try:
         verify(store.journal, name, index, store.base, store.base.encoder, served)
     except VerificationError:
@@ -329,7 +329,7 @@ def _switch(store: Store, better: _Better, index: Index | None, report: Report, 
     """Catch up with the last documents and move the pointer, while nobody else changes anything."""
     live, version, began = better.live, better.version, time.perf_counter()
     if index is not None:
-        follow(store.journal, version.collection, index, store.base, store.adapter(version))
+        apply_changes(store.journal, version.collection, index, store.base, store.adapter(version))
         if len(index) != len(store.journal):
             store.clear(version)
             raise VerificationError(
@@ -342,8 +342,8 @@ def _switch(store: Store, better: _Better, index: Index | None, report: Report, 
     store.registry.add(version)
     report = replace(report, decision="promote", version=version.number)
     held = round(time.perf_counter() - began, 4)  # seconds in which nobody else could change anything
-    mark = identity(store.manifest.fingerprint, store.ranking(version))
-    details = {**notes, "fingerprint": mark, "held": held, "report": asdict(report)}
+    digest = identity(store.manifest.fingerprint, store.ranking(version))
+    details = {**notes, "fingerprint": digest, "held": held, "report": asdict(report)}
     store.registry.point(version.number, "promote", report.reason, **details)
     (store.directory / "pass" / "build.json").unlink(missing_ok=True)
     return report

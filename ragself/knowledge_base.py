@@ -26,19 +26,19 @@ from ragself.encoders.vectors import BaseVectors
 from ragself.engine import base_version as base
 from ragself.engine.engine import Store
 from ragself.engine.export import export
-from ragself.engine.gc import collect
+from ragself.engine.gc import collect_garbage
 from ragself.engine.status import read_status
 from ragself.errors import InputError, RagselfError, StoreError, StoreLocked
 from ragself.index.adopt import verify_origin
 from ragself.index.hybrid import HybridSearch
 from ragself.index.live import Live
 from ragself.index.origin import Origin
-from ragself.index.reindex import follow
+from ragself.index.reindex import apply_changes
 from ragself.index.snapshot import Snapshot
 from ragself.index.sync import Following
 from ragself.lexical.index import LexicalIndex
 from ragself.memory import gc_paused, release_memory
-from ragself.monitoring.progress_file import shining
+from ragself.monitoring.progress_file import shown_progress
 from ragself.monitoring.search_log import SIGNALS, SignalLog
 from ragself.monitoring.traffic import Traffic
 from ragself.monitoring.usage import spending
@@ -217,7 +217,7 @@ class KnowledgeBase:
                 if places & above and not places & spared:
                     gone.append(source)
             *_, removed = self._journal.put([], gone)
-            self._follow_live(silent)
+            self._update_live(silent)
             return removed
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -232,7 +232,7 @@ class KnowledgeBase:
         with self._writing():
             self._following.refuse(ids)
             count = self._journal.delete(ids)
-            self._follow_live(silent)
+            self._update_live(silent)
             return count
 
     def ids(self, where: Mapping[str, Any]) -> list[str]:
@@ -246,7 +246,7 @@ class KnowledgeBase:
         self._base.documents([chunk.text for chunk in chunks], progress)
         with self._writing():
             added, unchanged, removed = self._journal.put(chunks, replacing)
-            self._follow_live(progress)
+            self._update_live(progress)
         truncated = self._base.encoder.truncated([chunk.text for chunk in chunks]) if added else []
         return Added(added, unchanged, removed, tuple(chunks[row].id for row in truncated))
 
@@ -332,7 +332,7 @@ class KnowledgeBase:
         self._following.check(origin)
         with self._writing(wait=wait):
             added = self._following.take_over(origin, progress, verified)
-            self._follow_live(progress)
+            self._update_live(progress)
             return added
 
     # search ---------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ class KnowledgeBase:
         with (
             self._alone_in_learning(),
             spending(self.path, account) as note,
-            shining(self.path, started, progress, note) as told,
+            shown_progress(self.path, started, progress, note) as told,
             span("ragself.adapt"),
         ):
             notes, remembered = {"started": started, "seen": self._seen(given, config)}, self.asked()
@@ -475,7 +475,7 @@ class KnowledgeBase:
         settings = config.model_dump(mode="json", exclude={"watch": True, "queries": True, "generator": {"pairs"}})
         return {
             "head": self._journal.head,
-            "queries": self.asked_in_all(),
+            "queries": self.total_queries(),
             "given": _digest(sorted(given)),
             "settings": _digest(settings),
         }
@@ -534,7 +534,7 @@ class KnowledgeBase:
         self.check_open()
         return self._traffic.asked()
 
-    def asked_in_all(self) -> int:
+    def total_queries(self) -> int:
         """How many queries were ever remembered, each wording once, also those that are forgotten."""
         self.check_open()
         return self._traffic.total
@@ -657,7 +657,7 @@ class KnowledgeBase:
         with self._live.prepared(target.number) as snapshot, self._turn.taken(), gc_paused():  # warm by now
             if self._registry.stamp() != stamp:
                 raise StoreError(f"Version {self._registry.live()} has become live meanwhile. Try again.")
-            follow(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
+            apply_changes(self._journal, target.collection, snapshot.index, self._base, snapshot.embedder.adapter)
             why = f"from version {live}" + (f": {reason}" if reason else "")
             self._registry.point(target.number, "rollback", why, started=started)
             self._live.switch(snapshot)
@@ -673,7 +673,7 @@ class KnowledgeBase:
         if shared and not self._journal.pending(self._journal.applied(target.collection)):
             return
         with store.filling(target) as index:
-            if follow(self._journal, target.collection, index, self._base, store.adapter(target)):
+            if apply_changes(self._journal, target.collection, index, self._base, store.adapter(target)):
                 self._lock.begin_generation()  # what this process has open of it does not show that
 
     def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
@@ -774,12 +774,12 @@ class KnowledgeBase:
         learning = self._learning.holder() is not None
         with nullcontext() if learning else self._alone_in_learning(), self._turn.taken():
             if self.store().built(self._registry.version(self._registry.live())):
-                return collect(self.store(), self.config, self.asked(), progress, learning=learning)
+                return collect_garbage(self.store(), self.config, self.asked(), progress, learning=learning)
             if not self._server:
                 self._lock.acquire()
             with self._live.paused():
                 self._lock.begin_generation()
-                return collect(self.store(), self.config, self.asked(), progress, learning=learning)
+                return collect_garbage(self.store(), self.config, self.asked(), progress, learning=learning)
 
     def close(self) -> None:
         """Stop training in the background, release files and the writer's lock. Safe to call twice."""
@@ -880,7 +880,7 @@ class KnowledgeBase:
                 self.store().repair(live)
                 self._lock.begin_generation()
         if self._journal.pending(self._journal.applied(live.collection)):  # a writer broke off before it came to Chroma
-            self._follow_live(silent)
+            self._update_live(silent)
 
     def _repair(self) -> None:
         """Do what a writer that died has left undone. Raises StoreLocked where another process writes."""
@@ -913,9 +913,11 @@ class KnowledgeBase:
         if self._closed:
             raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
-    def _follow_live(self, progress: Progress) -> None:
+    def _update_live(self, progress: Progress) -> None:
         with self._live.pinned(newest=True) as live:
-            follow(self._journal, live.version.collection, live.index, self._base, live.embedder.adapter, progress)
+            apply_changes(
+                self._journal, live.version.collection, live.index, self._base, live.embedder.adapter, progress
+            )
         self._lexical.view(progress)
         self._publish()
 

@@ -37,7 +37,7 @@ def fingerprint(encoder: str, adapter: Adapter | None) -> str:
 
 def identity(encoder: str, ranking: Ranking) -> str:
     """Hash of an encoder's fingerprint and all that was learned: equal for equal rankings only."""
-    weights = ranking.weights.mark
+    weights = ranking.weights.digest
     return fingerprint(encoder, ranking.adapter) + (f"-{weights}" if weights else "")
 
 

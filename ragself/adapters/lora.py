@@ -68,7 +68,7 @@ class Lora:
         return self.width if self.inner is None else self.inner.dimension
 
     @property
-    def mark(self) -> str:
+    def digest(self) -> str:
         """Hash of the weights, without the inner adapter: what the encoder's vectors depend on."""
         digest = hashlib.blake2b(repr(float(self.alpha)).encode(), digest_size=16)
         for name, pair in sorted(self.layers.items()):
@@ -154,10 +154,12 @@ class Lora:
 
     def bound(self, base: BaseVectors | Encoder, progress: Progress = silent) -> Lora:
         """The same with the encoder that it changes; documents go through the cache of base vectors, if given."""
-        mark = self.mark
+        digest = self.digest
         if isinstance(base, BaseVectors):
-            return replace(self, tuned=base.tuned(self.changes, mark, progress), base=base)
-        return replace(self, base=base, tuned=FineTuned(lambda: base, self.changes, f"{base.fingerprint}/lora/{mark}"))
+            return replace(self, tuned=base.tuned(self.changes, digest, progress), base=base)
+        return replace(
+            self, base=base, tuned=FineTuned(lambda: base, self.changes, f"{base.fingerprint}/lora/{digest}")
+        )
 
     @property
     def _bound(self) -> FineTuned:

@@ -30,7 +30,7 @@ class Ranking:
         """That of the adapter; without one ``weights`` where these were learned, else ``base``."""
         if self.adapter is not None:
             return self.adapter.kind
-        return "weights" if self.weights.mark else "base"
+        return "weights" if self.weights.digest else "base"
 
     @property
     def documents(self) -> Adapter | None:

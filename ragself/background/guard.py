@@ -108,7 +108,7 @@ class Guard:
 
     def _utility(self, event: Mapping[str, Any], stopping: threading.Event) -> str | None:
         version = event["version"]
-        asked = self._kb.asked_in_all()
+        asked = self._kb.total_queries()
         if self._reviewed is None or self._reviewed[0] != version:
             self._reviewed = version, event["seen"]["queries"]
         bounds = self._bounds()

@@ -50,7 +50,7 @@ class BaseVectors:
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
 
     def tuned(
-        self, changes: Callable[[], Mapping[str, NDArray[np.float32]]], mark: str, progress: Progress = silent
+        self, changes: Callable[[], Mapping[str, NDArray[np.float32]]], digest: str, progress: Progress = silent
     ) -> FineTuned:
         """The encoder with changed weights, whose vectors of documents are in the same cache.
 
@@ -59,7 +59,7 @@ class BaseVectors:
             mark: Hash of the changes.
             progress: Told of documents encoded.
         """
-        key = f"{self._fingerprint}/lora/{mark}"
+        key = f"{self._fingerprint}/lora/{digest}"
         load: Callable[[], Encoder] = lambda: self.encoder
         return FineTuned(load, changes, key, copies=self._copies, cache=self._cache, progress=progress)
 

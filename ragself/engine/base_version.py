@@ -54,10 +54,10 @@ def make(registry: Registry, config: Config) -> None:
         server=None if config.chroma == "folder" else config.chroma,
         prompts=config.encoder.prompts,
     )
-    mark = fingerprint(encoder.fingerprint, None)
-    base = Version(0, "base", manifest.collection(0, manifest.server), mark, encoder.dimension, now())
+    digest = fingerprint(encoder.fingerprint, None)
+    base = Version(0, "base", manifest.collection(0, manifest.server), digest, encoder.dimension, now())
     with closing(Chroma(manifest.server or registry.folder(0) / "chroma")) as chroma:
-        chroma.create(base.collection, mark)
+        chroma.create(base.collection, digest)
     registry.create(manifest, base)
 
 

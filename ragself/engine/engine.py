@@ -22,7 +22,7 @@ from ragself.encoders.vectors import BaseVectors
 from ragself.errors import StoreError
 from ragself.index.client import Chroma
 from ragself.index.collection import Index
-from ragself.index.reindex import follow
+from ragself.index.reindex import apply_changes
 from ragself.index.snapshot import Snapshot
 from ragself.lexical.index import LexicalIndex
 from ragself.progress import Progress, silent
@@ -72,7 +72,7 @@ class Store:
         ranking = Ranking()
         if version.kind != "base":
             ranking = load_ranking(self.registry.adapter_path(version.number), self.manifest.fingerprint)
-        found = (fingerprint(self.manifest.fingerprint, ranking.adapter), ranking.weights.mark)
+        found = (fingerprint(self.manifest.fingerprint, ranking.adapter), ranking.weights.digest)
         if found != (version.fingerprint, version.weights):
             raise StoreError(
                 f"Version {version.number} was built with fingerprint {version.fingerprint} and weights "
@@ -138,7 +138,7 @@ class Store:
             figures=dict(figures or {}),
             documents=documents,
             index=home(live) if same else number,
-            weights=ranking.weights.mark,
+            weights=ranking.weights.digest,
         )
 
     def shares(self, version: Version, live: Version) -> bool:
@@ -183,7 +183,7 @@ class Store:
         with self.journal.writing(name + REBUILT), self.journal.writing(name):
             self._delete(version)
             with self._made(version) as index:
-                count = follow(self.journal, name, index, self.base, adapter, progress, "rebuild")
+                count = apply_changes(self.journal, name, index, self.base, adapter, progress, "rebuild")
         if self.shares(version, self.registry.version(self.registry.live())):
             self.registry.touch()  # processes that have the old one open will open the new one
         return count

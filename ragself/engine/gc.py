@@ -17,7 +17,7 @@ from ragself.progress import Progress, silent
 from ragself.schema import Version
 
 
-def collect(
+def collect_garbage(
     store: Store, config: Config, asked: Iterable[str], progress: Progress = silent, *, learning: bool = False
 ) -> list[str]:
     """Clean a knowledge base.

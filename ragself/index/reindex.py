@@ -31,7 +31,7 @@ def document_vectors(
     return vectors if adapter is None else adapter.documents(vectors, texts)
 
 
-def follow(
+def apply_changes(
     journal: Journal,
     name: str,
     index: Index,

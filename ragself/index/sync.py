@@ -82,7 +82,7 @@ class Following:
         else:
             flattened = verify_origin(origin, self._base.encoder, progress) if verified is None else verified
         origin.place = replace(origin.place, flattened=flattened)
-        self._registry.follow(origin.place)
+        self._registry.set_origin(origin.place)
         self.last = follow_origin(origin, self._journal, self._base, progress)
         self._registry.record_sync(self.last)
         if self.last.skipped:

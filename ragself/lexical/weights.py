@@ -61,7 +61,7 @@ class Weights:
         return Weights(a, b, self.keys, (alpha * self.log_weight).astype(np.float32))
 
     @property
-    def mark(self) -> str:
+    def digest(self) -> str:
         """Hash of all of it; empty for the untrained weights."""
         if not len(self.keys) and (self.language_model, self.bm25) == (LANGUAGE_MODEL, BM25):
             return ""

@@ -97,7 +97,7 @@ class WhiteBox:
         self.states(ids, attend)
         return keys, values
 
-    def surprise(self, states: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+    def nll(self, states: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
         """Mean of -log p over the tokens that count, (B,) float32, nats per token.
 
         Args:

@@ -19,7 +19,7 @@ _EVERY = 0.5  # seconds
 
 
 @contextmanager
-def shining(directory: Path, started: str, progress: Progress, note: Callable[[], None]) -> Iterator[Progress]:
+def shown_progress(directory: Path, started: str, progress: Progress, note: Callable[[], None]) -> Iterator[Progress]:
     """Tell progress, and write it down a few times a second, until this ends.
 
     Args:

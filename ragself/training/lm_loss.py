@@ -106,7 +106,7 @@ class LmTrainer:
             account: Takes the tokens that are read.
             progress: Told of each stage.
         """
-        self._lm, self._study, self._rows = lm, dataset, rows
+        self._lm, self._dataset, self._rows = lm, dataset, rows
         self._base, self._config, self._account, self._progress = base, config, account, progress
         self.seen: dict[str, dict[str, Any]] = {}
 
@@ -122,7 +122,7 @@ class LmTrainer:
             GeneratorError: The language model cannot be used so, or there is nothing to learn from it.
             EncoderError: The encoder has no module for LoRA.
         """
-        before, data, name = self._account.inside, self._lesson, self._config.objective
+        before, data, name = self._account.inside, self._objective, self._config.objective
         data.gap.check(name)
         student = self._student(kind, inner)
         objective = data.objective(student, self._key(kind, inner))
@@ -148,16 +148,16 @@ class LmTrainer:
         return self._ranking(student, inner)
 
     @cached_property
-    def _lesson(self) -> LmObjective:
-        lm, dataset, config = self._lm, self._study, self._config
+    def _objective(self) -> LmObjective:
+        lm, dataset, config = self._lm, self._dataset, self._config
         box = lm.white_box(self._account)
         if config.objective == "dream":
             return DreamObjective(lm, box, dataset, self._rows, config, self._progress)
         return RevelaObjective(lm, box, dataset, self._base, config, self._progress)
 
     def _student(self, kind: str, inner: Ranking) -> Student:
-        queries, documents = self._lesson.asked, self._lesson.searched
-        config, tau, words = self._config, self._study.tau, self._words
+        queries, documents = self._objective.asked, self._objective.searched
+        config, tau, words = self._config, self._dataset.tau, self._words
         if kind == "lora":
             pace = Pace(config.lora_rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
             encoder, sides = self._base.encoder, config.lora_sides
@@ -168,9 +168,9 @@ class LmTrainer:
     @cached_property
     def _words(self) -> Words:
         """Of what the objective reads. Statistics are those of the corpus."""
-        corpus = View.of(self._study.texts[: self._study.size])
-        queries, documents = self._lesson.asked[0], self._lesson.searched[0]
-        return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._study.words.unit)
+        corpus = View.of(self._dataset.texts[: self._dataset.size])
+        queries, documents = self._objective.asked[0], self._objective.searched[0]
+        return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._dataset.words.unit)
 
     def _ranking(self, student: Student, inner: Ranking) -> Ranking:
         if isinstance(student, TextStudent):
@@ -181,11 +181,12 @@ class LmTrainer:
 
     def _key(self, kind: str, inner: Ranking) -> str:
         """Hash of all that the bits of a run depend on."""
-        dataset = self._study
+        dataset = self._dataset
         digest = hashlib.blake2b(digest_size=16)
-        settings, mark = self._config.model_dump(mode="json"), identity(self._base.encoder.fingerprint, inner)
-        digest.update(repr((kind, self._lm.name, mark, settings)).encode())
-        for part in self._lesson.parts:
+        settings = self._config.model_dump(mode="json")
+        parent = identity(self._base.encoder.fingerprint, inner)
+        digest.update(repr((kind, self._lm.name, parent, settings)).encode())
+        for part in self._objective.parts:
             told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
             digest.update(told)
         digest.update(

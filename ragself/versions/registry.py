@@ -135,7 +135,7 @@ class Registry:
         path = self.directory / "origin.json"
         return Followed(**read_json(path)) if path.exists() else None
 
-    def follow(self, place: Followed) -> None:
+    def set_origin(self, place: Followed) -> None:
         """Remember which collection is followed."""
         if self.origin() != place:
             write_json(self.directory / "origin.json", asdict(place))

@@ -13,7 +13,7 @@ from ragself.adapters.embedder import Embedder
 from ragself.adapters.io import identity
 from ragself.adapters.ranking import Ranking
 from ragself.encoders.spread import unit
-from ragself.index.reindex import follow
+from ragself.index.reindex import apply_changes
 from ragself.lexical.law import Query, match
 from ragself.lexical.view import View
 from ragself.schema import Version
@@ -77,7 +77,7 @@ def promote(kb: KnowledgeBase, ranking: Ranking) -> Version:
     version = store.draft(number, ranking, live)
     if not store.shares(version, live):
         with store.filling(version) as index:
-            follow(store.journal, version.collection, index, store.base, ranking.bound(store.base).adapter)
+            apply_changes(store.journal, version.collection, index, store.base, ranking.bound(store.base).adapter)
     store.registry.add(version)
     store.registry.point(number, "promote", "a test", fingerprint=identity(mark, ranking))
     kb.refresh()

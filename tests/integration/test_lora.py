@@ -86,7 +86,7 @@ def test_a_tuned_query_side_alone_shares_the_vectors_of_the_documents(
         assert (report.decision, report.kind) == ("promote", "lora"), report.reason
         ranking = kb.store().ranking(kb.store().registry.version(1))
         assert ranking.kind == "lora"
-        assert ranking.weights.mark  # LoRA was trained under those weights
+        assert ranking.weights.digest  # LoRA was trained under those weights
         assert "re-embed" not in report.seconds
         assert segments(filled) == before
         assert_right(kb.search(QUERY, 10, mode="vector"), exact(kb)(QUERY), 10)

@@ -47,7 +47,7 @@ def test_nothing_is_remembered_unless_it_is_asked_for(filled: Path, settings: Co
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search("a private matter")
         assert kb.asked() == {}
-        assert (kb.forget(), kb.asked_in_all()) == (0, 0)
+        assert (kb.forget(), kb.total_queries()) == (0, 0)
     assert not (filled / "queries.db").exists()
     assert not any(b"private" in file.read_bytes() for file in filled.rglob("*") if file.is_file())
 
@@ -79,7 +79,7 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         assert left
         assert kb.forget() == len(left)
         assert kb.asked() == {}
-        assert kb.asked_in_all() == len(asked) + 1  # what is forgotten is not news again
+        assert kb.total_queries() == len(asked) + 1  # what is forgotten is not news again
         assert kb.store().base.missing(asked, "query") == asked  # their vectors went, too
     with KnowledgeBase(filled, config=settings) as kb:
         assert kb.asked() == {}
@@ -219,9 +219,9 @@ def worse(promoted: Path, settings: Config) -> Path:
 
         version = _version(store, promoted / "pass", ranking, Decision(True, "", {}), live)
         with store.filling(version) as index:
-            from ragself.index.reindex import follow
+            from ragself.index.reindex import apply_changes
 
-            follow(store.journal, version.collection, index, store.base, ranking.adapter)
+            apply_changes(store.journal, version.collection, index, store.base, ranking.adapter)
         store.registry.add(version)
         seen = {"head": store.journal.head, "queries": 0, "given": "", "settings": ""}
         report = {"weight": {"weight": 2.5}}

@@ -106,10 +106,10 @@ class Contexts:
         """The same as what `read` lays out, for a probe that asks for nothing."""
         return self._asked(probes, context.lengths, NOTHING)
 
-    def surprise(self, asked: Asked, injection: Injection) -> Tensor:
+    def nll(self, asked: Asked, injection: Injection) -> Tensor:
         """-log p of each target, (B,) float32, nats per token, with a gradient to the injected weights."""
         states = self.box.states(asked.ids, injection, asked.positions)
-        return self.box.surprise(states, asked.targets, asked.counted)
+        return self.box.nll(states, asked.targets, asked.counted)
 
     def _asked(self, probes: Sequence[Probe], lengths: Tensor, target: str | None = None) -> Asked:
         rows, targets, counted = [], [], []

@@ -128,10 +128,10 @@ class DreamLoss:
         logits, penalty = self.student.logits(rows, used)
         at = torch.from_numpy(inverse.reshape(documents.shape))
         law = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
-        return surprise(self.contexts, self.heads, [self.data.probes[row] for row in rows], documents, law), penalty
+        return nll(self.contexts, self.heads, [self.data.probes[row] for row in rows], documents, law), penalty
 
 
-def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
+def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
     """-log p of each probe's target with the law over its documents in the heads, (..., B) nats per token.
 
     Args:
@@ -146,7 +146,7 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
     try:
         context, asked = contexts.read(probes, documents)
         weights = law.to(contexts.box.device)[..., None, None, :].reshape(-1, len(probes), 1, 1, documents.shape[1])
-        losses = [contexts.surprise(asked, Injection(context, heads.by_layer, each)) for each in weights]
+        losses = [contexts.nll(asked, Injection(context, heads.by_layer, each)) for each in weights]
         return torch.stack(losses).reshape(law.shape[:-1])
     except torch.OutOfMemoryError as error:
         if len(probes) == 1:
@@ -156,9 +156,7 @@ def surprise(contexts: Contexts, heads: Heads, probes: Sequence[Probe], document
             ) from error
     half = len(probes) // 2  # out here the error no longer holds what the whole took
     parts = (slice(None, half), slice(half, None))
-    return torch.cat(
-        [surprise(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1
-    )
+    return torch.cat([nll(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1)
 
 
 def gap(
@@ -188,7 +186,7 @@ def gap(
             probes, laid = [data.probes[row] for row in rows[part]], documents[part]
             right = torch.from_numpy(laid == data.right[rows[part]][:, None])
             laws = [torch.where(right, share, (1 - share) / (count - 1)) for share in (1 / count, *shares)]
-            losses = surprise(contexts, heads, probes, laid, torch.stack(laws).clamp_min(1e-9).log())
+            losses = nll(contexts, heads, probes, laid, torch.stack(laws).clamp_min(1e-9).log())
             found.append((losses[0] - losses[1:]).cpu().numpy())
     return np.concatenate(found, axis=1).astype(np.float64)
 

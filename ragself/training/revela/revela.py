@@ -106,7 +106,7 @@ class RevelaLoss:
         logits, penalty = self.student.logits(rows, rows)
         weights = torch.stack([looks(factor * logits) for factor in factors])
         chunks = [self.data.tokens[row] for row in rows]
-        return surprise(self.box, chunks, weights, self.settings.even, bool(self._learns)), penalty
+        return nll(self.box, chunks, weights, self.settings.even, bool(self._learns)), penalty
 
 
 def looks(logits: Tensor) -> Tensor:
@@ -114,9 +114,7 @@ def looks(logits: Tensor) -> Tensor:
     return logits.float().masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf).softmax(dim=1)
 
 
-def surprise(
-    box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool = False
-) -> Tensor:
+def nll(box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool = False) -> Tensor:
     """-log p of each chunk with the others in view, (..., B) float32, nats per token.
 
     Args:
@@ -130,7 +128,7 @@ def surprise(
         GeneratorError: There is no memory for a batch.
     """
     batch = _Batch.of(chunks, box)
-    losses = [batch.surprise(states) for states in batch.read(weights.reshape(-1, *weights.shape[-2:]), even, learns)]
+    losses = [batch.nll(states) for states in batch.read(weights.reshape(-1, *weights.shape[-2:]), even, learns)]
     return torch.stack(losses).reshape(weights.shape[:-1])
 
 
@@ -161,9 +159,9 @@ class _Batch:
                 "train.revela_chunks or train.tokens lower, or generator.device to cpu."
             ) from error
 
-    def surprise(self, states: Tensor, counted: Tensor | None = None) -> Tensor:
+    def nll(self, states: Tensor, counted: Tensor | None = None) -> Tensor:
         """-log p of each chunk, (B,): of the tokens that count, or of all."""
-        return self.box.surprise(states, self.ids[:, 1:], self.counted if counted is None else counted)
+        return self.box.nll(states, self.ids[:, 1:], self.counted if counted is None else counted)
 
 
 def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[np.float64]:
@@ -178,7 +176,7 @@ def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[n
     )
     with torch.no_grad():
         halves = [
-            torch.stack([batch.surprise(states, part) for part in (first, batch.counted & ~first)])
+            torch.stack([batch.nll(states, part) for part in (first, batch.counted & ~first)])
             for states in batch.read(laws, even, False)
         ]
     losses = torch.stack(halves).cpu().numpy()  # (1 + others, 2, B)

@@ -45,14 +45,14 @@ def test_what_is_read_maps_vectors_to_the_bit_as_what_was_written(ranking: Ranki
 def test_word_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
     again = load(write(Ranking(None, WORDS), tmp_path), "encoder-1")
     assert (again.adapter, again.kind) == (None, "weights")
-    assert again.weights.mark == WORDS.mark
+    assert again.weights.digest == WORDS.digest
     np.testing.assert_array_equal(again.weights.of(["red", "green", "blue"]), WORDS.of(["red", "green", "blue"]))
 
 
 def test_a_file_of_an_earlier_release_has_untrained_word_weights(tmp_path: Path) -> None:
     path = write(BOTH, tmp_path)
     rewrite(path, "residual", RESIDUAL.tensors())
-    assert load(path, "encoder-1").weights.mark == ""
+    assert load(path, "encoder-1").weights.digest == ""
 
 
 def test_an_identity_is_that_of_the_adapter_and_the_weights() -> None:
@@ -64,7 +64,7 @@ def test_an_identity_is_that_of_the_adapter_and_the_weights() -> None:
 def test_writing_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
     write(Ranking(RESIDUAL), tmp_path)
     path = write(BOTH, tmp_path)
-    assert load(path, "encoder-1").weights.mark == WORDS.mark
+    assert load(path, "encoder-1").weights.digest == WORDS.digest
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -178,7 +178,7 @@ def test_an_embedder_encodes_no_query_twice(encoder: Encoder, monkeypatch: pytes
 
 
 def test_the_base_encoder_is_untouched_and_its_weights_are_shared(encoder: Encoder) -> None:
-    before, mark = encoder.queries(ASKED), encoder.fingerprint
+    before, digest = encoder.queries(ASKED), encoder.fingerprint
     made = lora(encoder).bound(encoder)
     made.queries(before, ASKED)
     assert made.tuned is not None
@@ -187,7 +187,7 @@ def test_the_base_encoder_is_untouched_and_its_weights_are_shared(encoder: Encod
     own, others = dict(encoder._model.named_parameters()), dict(tuned._model.named_parameters())
     changed = {name for name in own if own[name].data_ptr() != others[name].data_ptr()}
     assert changed == {f"{name}.weight" for name in names(encoder)}
-    assert (encoder.fingerprint, tuned.fingerprint == mark) == (mark, False)
+    assert (encoder.fingerprint, tuned.fingerprint == digest) == (digest, False)
     assert tuned._busy is not encoder._busy
     assert all(own[name].requires_grad for name in own)
 
@@ -245,7 +245,7 @@ def test_what_is_read_maps_texts_as_what_was_written(
     assert (again.alpha, again.width, again.sides, again.kind) == (8.0, WIDTH, sides, "lora")
     assert type(again.inner) is type(made.inner)
     assert fingerprint("e", again) == fingerprint("e", made)
-    assert again.mark == made.mark
+    assert again.digest == made.digest
     base = encoder.documents(TEXTS)
     first, second = made.bound(encoder), again.bound(encoder)
     # Products with what lies elsewhere in memory may differ in the last bit.
@@ -256,9 +256,9 @@ def test_what_is_read_maps_texts_as_what_was_written(
 def test_marks_and_fingerprints_tell_weights_scales_sides_and_inner_adapters_apart(encoder: Encoder) -> None:
     made = lora(encoder)
     variants = [made, replace(made, sides="both"), replace(made, inner=residual())]
-    assert len({each.mark for each in variants}) == 1  # the encoder's vectors are the same
+    assert len({each.digest for each in variants}) == 1  # the encoder's vectors are the same
     variants += [replace(made, alpha=4.0), lora(encoder, 0.5)]
-    assert len({each.mark for each in variants}) == 3
+    assert len({each.digest for each in variants}) == 3
     assert len({fingerprint("e", each) for each in variants}) == 5
 
 

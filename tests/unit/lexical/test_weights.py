@@ -43,14 +43,14 @@ def test_interpolated_lie_between_the_untrained_and_these(alpha: float) -> None:
 
 
 def test_the_mark_is_empty_where_nothing_was_learned_and_tells_all_else_apart() -> None:
-    assert Weights().mark == ""
-    assert Weights(LANGUAGE_MODEL, BM25).mark == ""
+    assert Weights().digest == ""
+    assert Weights(LANGUAGE_MODEL, BM25).digest == ""
     some = [
         learned(red=0.5), learned(0.3, red=0.5), learned(b=0.06, red=0.5), learned(red=0.6), learned(green=0.5),
         learned(red=0.5, green=0.0), learned(), Weights(0.0), Weights(bm25=0.0),
     ]  # fmt: skip
-    assert len({"", *(each.mark for each in some)}) == len(some) + 1
-    assert learned(red=0.5, green=1).mark == learned(green=1, red=0.5).mark
+    assert len({"", *(each.digest for each in some)}) == len(some) + 1
+    assert learned(red=0.5, green=1).digest == learned(green=1, red=0.5).digest
 
 
 def test_what_is_read_back_from_tensors_is_the_same() -> None:
@@ -60,7 +60,7 @@ def test_what_is_read_back_from_tensors_is_the_same() -> None:
             "fusion": "float64", "keys": "int64", "log_weight": "float32",
         }  # fmt: skip
         again = Weights.from_tensors(tensors)
-        assert again.mark == each.mark
+        assert again.digest == each.digest
         assert (again.language_model, again.bm25) == (each.language_model, each.bm25)
         np.testing.assert_array_equal(again.of(["red", "green", "blue"]), each.of(["red", "green", "blue"]))
 

@@ -16,7 +16,7 @@ from ragself.lm import attention_injection as inject
 from ragself.lm import cross_attention as cross
 from ragself.lm.attention_injection import Injection
 from ragself.lm.white_box import NAME, WhiteBox, causal
-from ragself.training.revela.revela import looks, surprise
+from ragself.training.revela.revela import looks, nll
 
 VOCABULARY, LAYERS, HEADS = 97, 3, 4
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": LAYERS}
@@ -222,7 +222,7 @@ def test_gradients_of_dream_are_those_of_finite_differences_and_none_reaches_the
     def loss(scores: Tensor) -> Tensor:
         injection = Injection(read, {0: [1], 2: [0, 3]}, scores.log_softmax(dim=1)[:, None, None])
         states = model.states(AFTER[:, :-1], injection, PLACES[:, :-1])
-        return model.surprise(states, AFTER[:, 1:], torch.ones(2, 6, dtype=torch.bool)).sum()
+        return model.nll(states, AFTER[:, 1:], torch.ones(2, 6, dtype=torch.bool)).sum()
 
     scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     gradient, expected = slopes(loss, scores)
@@ -251,14 +251,14 @@ CHUNKS = [row[:length].tolist() for row, length in zip(tokens(5, 20, seed=5), (2
 
 
 def losses(model: WhiteBox, chunks: list[list[int]], scores: Tensor, even: bool = True) -> Tensor:
-    return surprise(model, chunks, looks(scores), even)
+    return nll(model, chunks, looks(scores), even)
 
 
 @pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 def test_with_no_weight_for_others_revelas_loss_is_the_plain_one(kind: str, even: bool) -> None:
     model = box(kind)
-    found = surprise(model, CHUNKS, torch.zeros(5, 5), even)
+    found = nll(model, CHUNKS, torch.zeros(5, 5), even)
     for row, chunk in enumerate(CHUNKS):
         ids = torch.tensor([chunk])
         with torch.no_grad():
@@ -273,7 +273,7 @@ def test_permuting_the_batch_permutes_nothing_else(even: bool, llama: WhiteBox) 
     found = losses(llama, CHUNKS, scores, even)
     turned = losses(llama, [CHUNKS[row] for row in order], scores[order][:, order], even)
     torch.testing.assert_close(turned, found[order], atol=1e-5, rtol=0)
-    assert (found - surprise(llama, CHUNKS, torch.zeros(5, 5), even)).abs().min() > 1e-4
+    assert (found - nll(llama, CHUNKS, torch.zeros(5, 5), even)).abs().min() > 1e-4
 
 
 def test_what_others_hold_is_weighed_as_the_formula_says(llama: WhiteBox) -> None:
@@ -322,6 +322,6 @@ def test_where_the_model_learns_its_own_weights_get_a_gradient(llama: WhiteBox) 
         for weight in learns.values():
             weight.add_(0.05)
     scores = torch.randn(3, 3, generator=torch.Generator().manual_seed(9), requires_grad=True)
-    surprise(other, CHUNKS[:3], looks(scores), True, learns=True).sum().backward()
+    nll(other, CHUNKS[:3], looks(scores), True, learns=True).sum().backward()
     assert scores.grad is not None
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in learns.values())

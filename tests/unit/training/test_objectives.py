@@ -112,7 +112,7 @@ def test_what_is_read_is_one_text(copier: CausalLM) -> None:
     box.states = lambda ids, *others: (seen.append(ids), states(ids, *others))[1]  # type: ignore[method-assign]
     contexts = Contexts(box, copier.encode, copier.begin, TEXTS, 100)
     read, asked = contexts.read(PROBES[:1], np.array([[3, 1]]))
-    contexts.surprise(asked, Injection(read, {}))
+    contexts.nll(asked, Injection(read, {}))
     whole = torch.cat([seen[0][0, : read.lengths[0]], asked.ids[0], asked.targets[0, -1:]]).tolist()
     text = f"Passage: {TEXTS[3]}\n\nPassage: {TEXTS[1]}\n\nQuestion: {PROBES[0].text}"
     assert copier._tokenizer.decode(whole) == f"<s>{text}"
@@ -204,7 +204,7 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
         found[name] = torch.full((len(probes), K), NOWHERE)
         found[name][torch.arange(len(probes)), torch.from_numpy(column)] = 0.0
     loss = {
-        name: float(dream.surprise(contexts, HEADS, probes, documents, law.log_softmax(dim=1)).mean())
+        name: float(dream.nll(contexts, HEADS, probes, documents, law.log_softmax(dim=1)).mean())
         for name, law in found.items()
     }
     assert loss["right"] < loss["uniform"] - 0.3
@@ -218,9 +218,9 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
 def test_each_probe_is_read_as_if_alone(contexts: Contexts) -> None:
     probes, documents, _ = known(6)
     law = torch.randn(6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    together = dream.surprise(contexts, HEADS, probes, documents, law)
+    together = dream.nll(contexts, HEADS, probes, documents, law)
     alone = [
-        dream.surprise(contexts, HEADS, probes[row : row + 1], documents[row : row + 1], law[row : row + 1])
+        dream.nll(contexts, HEADS, probes[row : row + 1], documents[row : row + 1], law[row : row + 1])
         for row in range(6)
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
@@ -231,7 +231,7 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
 ) -> None:
     probes, documents, _ = known(6)
     law = torch.randn(2, 6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=2)
-    expected = dream.surprise(contexts, HEADS, probes, documents, law)
+    expected = dream.nll(contexts, HEADS, probes, documents, law)
     most, read = 2, Contexts.read
 
     def small(self: Contexts, some: Any, rows: Any) -> Any:
@@ -240,10 +240,10 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
         return read(self, some, rows)
 
     monkeypatch.setattr(Contexts, "read", small)
-    torch.testing.assert_close(dream.surprise(contexts, HEADS, probes, documents, law), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dream.nll(contexts, HEADS, probes, documents, law), expected, atol=1e-5, rtol=0)
     most = 0
     with pytest.raises(GeneratorError, match=r"cpu has no memory for 4 documents at once. Set train.dream_documents"):
-        dream.surprise(contexts, HEADS, probes, documents, law)
+        dream.nll(contexts, HEADS, probes, documents, law)
 
 
 def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contexts: Contexts) -> None:
@@ -382,7 +382,7 @@ def test_a_planted_near_duplicate_lowers_the_loss_and_gains_weight(copier: Causa
     twin = torch.eye(8).roll(4, dims=1)
     with torch.no_grad():
         loss = {
-            name: float(revela.surprise(box, chunks, weights, even=False).mean())
+            name: float(revela.nll(box, chunks, weights, even=False).mean())
             for name, weights in (("twin", twin), ("alike", revela.looks(torch.zeros(8, 8))), ("alone", 0 * twin))
         }
     assert loss["twin"] < loss["alike"] - 0.2

@@ -58,7 +58,7 @@ PACES = pytest.mark.parametrize("pace", [SHORT, WORDS], ids=["residual", "weight
 def bits(learned: TrainedVectors) -> tuple:
     adapter, weights = learned.ranking.adapter, learned.ranking.weights
     vectors = (adapter.down.tobytes(), adapter.up.tobytes()) if isinstance(adapter, Residual) else ()
-    return *vectors, weights.mark, learned.loss
+    return *vectors, weights.digest, learned.loss
 
 
 def residual(learned: TrainedVectors) -> Residual:
@@ -272,7 +272,7 @@ def test_with_a_rank_both_are_learned() -> None:
     found = residual(learned)
     assert (found.down.shape, found.up.shape) == ((BASE, 4), (4, BASE))
     assert found.down.dtype == found.up.dtype == np.float32
-    assert learned.ranking.weights.mark
+    assert learned.ranking.weights.digest
 
 
 def test_words_that_no_candidate_shares_with_a_query_are_left_alone() -> None:

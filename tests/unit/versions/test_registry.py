@@ -327,7 +327,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
 def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> None:
     assert registry.origin() is None
     place, skipped = Followed("/db", "docs", "1"), (Skipped("x", "it has no text"),)
-    registry.follow(place)
+    registry.set_origin(place)
     assert registry.origin() == place
     registry.record_sync(Added(added=2, skipped=skipped))
     told = len(registry.history())
@@ -338,7 +338,7 @@ def test_what_is_followed_is_remembered_and_told_once(registry: Registry) -> Non
     assert len(registry.history()) == told + 1
     registry.record_sync(Added(removed=1))
     assert registry.history()[-1]["reason"] == "0 added or changed, 1 removed"
-    registry.follow(Followed(None, "docs", "2", database="d"))
+    registry.set_origin(Followed(None, "docs", "2", database="d"))
     assert registry.origin() == Followed(None, "docs", "2", database="d")
 
 
