@@ -1,7 +1,7 @@
-"""Settings: frozen values, read from ``ragself.toml`` in the knowledge base and from ``RAGSELF_*``.
+"""Settings: frozen values, read from ``ragself.toml`` in the knowledge base and from ``RAGSELF_*`` variables.
 
-The defaults are the measured best and the same for every collection; nothing needs to be set.
-Environment beats file, and ``RAGSELF_TRAIN__STEPS=200`` is the key ``steps`` in the table ``[train]``.
+The defaults performed best in our measurements and are the same for every collection. Nothing needs to be set.
+The environment overrides the file. ``RAGSELF_TRAIN__STEPS=200`` sets the key ``steps`` in the table ``[train]``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M"
 FILE_NAME = "ragself.toml"
 ENV_PREFIX = "RAGSELF_"
-KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder, no setting
+KB_VARIABLE = "RAGSELF_KB"  # the command line's default folder; not a setting
 
 _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
@@ -42,87 +43,95 @@ Positive = Annotated[int, Field(ge=1)]
 def _url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{value!r} is no URL; expected one such as http://127.0.0.1:8000")
+        raise ValueError(f"{value!r} is not a URL; expected one such as http://127.0.0.1:8000")
     return value.rstrip("/")
 
 
 class _Table(BaseModel):
-    # Values are kept out of error texts: one of them may be a key.
+    # Error messages omit values, because one of them may be an API key.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class EncoderConfig(_Table):
-    """The embedding model. It belongs to the knowledge base: changing it means building a new one."""
+    """The embedding model. It is fixed for a knowledge base: to change it, build a new one."""
 
     model: str = Field(DEFAULT_ENCODER, description="Any sentence-transformers model, by name or path.")
-    revision: str | None = Field(None, description="Commit on the hub; None takes the newest.")
-    device: str | None = Field(None, description="cpu, cuda or mps; None chooses the best there is.")
+    revision: str | None = Field(None, description="Commit on the hub; None uses the newest.")
+    device: str | None = Field(None, description="cpu, cuda or mps; None chooses the best available.")
     batch_size: Positive = 32
     prompts: dict[Literal["query", "document"], str] | None = Field(
-        None, description='What is put before a "query" and before a "document"; None leaves that to the model.'
+        None, description='Text to put before each "query" and each "document"; None uses the model\'s own prompts.'
     )
 
 
 class ProbesConfig(_Table):
-    """Which texts stand for what users ask. Each number caps its source; traffic comes first."""
+    """Texts that stand in for user queries. Each number limits one source; traffic has priority."""
 
-    traffic: Count = Field(4000, description="Queries of the user's own.")
+    traffic: Count = Field(4000, description="Maximum number of real user queries.")
     max_weight: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = Field(
-        5.0, description="A query counts as often as it was asked, but no more than this."
+        5.0, description="Each query is weighted by how often users searched for it, up to this limit."
     )
-    questions: Count = Field(200, description="Questions that the generator writes about chunks; none without one.")
-    titles: Count = Field(2000, description="Titles, headings and summary lines, to train on without traffic.")
-    known_items: Count = Field(800, description="Held-out titles and first sentences that guard against harm.")
+    questions: Count = Field(
+        200, description="Maximum number of questions about chunks, written by the generator; none without one."
+    )
+    titles: Count = Field(
+        2000, description="Maximum number of titles, headings and summary lines for training without traffic."
+    )
+    known_items: Count = Field(
+        800, description="Maximum number of held-out titles and first sentences that detect regressions."
+    )
     min_train: Positive = Field(
-        50, description="With fewer queries titles are trained on; with fewer of both, nothing."
+        50,
+        description="Minimum number of training queries. Below it, titles are used, too; with too few of both, nothing "
+        "is trained.",
     )
 
 
 class QueriesConfig(_Table):
-    """What is remembered of what users ask. Nothing, unless `log` is set; never anywhere but in `queries.db`."""
+    """The query log. Nothing is stored unless `log` is set, and then only in `queries.db`."""
 
-    log: bool = Field(False, description="Remember the queries of `search`, to learn from them.")
-    keep: Positive = Field(100_000, description="Distinct queries that are kept, those last asked.")
-    days: Positive = Field(90, description="A query is forgotten so many days after it was last asked.")
+    log: bool = Field(False, description="Store the queries of `search` for training.")
+    keep: Positive = Field(100_000, description="Maximum number of distinct queries; the most recent are kept.")
+    days: Positive = Field(90, description="Days after its last use at which a query is deleted.")
     redact: str | None = Field(
-        None, description="MODULE:FUNCTION that takes a query and returns what may be kept of it, or None."
+        None, description="MODULE:FUNCTION that takes a query and returns the text to store, or None to store nothing."
     )
 
 
 class GeneratorConfig(_Table):
-    """The causal language model that supervises. With neither `url` nor `model`, words are counted instead."""
+    """The causal language model used as the teacher. With neither `url` nor `model`, word counts are used instead."""
 
     url: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="vLLM servers of one model, such as http://127.0.0.1:8000; in a variable with commas between."
+        (), description="vLLM servers of one model, such as http://127.0.0.1:8000; comma-separated in a variable."
     )
     model: str | None = Field(
-        None, description="Without `url` a causal LM to load, by name or path; with it the name that is served."
+        None, description="Without `url`: name or path of a causal LM to load. With `url`: name of the served model."
     )
-    api_key: SecretStr | None = Field(None, description="What the server was started with as --api-key.")
-    revision: str | None = Field(None, description="Commit on the hub; None takes the newest.")
-    device: str | None = Field(None, description="cpu, cuda or mps for a model loaded here; None chooses the best.")
+    api_key: SecretStr | None = Field(None, description="Value of --api-key that the server was started with.")
+    revision: str | None = Field(None, description="Commit on the hub; None uses the newest.")
+    device: str | None = Field(None, description="cpu, cuda or mps, for a local model; None chooses the best.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of a model loaded here; auto is bfloat16 on a GPU that has it, float32 on a CPU."
+        "auto", description="Number format of a local model; auto is bfloat16 on a GPU that has it, float32 on a CPU."
     )
-    context: Annotated[int, Field(ge=16)] = Field(512, description="Tokens of a document that are read, at most.")
+    context: Annotated[int, Field(ge=16)] = Field(512, description="Maximum number of tokens read from a document.")
     candidates: Annotated[int, Field(ge=4)] = Field(
-        16, description="Documents per probe that are scored: half nearest, a quarter by words, a quarter random."
+        16, description="Documents to score per probe: half nearest, a quarter by words, a quarter random."
     )
-    pairs: Positive = Field(20_000, description="Pairs of document and probe that a pass scores, at most.")
-    connections: Positive = Field(4, description="Requests in flight to each server.")
+    pairs: Positive = Field(20_000, description="Maximum number of document-probe pairs that a pass scores.")
+    connections: Positive = Field(4, description="Concurrent requests to each server.")
     patience: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        300.0, description="Seconds to wait for a server that is away or does not answer."
+        300.0, description="Seconds to wait for a server that is unreachable or does not answer."
     )
     cache: Path | None = Field(
-        None, description="File of scores, to share it between knowledge bases; None is scores.db in the folder."
+        None, description="Path of the score cache, if knowledge bases share one; None uses scores.db in the folder."
     )
 
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
-        key = value.get_secret_value().strip() if value is not None else ""  # as read from a file
+        key = value.get_secret_value().strip() if value is not None else ""  # a file may add a newline
         if not key.isascii() or not key.isprintable():
-            raise ValueError("it holds a character that no HTTP header can; expected the key that the server was given")
+            raise ValueError("it has a character that no HTTP header can hold; expected the key given to the server")
         return SecretStr(key) if key else None
 
     @field_validator("url", mode="before")
@@ -138,10 +147,10 @@ class GeneratorConfig(_Table):
         return tuple(_url(url).removesuffix("/v1") for url in value)
 
     def at(self, *places: str) -> GeneratorConfig:
-        """The same settings for another generator.
+        """Return these settings with another generator.
 
         Args:
-            places: URLs of vLLM servers, or one name or path of a causal LM.
+            places: URLs of vLLM servers, or the name or path of one causal LM.
 
         Raises:
             ConfigError: URLs and names are mixed, or there is more than one name.
@@ -155,11 +164,13 @@ class GeneratorConfig(_Table):
         ):
             raise ConfigError(
                 f"The generator is {', '.join(places) or 'empty'}; expected one or more URLs of vLLM servers that "
-                "serve the same model, or one name or path of a causal language model."
+                "serve the same model, or the name or path of one causal language model."
             )
         if not urls and (_ADDRESS.match(places[0]) or "://" in places[0]):
             host = places[0].rpartition("://")[2]
-            raise ConfigError(f"The generator {places[0]!r} is no URL of a vLLM server. Did you mean http://{host}?")
+            raise ConfigError(
+                f"The generator {places[0]!r} is not the URL of a vLLM server. Did you mean http://{host}?"
+            )
         served = self.model if self.url else None
         change = {"url": tuple(urls), "model": served} if urls else {"url": (), "model": places[0]}
         try:
@@ -169,13 +180,13 @@ class GeneratorConfig(_Table):
 
 
 class TeacherConfig(_Table):
-    """What the student learns from."""
+    """The training targets."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Weight of the likelihood gain on top of the untrained ranking; None calibrates it."
+        None, description="Weight of the likelihood gain relative to the untrained ranking; None calibrates it."
     )
-    dense: Positive = Field(64, description="Candidates per probe from the live vectors.")
-    lexical: Count = Field(64, description="Candidates per probe that its words choose.")
+    dense: Positive = Field(64, description="Candidates per probe that are nearest by the live vectors.")
+    lexical: Count = Field(64, description="Candidates per probe that are chosen by its words.")
     random: Count = Field(16, description="Candidates per probe drawn at random.")
 
 
@@ -184,79 +195,81 @@ class TrainConfig(_Table):
 
     adapters: tuple[Literal["weights", "residual", "lora"], ...] = Field(
         ("weights", "residual"),
-        description="Which candidates to train. `weights`: of the lexical scores and of single words. `residual`: a "
-        "low-rank change of the vectors, and weights. `lora`: the encoder's own weights; that takes minutes.",
+        description="Candidates to train. `weights`: weights of the lexical scores and of single words. `residual`: a "
+        "low-rank change of the vectors, and weights. `lora`: the encoder's own weights; this takes minutes.",
     )
-    steps: Positive = Field(100, description="Optimiser steps; a step sees 64 probes.")
+    steps: Positive = Field(100, description="Number of optimiser steps; each step uses 64 probes.")
     seed: int = 0
     lora_sides: Literal["query", "both"] = Field(
         "query",
-        description="What `lora` encodes: queries alone, or documents, too, all of which are then embedded anew.",
+        description="Texts that `lora` encodes: only queries, or both; with both, all documents are re-embedded.",
     )
-    lora_rank: Positive = Field(16, description="Of the change that `lora` makes to each matrix of weights.")
-    lora_steps: Positive = Field(160, description="Optimiser steps of `lora` at most; a step reads 32 probes.")
+    lora_rank: Positive = Field(16, description="Rank of the change that `lora` makes to each weight matrix.")
+    lora_steps: Positive = Field(160, description="Maximum number of steps of `lora`; each step uses 32 probes.")
     objective: ObjectiveName = Field(
         "distill",
-        description="What is lowered: the distance to what likelihoods say; or the loss of a language model that is "
-        "loaded here, `generator.model`, which reads what the student finds near.",
+        description="Training loss. `distill`: the distance to targets from likelihoods. `dream`, `revela`: the loss "
+        "of a local language model, `generator.model`, with attention weighted by the student.",
     )
-    tokens: Annotated[int, Field(ge=16)] = Field(160, description="Of a chunk that `dream` and `revela` read, at most.")
-    dream_documents: Annotated[int, Field(ge=2)] = Field(8, description="In the context of a probe.")
-    dream_heads: Positive = Field(16, description="Attention heads that obey the student, at most.")
-    revela_chunks: Annotated[int, Field(ge=2)] = Field(16, description="That see each other in a batch.")
+    tokens: Annotated[int, Field(ge=16)] = Field(
+        160, description="Maximum tokens of a chunk, for `dream` and `revela`."
+    )
+    dream_documents: Annotated[int, Field(ge=2)] = Field(8, description="Documents in the context of a probe.")
+    dream_heads: Positive = Field(16, description="Maximum number of attention heads that the student weights.")
+    revela_chunks: Annotated[int, Field(ge=2)] = Field(16, description="Chunks per batch; they attend to each other.")
     revela_model: Literal["frozen", "lora"] = Field(
-        "frozen", description="Whether the language model learns along, by LoRA that is thrown away afterwards."
+        "frozen", description="With `lora`, the language model is trained, too; its LoRA weights are then discarded."
     )
 
 
 class GateConfig(_Table):
-    """When a candidate replaces the live version. The default answer is no."""
+    """Conditions under which a candidate replaces the live version. Otherwise it is rejected."""
 
-    k: Positive = Field(10, description="Depth at which rankings are judged.")
+    k: Positive = Field(10, description="Depth at which rankings are evaluated.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     gain: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.003, description="A smaller rise of a metric is no reason to switch, however sure it is."
+        0.003, description="Minimum gain of a metric; a smaller one is not promoted, however certain it is."
     )
     margin: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.02,
-        description="Loss of a metric that the held-out probes must be able to exclude; where they are too few for it, "
+        description="Loss of a metric that the held-out probes must be able to rule out. If they are too few for that, "
         "nothing is promoted.",
     )
-    min_probes: Positive = Field(30, description="With fewer held-out probes, nothing is promoted.")
+    min_probes: Positive = Field(30, description="Minimum number of held-out probes; with fewer, nothing is promoted.")
 
 
 class WatchConfig(_Table):
-    """When learning in the background begins, and what it may take."""
+    """Triggers and limits of background training."""
 
     every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        86_400.0, description="Seconds after which a pass begins where anything is new."
+        86_400.0, description="Seconds after which a pass starts if anything is new."
     )
     documents: Count = Field(
-        1000, description="New, changed and deleted chunks after which one begins earlier; 0 never."
+        1000, description="Number of new, changed and deleted chunks that starts a pass earlier; 0 disables this."
     )
     queries: Count = Field(
-        500, description="Remembered queries, never asked before, after which one begins earlier; 0 never."
+        500, description="Number of logged queries, new ones only, that starts a pass earlier; 0 disables this."
     )
     rest: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        900.0, description="Seconds from the end of a pass to the beginning of the next, at least."
+        900.0, description="Minimum number of seconds between the end of a pass and the start of the next."
     )
-    hours: str | None = Field(None, description="Local time in which passes run, such as 22:00-06:00; None is any.")
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(120.0, description="That a pass may take.")
+    hours: str | None = Field(None, description="Local time when passes may run, such as 22:00-06:00; None is any.")
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(120.0, description="Maximum minutes of a pass.")
     cpu_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        None, description="Of processor time that passes may take within 24 hours; None sets no bound."
+        None, description="Maximum processor time of all passes within 24 hours, in minutes; None means no limit."
     )
     tokens: Positive | None = Field(
-        None, description="That a language model may read and write within 24 hours; None sets no bound."
+        None, description="Maximum language model tokens, read and written, within 24 hours; None means no limit."
     )
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        4.0, description="Gigabytes of resident memory that the process of a pass may have."
+        4.0, description="Maximum resident memory of the training process, in gigabytes."
     )
     nice: Annotated[int, Field(ge=0, le=19)] = Field(
-        19, description="How far that process stands back for others; with 19 it has what they leave."
+        19, description="Unix niceness of the training process; with 19 it uses only idle processor time."
     )
-    threads: Positive = Field(1, description="Of that process.")
+    threads: Positive = Field(1, description="Number of threads of the training process.")
     poll: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        30.0, description="Seconds between two looks for whether there is anything to do."
+        30.0, description="Seconds between two checks for anything to do."
     )
 
     @field_validator("hours")
@@ -284,11 +297,11 @@ class Config(BaseSettings):
     watch: WatchConfig = WatchConfig()
     chroma: str | None = Field(
         None,
-        description="URL of a Chroma server that holds the vectors, for several processes that write, or `folder`; "
-        "None keeps them where they were first, in the folder unless said otherwise then. `ragself gc` moves them.",
+        description="Location of the vectors: URL of a Chroma server, for several processes that write, or `folder`. "
+        "None keeps the location set at creation, by default the folder. `ragself gc` moves the vectors.",
     )
-    keep_versions: Positive = Field(3, description="Versions that gc keeps, besides 0 and the live one.")
-    keep_scores: Positive = Field(90, description="Days after which gc removes scores that no pass has used since.")
+    keep_versions: Positive = Field(3, description="Versions that gc keeps besides version 0 and the live one.")
+    keep_scores: Positive = Field(90, description="Days without use after which gc removes a score.")
 
     @field_validator("chroma")
     @classmethod
@@ -304,7 +317,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments beat the environment, which beats the file given to `load`."""
+        """Set the priority: arguments, then the environment, then the file given to `load`."""
         toml = TomlConfigSettingsSource(settings_cls)
         return init_settings, env_settings, toml
 
@@ -313,11 +326,11 @@ def load(directory: str | Path | None = None, **overrides: Any) -> Config:
     """Read the settings of a knowledge base.
 
     Args:
-        directory: Folder that may hold a ``ragself.toml``; None reads only the environment.
-        overrides: Tables or keys that beat both.
+        directory: Folder that may contain a ``ragself.toml``; None reads only the environment.
+        overrides: Tables or keys that take precedence over both.
 
     Raises:
-        ConfigError: For an unknown key, a value out of its range, or a file that is no TOML.
+        ConfigError: A key is unknown, a value is out of range, or the file is not valid TOML.
     """
     file = Path(directory).expanduser() / FILE_NAME if directory else None
 
@@ -330,17 +343,33 @@ def load(directory: str | Path | None = None, **overrides: Any) -> Config:
         loaded = FileConfig(**overrides)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from error
-    except ValueError as error:  # tomllib.TOMLDecodeError is one; so are malformed JSON variables
+    except ValueError as error:  # including tomllib.TOMLDecodeError and malformed JSON in variables
         raise ConfigError(f"Cannot read the settings in {where}: {error}. Correct the line it names.") from error
     values = {name: getattr(loaded, name) for name in Config.model_fields}
     return Config.model_construct(loaded.model_fields_set, **values)
 
 
-def aimed(config: Config, objective: ObjectiveName | None) -> Config:
-    """The same settings for another objective, None for their own.
+def with_generator(config: Config, generator: str | Sequence[str] | None) -> Config:
+    """Return the settings with another generator; None keeps the current one.
+
+    Args:
+        config: Settings.
+        generator: URL of a vLLM server, several URLs of servers with the same model, or the name or path of a model.
 
     Raises:
-        ConfigError: It needs a language model that is loaded here, and none is named; or there is no such objective.
+        ConfigError: URLs and names are mixed, or there is more than one name.
+    """
+    if generator is None:
+        return config
+    places = [generator] if isinstance(generator, str) else list(generator)
+    return config.model_copy(update={"generator": config.generator.at(*places)})
+
+
+def with_objective(config: Config, objective: ObjectiveName | None) -> Config:
+    """Return the settings with another objective; None keeps the current one.
+
+    Raises:
+        ConfigError: The objective needs a locally loaded language model and none is named, or it does not exist.
     """
     if objective is not None:
         try:
@@ -350,10 +379,10 @@ def aimed(config: Config, objective: ObjectiveName | None) -> Config:
         config = config.model_copy(update={"train": train})
     if config.train.objective != "distill" and not config.generator.model:
         raise ConfigError(
-            f"The objective {config.train.objective} learns from the loss of a language model, which must be loaded in "
+            f"The objective {config.train.objective} trains on the loss of a language model, which must be loaded in "
             "this process; "
             + (
-                "the settings name a server. Set generator.model, too, to the name or path of what it serves."
+                "the settings name a server. Also set generator.model to the name or path of the served model."
                 if config.generator.url
                 else f"none is named. Name one, such as --generator {DEFAULT_GENERATOR}, or set generator.model."
             )
@@ -362,7 +391,7 @@ def aimed(config: Config, objective: ObjectiveName | None) -> Config:
 
 
 def _refuse_unknown_variables() -> None:
-    """pydantic-settings ignores variables that match no field; a misspelt one must not be ignored."""
+    """Reject unknown variables: pydantic-settings ignores them, and a misspelt one would go unnoticed."""
     for name in os.environ:
         if not name.startswith(ENV_PREFIX) or name == KB_VARIABLE:
             continue
@@ -393,6 +422,6 @@ def _explain(error: ValidationError, where: str) -> str:
             lines.append(f"unknown key {path!r}; known here: {', '.join(keys)}")
         else:
             value = "..." if "api_key" in path or "@" in repr(item["input"]) else repr(item["input"])
-            message = item["msg"] if "@" not in item["msg"] else "no URL; expected one such as http://127.0.0.1:8000"
+            message = item["msg"] if "@" not in item["msg"] else "not a URL; expected one such as http://127.0.0.1:8000"
             lines.append(f"{path} = {value}: {message}")
     return f"Bad settings in {where}: " + "; ".join(lines) + "."

@@ -1,4 +1,4 @@
-"""What people see: progress with an ETA on a terminal, log lines elsewhere; tables, or JSON for machines.
+"""Output for people and programs: progress bars with an ETA on a terminal, log lines elsewhere, tables, JSON.
 
 Results go to standard output, everything else to standard error, so that `--json` can be piped.
 """
@@ -24,14 +24,14 @@ from rich.text import Text
 from ragself.progress import Progress
 
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole for who reads them
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # log lines are not wrapped
 
 _LOG_EVERY = 10.0  # seconds between two log lines of one stage
 
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Lend a function that shows progress: bars on a terminal, lines elsewhere, nothing when `quiet`."""
+    """Yield a function that shows progress: bars on a terminal, lines elsewhere, nothing when `quiet`."""
     if quiet:
         yield lambda stage, done, total: None
     elif err.is_terminal:
@@ -63,7 +63,7 @@ def _bars() -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line when a stage begins, every few seconds while it lasts, and when it ends."""
+    """Progress lines: one when a stage begins, one every few seconds, and one when it ends."""
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
@@ -82,20 +82,20 @@ class _Lines:
             self._say(f"{stage}: {done}/{total}{left}")
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):  # nobody reads it any more, or its disk is full
+        with suppress(OSError):  # the reader has closed the pipe, or the disk is full
             sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
             sys.stderr.flush()
 
 
 def emit(value: Any, *, lines: bool = False) -> None:
-    """Print a value as one JSON document, or as one line of several."""
+    """Print a value as an indented JSON document; with `lines`, as one line of JSON Lines."""
     sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=None if lines else 2) + "\n")
     sys.stdout.flush()
 
 
 @contextmanager
 def screen() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Lend a function that shows what another prints, in the place of what it printed before."""
+    """Yield a function that calls its argument and shows its output in place of the previous output."""
     if not out.is_terminal:
         yield lambda show: show()
         return
@@ -120,7 +120,7 @@ def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]], left: bool
 
 
 def duration(seconds: float) -> str:
-    """Time for people.
+    """Human-readable duration.
 
     >>> duration(75), duration(7300)
     ('1 min 15 s', '2 h 1 min')
@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes for people.
+    """Human-readable number of bytes.
 
     >>> size(1536)
     '1.5 kB'

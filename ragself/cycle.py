@@ -1,8 +1,8 @@
-"""One pass: probes, candidates, likelihoods, rankings, gate, new index, switch. The table of contents of ragself.
+"""One training pass: probes, candidates, likelihoods, rankings, gate, new index, switch. ragself's table of contents.
 
-Everything before the last step leaves the live version alone. What is expensive is on disk as soon as it is
-done (base vectors in the cache, trained rankings in the folder of the pass, a half-built index in Chroma), so
-that a pass that was killed goes on where it was.
+The live version is unchanged until the last step. Expensive results are saved as soon as they exist (base vectors in
+the cache, trained rankings in the folder of the pass, a half-built index in Chroma), so that a killed pass resumes
+where it was.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from ragself.adapters.io import identity, load
 from ragself.adapters.ranking import Ranking
 from ragself.config import Config
-from ragself.engine.engine import Store
 from ragself.engine.reembedding import reembedding
+from ragself.engine.version_store import VersionStore
 from ragself.errors import VerificationError
 from ragself.evaluation.calibration import weigh
 from ragself.evaluation.gate import Decision
@@ -49,35 +49,35 @@ from ragself.versions.registry import now
 
 logger = logging.getLogger(__name__)
 
-MIN_DOCUMENTS = 100  # chunks below which there is nothing to tell a good ranking from a bad one
+MIN_DOCUMENTS = 100  # chunks below which a good ranking cannot be told from a bad one
 FUSION = "fusion weights"
 OBJECTIVE = "objective.json"  # in the folder of a pass
 ECHOES = f"document that repeats {SEVERAL} queries or more, word for word"
-_FEW = 100  # changes that may be left for the moment of the switch
+_FEW = 100  # maximum number of pending changes to leave for the switch
 
 
 def run(
-    store: Store,
+    store: VersionStore,
     queries: Mapping[str, int],
     config: Config,
     progress: Progress = silent,
     notes: Mapping[str, Any] | None = None,
     account: Account | None = None,
 ) -> Report:
-    """Learn from the documents and the queries, and switch if the result is proven to be better.
+    """Train on the documents and the queries, and switch if the result is proven to be better.
 
-    Nobody is kept waiting but for the switch itself: documents may come and go meanwhile.
+    Other callers wait during the switch only: documents may be added and removed meanwhile.
 
     Args:
-        store: In which nobody else learns.
-        queries: What users asked, and how often.
+        store: Store in which no other process trains.
+        queries: Texts that users searched for, with their counts.
         config: Settings.
-        progress: Told of each stage.
-        notes: For the history, beside the report.
-        account: Takes what the language model costs; None begins one.
+        progress: Called with each stage, steps done and total.
+        notes: Values for the history, beside the report.
+        account: Counts the cost of the language model; None starts a new count.
 
     Raises:
-        GeneratorError: The language model cannot be loaded or reached. What it has said is kept.
+        GeneratorError: The language model cannot be loaded or reached. Its results so far are kept.
     """
     clock, cpu = _Clock(), time.process_time()
     store.cache.begin_pass()
@@ -99,21 +99,21 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Better:
-    """A version to build, and the one that it is to replace."""
+    """Version to build, and the live version to replace."""
 
     version: Version
     live: Version
 
 
 def _learn(
-    store: Store,
+    store: VersionStore,
     queries: Mapping[str, int],
     config: Config,
     supervision: Supervision,
     clock: _Clock,
     progress: Progress,
 ) -> tuple[Report, _Better | None]:
-    """What was found, and the version that is better, if one is."""
+    """Report of the pass, and the better version, if there is one."""
     chunks = store.journal.chunks()
     live = store.registry.version(store.registry.live())
     ranking = store.ranking(live)
@@ -142,13 +142,14 @@ def _learn(
             scored(config),
         )
         weight = weigh(dataset, config, counted=supervision.generator is None)
-    echoed = {ECHOES: len(dataset.stuffed)} if len(dataset.stuffed) else {}
-    report = replace(report, dropped={**report.dropped, **dataset.judged[1], **echoed}, likelihood=supervision.report())
-    asked, mute = sum(probe.scored for probe in probes.probes), sum(dataset.judged[1].values())
-    if mute > DOUBTFUL * asked:
+    stuffed = {ECHOES: len(dataset.stuffed)} if len(dataset.stuffed) else {}
+    dropped = {**report.dropped, **dataset.judged[1], **stuffed}
+    report = replace(report, dropped=dropped, likelihood=supervision.report())
+    total, unusable = sum(probe.scored for probe in probes.probes), sum(dataset.judged[1].values())
+    if unusable > DOUBTFUL * total:
         reason = (
-            f"the language model has nothing to say about {mute} of {asked} probes: it is too weak, or knows these "
-            "documents by heart, or the chunks are all alike"
+            f"the language model gives no usable likelihoods for {unusable} of {total} probes: it is too weak, or has "
+            "memorised these documents, or the chunks are all alike"
         )
         return replace(report, reason=reason), None
     if not weight.weight:
@@ -157,7 +158,7 @@ def _learn(
     cost = reembedding(store.base, dataset.texts, config.train)
     if cost is not None:
         report = replace(report, reembedding=asdict(cost))
-        logger.info("lora encodes %d documents anew, in about %.0f s", cost.documents, cost.seconds)
+        logger.info("lora re-embeds %d documents, in about %.0f s", cost.documents, cost.seconds)
     with clock("train"):
         folder = _folder(store, probes.probes, supervision.name, config, live)
         rankings = _students(store, folder, dataset, weight.weight, config, supervision, progress)
@@ -175,7 +176,7 @@ def _learn(
         candidates=best.table,
         figures=decision.figures,
     )
-    if best.name not in rankings:  # a weaker one
+    if best.name not in rankings:  # an interpolated one, not saved yet
         store.save(best.ranking, folder / _file(best.name))
     write_json(folder / "judged.json", {"best": best.name})
     if not decision.promote:
@@ -185,13 +186,13 @@ def _learn(
         return replace(report, reason=reason), None
     again = store.registry.rolled_back().get(identity(store.manifest.fingerprint, best.ranking))
     if again is not None:
-        reason = f"the candidate is version {again} again, which was rolled back; there is nothing new in it"
+        reason = f"the candidate is identical to version {again}, which was rolled back"
         return replace(report, reason=reason), None
     return report, _Better(_version(store, folder, best.ranking, decision, live), live)
 
 
-def judged_ranking(store: Store) -> Ranking | None:
-    """The ranking that the last pass put before the gate, whatever the gate said; None where there is none."""
+def judged_ranking(store: VersionStore) -> Ranking | None:
+    """Ranking that the last pass put before the gate, promoted or not; None if there is none."""
     folder = store.directory / "pass"
     if not (folder / "judged.json").exists():
         return None
@@ -203,14 +204,14 @@ def judged_ranking(store: Store) -> Ranking | None:
 
 
 def too_few(chunks: int) -> str | None:
-    """Why so many chunks are nothing to learn from, or None."""
+    """Reason why so many chunks are too few for training, or None."""
     if chunks >= MIN_DOCUMENTS:
         return None
-    return f"only {chunks} chunks, at least {MIN_DOCUMENTS} are needed to learn; add documents"
+    return f"only {chunks} chunks, at least {MIN_DOCUMENTS} are needed to train; add documents"
 
 
 def blocked_reason(chunks: Sequence[Chunk], probes: Probes, config: Config) -> str | None:
-    """Why there is nothing to learn from, or None."""
+    """Reason why training cannot start, or None."""
     few = too_few(len(chunks))
     if few:
         return few
@@ -218,15 +219,15 @@ def blocked_reason(chunks: Sequence[Chunk], probes: Probes, config: Config) -> s
     if held < config.gate.min_probes:
         return (
             f"only {held} held-out probes, at least {config.gate.min_probes} are needed to prove a gain; "
-            "give queries that users asked, or add documents with titles"
+            "provide queries of users, or add documents with titles"
         )
     return None
 
 
 def _questions(
-    chunks: Sequence[Chunk], store: Store, config: Config, supervision: Supervision, progress: Progress
+    chunks: Sequence[Chunk], store: VersionStore, config: Config, supervision: Supervision, progress: Progress
 ) -> Questions:
-    """Questions that the generator writes and finds its way back from; none without a generator."""
+    """Questions that the generator writes and that lead back to their source; none without a generator."""
     if supervision.generator is None or supervision.cache is None or len(chunks) < MIN_DOCUMENTS:
         return Questions()
     written = write(chunks, wanted_questions(config), supervision.generator, supervision.cache, progress)
@@ -235,7 +236,7 @@ def _questions(
 
 
 def _students(
-    store: Store,
+    store: VersionStore,
     folder: Path,
     dataset: Dataset,
     weight: float,
@@ -243,14 +244,14 @@ def _students(
     supervision: Supervision,
     progress: Progress,
 ) -> dict[str, Ranking]:
-    """Train the candidates, or read those that this pass had trained before it was killed."""
+    """Train the candidates, or load those that this pass had trained before it was killed."""
     rankings: dict[str, Ranking] = {}
     rows = _trainable(dataset)
     kinds = sorted(config.train.adapters, key=ORDER.index)
     with inside(config, supervision) as model:
         backprop = None
         if model is not None:
-            from ragself.training.lm_loss import LmTrainer  # loads torch, which only training needs
+            from ragself.training.lm_loss import LmTrainer  # imports torch, which only training needs
 
             backprop = LmTrainer(model, dataset, rows, store.base, config.train, supervision.account, progress)
         for kind in kinds if len(rows) >= config.probes.min_train else ():
@@ -275,26 +276,26 @@ def _students(
 
 
 def _objective(folder: Path) -> dict[str, Any]:
-    """What was seen of each kind of adapter while a language model's loss was lowered; empty where none was."""
+    """Measurements for each kind of adapter trained with a language model's loss; empty if none was."""
     return read_json(folder / OBJECTIVE) if (folder / OBJECTIVE).exists() else {}
 
 
 def _trainable(dataset: Dataset) -> NDArray[np.int64]:
-    """Rows of the probes to train on that the teacher has something to say about."""
+    """Rows of the train probes with usable likelihood gains."""
     rows = dataset.rows("train")
     return rows[dataset.judged[0][rows]]
 
 
 def _untaught(dataset: Dataset, config: Config) -> str:
-    """Why there is no candidate."""
+    """Reason why there is no candidate."""
     return (
         f"nothing was trained: {len(_trainable(dataset))} probes to train on, {config.probes.min_train} are needed; "
-        "and no weight of words finds hard known items better beyond doubt"
+        "and no scale of the lexical weights ranks hard known items significantly better"
     )
 
 
-def _version(store: Store, folder: Path, ranking: Ranking, decision: Decision, live: Version) -> Version:
-    """The version to build, its ranking written. A build that was killed goes on under the same number."""
+def _version(store: VersionStore, folder: Path, ranking: Ranking, decision: Decision, live: Version) -> Version:
+    """Version to build, with its ranking saved. A killed build resumes under the same number."""
     plan = folder / "build.json"
     number = int(read_json(plan)["version"]) if plan.exists() else store.registry.next_number()
     write_json(plan, {"version": number})
@@ -302,8 +303,8 @@ def _version(store: Store, folder: Path, ranking: Ranking, decision: Decision, l
 
 
 @contextmanager
-def _new_index(store: Store, better: _Better) -> Iterator[Index | None]:
-    """The collection of the new version to fill; None where it shares that of the live one, which others keep up."""
+def _new_index(store: VersionStore, better: _Better) -> Iterator[Index | None]:
+    """New version's collection, to be filled; None if it shares the live one's, which is kept up to date elsewhere."""
     if store.shares(better.version, better.live):
         yield None
         return
@@ -311,9 +312,9 @@ def _new_index(store: Store, better: _Better) -> Iterator[Index | None]:
         yield index
 
 
-def _fill(store: Store, version: Version, index: Index, progress: Progress) -> None:
-    """Re-embed into the new collection until it has nearly caught up with the documents, and verify it."""
-    served = store.adapter(version)  # what is read back from disk is what will serve
+def _fill(store: VersionStore, version: Version, index: Index, progress: Progress) -> None:
+    """Re-embed into the new collection until few changes are pending, and verify it."""
+    served = store.adapter(version)  # read back from disk, as it will be served
     name = version.collection
     apply_changes(store.journal, name, index, store.base, served, progress, "re-embed")
     while store.journal.pending(store.journal.applied(name)) > _FEW:
@@ -321,27 +322,29 @@ def _fill(store: Store, version: Version, index: Index, progress: Progress) -> N
     try:
         verify(store.journal, name, index, store.base, store.base.encoder, served)
     except VerificationError:
-        store.clear(version)  # so that running it again builds it anew
+        store.clear(version)  # so that the next run builds it from the start
         raise
 
 
-def _switch(store: Store, better: _Better, index: Index | None, report: Report, notes: Mapping[str, Any]) -> Report:
-    """Catch up with the last documents and move the pointer, while nobody else changes anything."""
+def _switch(
+    store: VersionStore, better: _Better, index: Index | None, report: Report, notes: Mapping[str, Any]
+) -> Report:
+    """Apply the last changes and move the pointer, while no other caller can change anything."""
     live, version, began = better.live, better.version, time.perf_counter()
     if index is not None:
         apply_changes(store.journal, version.collection, index, store.base, store.adapter(version))
         if len(index) != len(store.journal):
             store.clear(version)
             raise VerificationError(
-                f"The new index holds {len(index)} chunks, expected {len(store.journal)}. Nothing was switched; run it "
-                "again to build it once more."
+                f"The new index holds {len(index)} chunks, expected {len(store.journal)}. Nothing was switched; run "
+                "the pass again to rebuild the index."
             )
     if store.registry.live() != live.number or store.registry.pinned:
-        reason = f"version {live.number} was rolled back or pinned during the pass; what it learned is of the past"
+        reason = f"version {live.number} was rolled back or pinned during the pass; the result of the pass is outdated"
         return replace(report, reason=reason)
     store.registry.add(version)
     report = replace(report, decision="promote", version=version.number)
-    held = round(time.perf_counter() - began, 4)  # seconds in which nobody else could change anything
+    held = round(time.perf_counter() - began, 4)  # seconds in which no other caller could change anything
     digest = identity(store.manifest.fingerprint, store.ranking(version))
     details = {**notes, "fingerprint": digest, "held": held, "report": asdict(report)}
     store.registry.point(version.number, "promote", report.reason, **details)
@@ -352,11 +355,11 @@ def _switch(store: Store, better: _Better, index: Index | None, report: Report, 
 # the folder of a pass -----------------------------------------------------------------------------
 
 
-def _folder(store: Store, probes: Sequence[Probe], scorer: str, config: Config, live: Version) -> Path:
-    """Where this pass keeps what it has done; emptied when anything that it depends on has changed."""
-    asked = [(probe.id, probe.weight) for probe in probes]
+def _folder(store: VersionStore, probes: Sequence[Probe], scorer: str, config: Config, live: Version) -> Path:
+    """Folder for the results of this pass; emptied if any input of the pass has changed."""
+    weighted = [(probe.id, probe.weight) for probe in probes]
     settings = config.model_dump(mode="json", exclude={"watch": True, "queries": True, "generator": {"pairs"}})
-    inputs = [store.journal.head, asked, scorer, settings, live.fingerprint, live.weights]
+    inputs = [store.journal.head, weighted, scorer, settings, live.fingerprint, live.weights]
     key = hashlib.blake2b(json.dumps(inputs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = store.directory / "pass"
     stamp = folder / "pass.json"
@@ -368,8 +371,8 @@ def _folder(store: Store, probes: Sequence[Probe], scorer: str, config: Config, 
     return folder
 
 
-def _discard(store: Store, plan: Path) -> None:
-    """Remove the version that an earlier pass had begun to build, which nobody will go on with."""
+def _discard(store: VersionStore, plan: Path) -> None:
+    """Remove the version that an earlier pass began to build and that will not be completed."""
     if plan.exists():
         number = int(read_json(plan)["version"])
         if store.registry.folder(number) in store.registry.unregistered():
@@ -381,7 +384,7 @@ def _file(name: str) -> str:
 
 
 def tally(probes: Probes) -> dict[str, dict[str, int]]:
-    """How many probes of each kind and split there are."""
+    """Number of probes of each kind and split."""
     counts: dict[str, Counter[str]] = {}
     for probe in probes.probes:
         counts.setdefault(probe.kind, Counter())[probe.split] += 1

@@ -1,31 +1,31 @@
-"""Every error that ragself raises on purpose.
+"""The errors that ragself raises on purpose.
 
     RagselfError
-    ├── ConfigError            a setting that does not exist or cannot be
-    ├── InputError             documents, queries or arguments that cannot be taken
+    ├── ConfigError            a setting does not exist or its value is invalid
+    ├── InputError             documents, queries or arguments are invalid
     ├── EncoderError           the embedding model cannot be loaded, or is not the one expected
-    ├── GeneratorError         the language model that supervises cannot be reached, loaded or used
-    ├── LimitError             a pass in the background took more than it may
-    ├── AdapterError           an adapter file that is corrupted, foreign or of another encoder
+    ├── GeneratorError         the teacher language model cannot be reached, loaded or used
+    ├── LimitError             a background pass exceeded a limit
+    ├── AdapterError           an adapter file is corrupted, foreign or for another encoder
     ├── StoreError             the knowledge base on disk cannot be used as it is
     │   ├── StoreLocked        another process is writing to it
     │   └── StoreTooNew        a newer ragself wrote it
-    └── VerificationError      a freshly built index version failed its checks; nothing was switched
+    └── VerificationError      a newly built index version failed its checks; the live version is unchanged
 
 Each message says what was found, what was expected and what to do next.
 """
 
 
 class RagselfError(Exception):
-    """Root of the tree: catch this to catch everything that ragself raises on purpose."""
+    """Base class of all errors that ragself raises on purpose."""
 
 
 class ConfigError(RagselfError):
-    """A configuration key that does not exist, or a value out of its range."""
+    """A configuration key does not exist, or a value is out of range."""
 
 
 class InputError(RagselfError, ValueError):
-    """Documents, queries or arguments that cannot be taken. Nothing was written."""
+    """Documents, queries or arguments are invalid. Nothing was written."""
 
 
 class EncoderError(RagselfError):
@@ -33,15 +33,15 @@ class EncoderError(RagselfError):
 
 
 class GeneratorError(RagselfError):
-    """The language model that supervises cannot be reached, loaded or used. Scores had so far are kept."""
+    """The teacher language model cannot be reached, loaded or used. Scores so far are kept."""
 
 
 class LimitError(RagselfError):
-    """A pass in the background took more time, memory or tokens than it may. What it had done is kept."""
+    """A background pass exceeded its limit of time, memory or tokens. Its work so far is kept."""
 
 
 class AdapterError(RagselfError):
-    """An adapter file that is corrupted, foreign, or was trained for another encoder."""
+    """An adapter file is corrupted, foreign, or was trained for another encoder."""
 
 
 class StoreError(RagselfError):
@@ -57,4 +57,4 @@ class StoreTooNew(StoreError):  # noqa: N818
 
 
 class VerificationError(RagselfError):
-    """A freshly built index version failed its checks. The live version was not touched."""
+    """A newly built index version failed its checks. The live version was not changed."""

@@ -1,4 +1,4 @@
-"""What a pass would cost: the same plan as the pass, with nothing done."""
+"""Estimates the cost of a pass, from the same plan and without running it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from ragself.config import Config
 from ragself.cycle import MIN_DOCUMENTS, blocked_reason, tally
-from ragself.engine.engine import Store
 from ragself.engine.reembedding import reembedding
 from ragself.engine.status import read_status
+from ragself.engine.version_store import VersionStore
 from ragself.errors import LimitError
 from ragself.lm.gain import IRRELEVANT
 from ragself.lm.prompts import QUESTION_TOKENS, TARGET_TOKENS, prompt
@@ -25,21 +25,21 @@ from ragself.probes.supervision import Supervision, affordable, scored, supervis
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Forecast, Probe
 
-_SAMPLE = 64  # prompts whose tokens are counted
-_TRIAL = 4  # probes, each with a few documents, that a model is timed with that was never timed
-_ENCODED = 32  # texts that the encoder is timed with
-_PER_SCORE = 80  # bytes of a stored score besides four for each token of its target, measured with SQLite's overhead
+_SAMPLE = 64  # number of prompts in the sample whose tokens are counted
+_TRIAL = 4  # number of probes, each with a few documents, for timing a model without a recorded rate
+_ENCODED = 32  # number of texts for timing the encoder
+_PER_SCORE = 80  # bytes per stored score besides four per token of its target, measured with SQLite's overhead
 _STAGES = ("train", "judge", "re-embed")
 
 
-def forecast(store: Store, queries: Mapping[str, int], config: Config, progress: Progress = silent) -> Forecast:
-    """Plan a pass and tell what it would take at most.
+def forecast(store: VersionStore, queries: Mapping[str, int], config: Config, progress: Progress = silent) -> Forecast:
+    """Plan a pass and estimate its maximum cost.
 
     Args:
         store: The knowledge base.
-        queries: What users asked, and how often.
+        queries: Texts that users searched for, with their counts.
         config: Settings.
-        progress: Told of what is timed.
+        progress: Called with each stage that is timed, the number done and the total.
 
     Raises:
         GeneratorError: The language model cannot be loaded or reached.
@@ -65,13 +65,13 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
         if reads:
             teacher = scored(config) or config.teacher
             width = min(teacher.dense + teacher.lexical + teacher.random, len(chunks)) + IRRELEVANT
-            # A question is read with each of its look-alikes; then, as a probe, with its candidates.
+            # A question is scored with each of its look-alikes; then, as a probe, with its candidates.
             checked = questions * (min(LOOKALIKES + 1, len(chunks)) + IRRELEVANT)
             to_score = sum(probe.scored for probe in probes.probes)
-            asked = min(to_score + questions, affordable(config, questions) or sys.maxsize)
-            prompts = checked + asked * width + NOISE_PAIRS
+            scorable = min(to_score + questions, affordable(config, questions) or sys.maxsize)
+            prompts = checked + scorable * width + NOISE_PAIRS
             context, target = _lengths(supervision, chunks, probes.probes, config)
-            about_questions = checked + questions + min(questions, asked) * width
+            about_questions = checked + questions + min(questions, scorable) * width
             tokens = int(prompts * (context + target) + about_questions * QUESTION_TOKENS + questions * context)
             rates["tokens"] = _scoring_rate(supervision, chunks, probes.probes, progress)
             seconds["score"] = tokens / rates["tokens"]
@@ -80,12 +80,12 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
                 from ragself.training import lm_loss as backprop  # loads torch, as the language model does
 
                 inside, forwards = backprop.forecast(config.train, context, target)
-                if not config.generator.url:  # else it was the server that was timed
+                if not config.generator.url:  # else the server was timed, not the model in this process
                     through = forwards * inside / rates["tokens"]
-        texts, asked_texts = _to_encode(store, chunks, probes.probes)
-        encode = len(texts) + len(asked_texts)
+        texts, query_texts = _to_encode(store, chunks, probes.probes)
+        encode = len(texts) + len(query_texts)
         if encode:
-            rates["encode"] = _encoding_rate(store, texts, asked_texts, progress)
+            rates["encode"] = _encoding_rate(store, texts, query_texts, progress)
             seconds["encode"] = encode / rates["encode"]
         again = reembedding(store.base, _documents(chunks, probes.probes), config.train)
         if again is not None:
@@ -94,7 +94,7 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )
         same = (last.get("objective") or {}).get("name", "distill") == config.train.objective
-        stages = _STAGES if same else _STAGES[1:]  # what another objective took to train says nothing
+        stages = _STAGES if same else _STAGES[1:]  # the training time of another objective does not apply
         seconds.update({stage: value for stage, value in last.get("seconds", {}).items() if stage in stages})
         if through is not None:
             seconds["train"] = through
@@ -120,12 +120,12 @@ def forecast(store: Store, queries: Mapping[str, int], config: Config, progress:
 def _lengths(
     supervision: Supervision, chunks: Sequence[Chunk], probes: Sequence[Probe], config: Config
 ) -> tuple[float, float]:
-    """Mean tokens of context and target, from a sample."""
+    """Mean number of tokens of context and target, from a sample."""
     assert supervision.generator is not None
     random = np.random.default_rng(0)
     documents = [chunks[row].text for row in random.permutation(len(chunks))[:_SAMPLE]]
-    asked = [probes[row] for row in random.permutation(len(probes))[:_SAMPLE]] or [_any(chunks[0])]
-    made = [prompt(document, asked[row % len(asked)]) for row, document in enumerate(documents)]
+    sample = [probes[row] for row in random.permutation(len(probes))[:_SAMPLE]] or [_any(chunks[0])]
+    made = [prompt(document, sample[row % len(sample)]) for row, document in enumerate(documents)]
     bodies = supervision.generator.encode([one.document for one in made])
     frames = supervision.generator.encode([one.head + one.tail for one in made])
     targets = supervision.generator.encode([one.target for one in made])
@@ -136,7 +136,7 @@ def _lengths(
 def _scoring_rate(
     supervision: Supervision, chunks: Sequence[Chunk], probes: Sequence[Probe], progress: Progress
 ) -> float:
-    """Tokens a second: as when it last scored, or of a few texts now."""
+    """Tokens per second of the language model: the recorded rate, or one measured now on a few texts."""
     assert supervision.generator is not None
     assert supervision.cache is not None
     model = supervision.cache.latest(supervision.generator.name)
@@ -154,30 +154,30 @@ def _any(chunk: Chunk) -> Probe:
     return Probe("trial", text, text, "question", chunk.id, "train")
 
 
-def _to_encode(store: Store, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> tuple[list[str], list[str]]:
-    """Texts without a vector: documents, also as they are shown to their own probes, and probes."""
-    asked = store.base.missing([probe.text for probe in probes], "query")
-    return store.base.missing(_documents(chunks, probes), "document"), asked
+def _to_encode(store: VersionStore, chunks: Sequence[Chunk], probes: Sequence[Probe]) -> tuple[list[str], list[str]]:
+    """Texts without a cached vector: documents with the passages of probes, and queries."""
+    queries = store.base.missing([probe.text for probe in probes], "query")
+    return store.base.missing(_documents(chunks, probes), "document"), queries
 
 
 def _documents(chunks: Sequence[Chunk], probes: Sequence[Probe]) -> list[str]:
-    """Texts that are searched: the chunks, and those that are shown to their own probes."""
+    """The texts of the chunks, and the passages: source chunks without their probe's text."""
     by_id = {chunk.id: chunk.text for chunk in chunks}
     return [*by_id.values(), *(without(by_id[probe.source], probe) for probe in probes if probe.source is not None)]
 
 
-def _encoding_rate(store: Store, documents: Sequence[str], queries: Sequence[str], progress: Progress) -> float:
-    """Texts a second, of a few that need not be encoded again."""
+def _encoding_rate(store: VersionStore, documents: Sequence[str], queries: Sequence[str], progress: Progress) -> float:
+    """Texts per second of the encoder, measured on a few texts, whose vectors stay in the cache."""
     encode, texts = (store.base.documents, documents) if documents else (store.base.queries, queries)
-    encode(texts[:1], progress)  # the model is loaded
+    encode(texts[:1], progress)  # loads the model
     sample = texts[1 : 1 + _ENCODED] or texts
     began = time.perf_counter()
     encode(sample, progress)
     return len(sample) / max(time.perf_counter() - began, 1e-3)
 
 
-def _index_bytes(store: Store, config: Config, chunks: int) -> int:
-    """Size of a new index, as large by number of the vectors as those that are here; 0 where no vector can move."""
+def _index_bytes(store: VersionStore, config: Config, chunks: int) -> int:
+    """Bytes of a new index, at the size per vector of the existing ones; 0 if no adapter changes vectors."""
     if not {"residual", "lora"} & set(config.train.adapters):
         return 0
     versions = {version.collection for version in store.registry.versions()}
@@ -186,10 +186,10 @@ def _index_bytes(store: Store, config: Config, chunks: int) -> int:
 
 
 def within(tokens: int, cost: Forecast, config: Config) -> Config:
-    """The settings of a pass that costs at most so many tokens of a language model, by scoring fewer pairs.
+    """Settings of a pass that costs at most `tokens` language model tokens, by scoring fewer pairs.
 
     Raises:
-        LimitError: So few are left that nothing could be learned.
+        LimitError: The tokens are too few for training.
     """
     if cost.tokens + cost.inside <= tokens:
         return config
@@ -198,6 +198,6 @@ def within(tokens: int, cost: Forecast, config: Config) -> Config:
     if pairs < need:
         raise LimitError(
             f"A pass would cost about {cost.tokens + cost.inside:,} tokens, and {tokens:,} are left for today: too few "
-            "to learn from. Raise watch.tokens, or wait."
+            "for training. Raise watch.tokens, or wait."
         )
     return config.model_copy(update={"generator": config.generator.model_copy(update={"pairs": pairs})})

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system; and moments in which Python does not look for any."""
+"""Memory management: return freed memory to the system, and pause garbage collection."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 
 
 def release_memory() -> None:
-    """Give back what the C library keeps of freed memory; does nothing where it is not glibc.
+    """Return freed memory that the C library retains to the system. Does nothing if the C library is not glibc.
 
-    Threads that come and go each leave what they freed in an arena of its own: a process that opens versions and
-    encodes documents for weeks would grow to several times what it needs. Takes some milliseconds, during which other
-    threads may wait for memory: not for the path of a query.
+    Each short-lived thread leaves the memory it freed in its own arena. A process that opens versions and encodes
+    documents for weeks would grow to several times the size it needs. A call takes some milliseconds, during which
+    other threads may wait for memory, so do not call it while a query is served.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -21,9 +21,9 @@ def release_memory() -> None:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Put Python's garbage collection off for the milliseconds of something that others wait for.
+    """Pause Python's garbage collection during a block of some milliseconds that other threads wait for.
 
-    A full one looks at half a million objects where torch is loaded: a third of a second in which no thread runs.
+    With torch loaded, a full collection visits half a million objects: no thread runs for a third of a second.
     """
     wanted = gc.isenabled()
     gc.disable()

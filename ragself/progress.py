@@ -1,4 +1,4 @@
-"""How long work reports where it is: one function type, so that no layer below knows of a terminal."""
+"""The type of progress callbacks. Lower layers use it and do not depend on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that travel between the parts: frozen, with no behaviour beyond their own derivation."""
+"""The data classes that the packages share: most are frozen, and none does more than derive values from its fields."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Metadata: TypeAlias = Mapping[str, Scalar | Sequence[Scalar]]
 Split: TypeAlias = Literal["train", "select", "confirm"]
 ProbeKind: TypeAlias = Literal["traffic", "question", "title", "span"]
 VersionKind: TypeAlias = Literal["base", "weights", "residual", "lora"]
-Mode: TypeAlias = Literal["hybrid", "vector"]  # what search ranks by
+Mode: TypeAlias = Literal["hybrid", "vector"]  # ranking mode of search
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One retrievable text.
+    """A retrievable text.
 
     Attributes:
         id: Unique in the knowledge base. Adding a chunk whose id exists replaces it.
-        text: What is embedded and searched. Never empty.
-        metadata: Flat values, or lists of one kind of them, that Chroma can hold and filter on. Two keys mean
-            something to ragself: ``source`` groups the chunks of one document, ``title`` (a heading, a title or
-            a summary line) stands for what people might ask to find the chunk.
-        document: What Chroma stores and search returns, where that is not `text`: LlamaIndex embeds metadata along
-            with what it shows. None: `text`.
+        text: Text that is embedded and searched. Never empty.
+        metadata: Flat values, or lists of values of one type, that Chroma can store and filter on. ragself uses two
+            keys: ``source`` groups the chunks of one document, and ``title`` (a heading, a title or a summary line)
+            serves as a likely query for the chunk.
+        document: Text that Chroma stores and search returns, if it differs from `text`: LlamaIndex embeds metadata
+            together with the text that it shows. None: `text`.
     """
 
     id: str
@@ -35,18 +35,18 @@ class Chunk:
 
     @property
     def shown(self) -> str:
-        """What search returns."""
+        """Text that search returns."""
         return self.text if self.document is None else self.document
 
     @property
     def source(self) -> str:
-        """The document that the chunk belongs to: its ``source``, or LlamaIndex's ``ref_doc_id``, or itself."""
-        reference = self.metadata.get("ref_doc_id", "None")  # LlamaIndex writes None as a word
+        """Id of the chunk's document: its ``source``, else LlamaIndex's ``ref_doc_id``, else its own id."""
+        reference = self.metadata.get("ref_doc_id", "None")  # LlamaIndex writes None as a string
         return str(self.metadata.get("source", self.id if reference == "None" else reference))
 
     @property
     def title(self) -> str | None:
-        """The chunk's title, or None where it has none."""
+        """The chunk's title, or None."""
         title = str(self.metadata.get("title", "")).strip()
         return title or None
 
@@ -57,11 +57,11 @@ class Hit:
 
     Attributes:
         id: The chunk's id.
-        text: The chunk's text, or what it shows in its place.
+        text: The chunk's text, or the text that it shows instead.
         metadata: The chunk's metadata.
         score: Larger is better. In mode ``vector`` the cosine of query and chunk, -1 to 1; in mode ``hybrid`` the sum
-            of `parts`, which may lead beyond 1 and below -1.
-        version: Number of the index version that answered.
+            of `parts`, which may be above 1 or below -1.
+        version: Number of the index version that was searched.
         parts: Contribution of each part to the score: ``vector``, the cosine, and in mode ``hybrid`` also
             ``language_model`` and ``bm25`` (`ragself.lexical.law`).
     """
@@ -76,11 +76,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Where a query lies in the vector space of one version.
+    """A query vector in the vector space of one version.
 
     Attributes:
-        vector: As many numbers as that version's vectors are wide, of any length but 0.
-        fingerprint: Of the version.
+        vector: Numbers, as many as the version's dimension; any norm but 0.
+        fingerprint: Fingerprint of the version.
     """
 
     vector: Sequence[float]
@@ -89,19 +89,19 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A text that stands for what users ask.
+    """A text that stands in for a user query.
 
     Attributes:
         id: Content hash of kind and text.
-        text: What the student embeds as the query.
-        target: What the language model's likelihood is asked for, given a candidate chunk.
-        kind: Where it comes from: a query of the user's own (``traffic``), a ``question`` that a language
-            model wrote about a chunk, a ``title`` of a chunk, or the first sentence of a chunk, to be found in what
-            follows it (``span``).
+        text: Text that the student embeds as the query.
+        target: Text whose likelihood, given a candidate chunk, the language model computes.
+        kind: Origin: a real user query (``traffic``), a ``question`` that a language model wrote about a chunk, a
+            ``title`` of a chunk, or the first sentence of a chunk, which must retrieve the text that follows it
+            (``span``).
         source: Id of the chunk it was made from, or None for traffic.
         split: ``train`` for the adapter, ``select`` to choose among candidates, ``confirm`` for the gate.
-        scored: Whether the language model is asked about it; one that is not is only a known item.
-        weight: How much it counts in training and in the gate's utility: how often it was asked, up to a cap.
+        scored: Whether the language model scores it; if not, it is only a known item.
+        weight: Weight in training and in the gate's utility: the number of times the query was used, up to a limit.
     """
 
     id: str
@@ -116,22 +116,22 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An index version: what it ranks by, and a Chroma collection; immutable once promoted.
+    """An index version: a ranking and a Chroma collection; immutable once promoted.
 
     Attributes:
-        number: 0 is the plain base model; then counted up, never used again.
-        kind: ``base``: nothing was learned. ``weights``: the weights of the lexical scores only, so that the vectors
-            are those of the base model. ``residual``, ``lora``: an adapter of the vectors, and weights.
+        number: 0 is the untrained base model. Later numbers count up and are never reused.
+        kind: ``base``: nothing is trained. ``weights``: only the weights of the lexical scores are trained, so the
+            vectors are those of the base model. ``residual``, ``lora``: an adapter of the vectors, and weights.
         collection: Name of the Chroma collection.
-        fingerprint: Hash of encoder and adapter: of the space in which queries lie.
-        dimension: Width of its vectors.
+        fingerprint: Hash of encoder and adapter; identifies the vector space of queries.
+        dimension: Dimension of its vectors.
         created: UTC time, ISO 8601.
-        figures: Held-out figures of the gate's confirm split, empty for version 0.
-        documents: Hash of all that the vectors of documents depend on, which the collection carries; empty where it is
-            the fingerprint.
-        index: Number of the version that the collection was built for: versions whose documents have the same vectors
-            share one. None: for this one.
-        weights: Hash of the weights of the lexical scores; empty where they are untrained.
+        figures: Metrics on the gate's held-out confirm split; empty for version 0.
+        documents: Hash of everything that the document vectors depend on, stored with the collection; empty if it
+            equals the fingerprint.
+        index: Number of the version that the collection was built for. Versions with the same document vectors share
+            one collection. None: this version.
+        weights: Hash of the weights of the lexical scores; empty if they are untrained.
     """
 
     number: int
@@ -148,7 +148,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that was not taken, and why."""
+    """A skipped input and the reason."""
 
     name: str
     reason: str
@@ -156,15 +156,14 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Where the Chroma collection is that a knowledge base follows.
+    """Location of the Chroma collection whose changes a knowledge base applies.
 
     Attributes:
-        place: Folder of an embedded database or URL of a server; None where only the program that holds it can reach
-            it.
-        collection: Its name.
-        id: Its id in Chroma.
-        tenant: Of Chroma's, that it belongs to.
-        database: The same.
+        place: Folder of an embedded database or URL of a server; None if only the program that opened it can reach it.
+        collection: Name of the collection.
+        id: Id of the collection in Chroma.
+        tenant: Chroma tenant of the collection.
+        database: Chroma database of the collection.
         flattened: Whether line breaks were embedded as spaces.
     """
 
@@ -178,15 +177,15 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an ``add`` did.
+    """Result of an ``add``.
 
     Attributes:
-        added: Chunks that are new or whose content changed.
-        unchanged: Chunks that were there already, word for word.
-        removed: Chunks of an earlier state of the same document, now gone.
-        truncated: Ids of chunks longer than the encoder reads; their end is stored and returned
+        added: Number of chunks that are new or whose content changed.
+        unchanged: Number of chunks that were already stored with the same content.
+        removed: Number of chunks removed because their document no longer contains them.
+        truncated: Ids of chunks longer than the encoder's input limit; their end is stored and returned
             but does not influence the vector.
-        skipped: Files that could not be taken, each with the reason.
+        skipped: Files that were skipped, each with the reason.
     """
 
     added: int = 0
@@ -198,16 +197,16 @@ class Added:
 
 @dataclass(slots=True)
 class Account:
-    """What asking a language model has cost.
+    """Cost of a language model.
 
     Attributes:
-        pairs: Pairs of document and probe that were needed.
-        asked: Of these, how many the language model was asked for; the others were stored.
-        unanswered: Of those, how many it had no likelihood for.
-        tokens: That it read.
-        seconds: That it took.
-        floor: Noise of its answers in nats per token.
-        inside: Tokens that it read, padding included, while its own loss was lowered.
+        pairs: Number of document-probe pairs that were needed.
+        asked: Number of these pairs that the language model scored; the others were cached.
+        unanswered: Number of scored pairs for which it had no likelihood.
+        tokens: Number of tokens that it read for scoring.
+        seconds: Time that scoring took.
+        floor: Noise of its scores in nats per token.
+        inside: Number of tokens, padding included, that it read while its own loss was minimised.
     """
 
     pairs: int = 0
@@ -221,29 +220,30 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one pass did and decided.
+    """Result of one pass.
 
     Attributes:
         decision: ``promote`` or ``keep``.
-        reason: Why, in a sentence.
+        reason: Reason for the decision, in a sentence.
         version: The live version afterwards.
-        kind: Kind of the adapter that was judged, or None where none was.
-        candidate: Its name among `candidates`.
-        documents: Chunks in the knowledge base.
-        probes: How many of each kind and split, as ``{"traffic": {"train": 640, ...}, ...}``.
-        dropped: Texts that were not taken as probes, and probes that the teacher has nothing to say about, by reason.
-        likelihood: The language model that scored, and what it cost: pairs, how many of them it was asked for, tokens,
-            seconds, and the noise of its answers in nats per token.
-        weight: The teacher's weight, and how it was found.
-        candidates: Figures on the select split of each adapter that was tried.
-        figures: Figures on the confirm split: before, after and the paired difference of each metric.
+        kind: Kind of the adapter that the gate evaluated, or None if there was none.
+        candidate: Name of that adapter among `candidates`.
+        documents: Number of chunks in the knowledge base.
+        probes: Number of probes of each kind and split, as ``{"traffic": {"train": 640, ...}, ...}``.
+        dropped: Number of texts rejected as probes, and of probes that the teacher cannot judge, by reason.
+        likelihood: The language model that scored, and its cost: pairs, how many of them it scored, tokens, seconds,
+            and the noise of its scores in nats per token.
+        weight: The teacher's weight, and how it was chosen.
+        candidates: Metrics on the select split of each candidate adapter.
+        figures: Metrics on the confirm split: before, after and the paired difference of each.
         seconds: Wall time of each stage.
-        cpu: Seconds of processor time that the process took meanwhile.
-        anew: What `lora` was going to encode again, ``documents`` and about how many ``seconds``, as told before it
-            did; empty where the encoder is not tuned.
-        objective: Where a language model's own loss was lowered, its ``name``, and ``seen``, for each kind ``gap``, by
-            how many nats per token the right document lowers it against all alike, ``loss`` of what is held out before
-            and after, ``steps``, and ``tokens`` that were read; empty where likelihoods were distilled.
+        cpu: Processor time of the process during the pass, in seconds.
+        reembedding: Estimate of what `lora` re-embeds, made before training: ``documents`` and ``seconds``; empty if
+            the encoder is not fine-tuned.
+        objective: For an objective that minimises a language model's own loss: its ``name``, and in ``seen``, for each
+            kind of adapter, ``gap`` (nats per token by which the right document lowers the loss, compared with equal
+            weights for all), the held-out ``loss`` before and after, ``steps``, and ``tokens`` read. Empty if
+            likelihoods were distilled.
     """
 
     decision: Literal["promote", "keep"]
@@ -266,11 +266,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Reembedding:
-    """What a tuned encoder reads again.
+    """Estimated cost of re-embedding with a fine-tuned encoder.
 
     Attributes:
-        documents: How many; 0 where queries alone are encoded by it.
-        seconds: About how long that takes on this machine.
+        documents: Number of documents to re-embed; 0 if it encodes only queries.
+        seconds: Estimated time on this machine.
     """
 
     documents: int
@@ -279,24 +279,24 @@ class Reembedding:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a pass would cost at most; found out without doing any of it.
+    """Estimated maximum cost of a pass, computed without running it.
 
     Attributes:
-        scorer: The language model that would score.
-        documents: Chunks in the knowledge base.
-        probes: How many of each kind and split, as in `Report`, before questions are written.
-        questions: That the generator would be asked to write.
-        prompts: Texts that the language model would read, at most; 0 where words are counted.
-        stored: Scores that are stored already, of any pass; what is among them is not asked for again.
-        tokens: In those prompts and in what is written, about, from the lengths of a sample.
-        inside: That the language model reads while its own loss is lowered to the last step, about; 0
-            where likelihoods are distilled.
-        encode: Texts that the encoder has to read first.
-        rates: Tokens and texts a second, as measured just now or in the last pass.
-        seconds: Time of each stage.
+        scorer: Name of the language model that would score.
+        documents: Number of chunks in the knowledge base.
+        probes: Number of probes of each kind and split, as in `Report`, before questions are written.
+        questions: Number of questions that the generator would write.
+        prompts: Maximum number of texts that the language model would read; 0 if words are counted instead.
+        stored: Number of cached scores, from any pass; prompts with a cached score are not scored again.
+        tokens: Estimated tokens of these prompts and of the written questions, from the lengths of a sample.
+        inside: Estimated tokens that the language model reads if its own loss is minimised for all steps; 0 if
+            likelihoods are distilled.
+        encode: Number of texts that the encoder must embed first.
+        rates: Tokens and texts per second, as measured just now or in the last pass.
+        seconds: Estimated time of each stage.
         bytes: Disk space of scores and of the new index.
-        lack: Why nothing would be learned; None where something would.
-        anew: What `lora` would encode again, besides `encode`; None where the encoder is not tuned.
+        blocked_reason: Reason why nothing would be trained; None if training can run.
+        reembedding: What `lora` would re-embed, in addition to `encode`; None if the encoder is not fine-tuned.
     """
 
     scorer: str
@@ -317,12 +317,12 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What there is that the last pass has not seen.
+    """Changes since the last pass.
 
     Attributes:
-        chunks: New, changed and deleted ones.
-        queries: Remembered since that were never asked before.
-        other: What else is different, in words, such as the settings; empty where nothing is.
+        chunks: Number of new, changed and deleted chunks.
+        queries: Number of logged queries that were never used before.
+        other: Any other change, in words, such as the settings; empty if there is none.
     """
 
     chunks: int
@@ -330,22 +330,22 @@ class Pending:
     other: str = ""
 
     def __bool__(self) -> bool:
-        """Whether there is anything."""
+        """Whether there is any change."""
         return bool(self.chunks or self.queries or self.other)
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A promotion, looked at again with queries that came after it.
+    """A second evaluation of a promotion, on queries that came after it.
 
     Attributes:
-        version: That was promoted.
-        before: That was live before.
-        queries: How many the language model had something to say about.
-        fell: Share of them whose utility fell.
-        rose: Share of them whose utility rose.
-        change: Mean change of the utility, weighted by how often they were asked.
-        low, high: Its interval.
+        version: Number of the promoted version.
+        before: Number of the version that was live before.
+        queries: Number of queries that the language model could evaluate.
+        fell: Share of these queries whose utility fell.
+        rose: Share of these queries whose utility rose.
+        change: Mean change of the utility, weighted by query frequency.
+        low, high: Confidence interval of `change`.
     """
 
     version: int
@@ -360,22 +360,22 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a knowledge base holds; read from small files, without loading a model or Chroma.
+    """Status of a knowledge base, read from small files without loading a model or Chroma.
 
     Attributes:
-        path: Its folder.
+        path: Folder of the knowledge base.
         encoder: Name of the embedding model.
         documents: Number of distinct sources.
         chunks: Number of chunks.
         live: The live version.
-        versions: All versions that can be switched to.
+        versions: All versions that can be made live.
         pinned: Whether no pass may replace the live version.
-        learning: How far the pass is that is running, by whichever process: ``stage``, ``done``, ``total``,
-            ``started``, ``pid``; None where none is.
+        learning: Progress of the running pass, in any process: ``stage``, ``done``, ``total``, ``started``, ``pid``;
+            None if none is running.
         last: The last event of the history.
-        writer: Who is writing now, or None.
-        server: URL of the Chroma server that holds the vectors; None where they are in the folder.
-        bytes: Size on disk by part; what a server holds is not among it.
+        writer: Process that is writing now, or None.
+        server: URL of the Chroma server that stores the vectors; None if they are in the folder.
+        bytes: Size on disk of each part, without data on a server.
     """
 
     path: str

@@ -1,7 +1,7 @@
-"""The program that learns in a process of its own: `python -m ragself.worker`, started by `ragself.background.process`.
+"""The worker process that trains: `python -m ragself.worker`, started by `ragself.background.process`.
 
-It reads one line of JSON, a job, and writes lines of JSON: progress, warnings, and at last a report or an error. It
-ends cleanly, between two steps, on SIGTERM and when the process that started it is gone; what it has done is kept.
+It reads a job as one line of JSON, and writes lines of JSON: progress, warnings, and finally a report or an error. It
+ends cleanly between two steps on SIGTERM and when its parent process is gone; what it has done is kept.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ragself.background.process import GRACE
-from ragself.config import load
+from ragself.config import load, with_generator
 from ragself.errors import RagselfError
 from ragself.estimate import within
 from ragself.knowledge_base import KnowledgeBase
 from ragself.monitoring.search_log import SIGNALS, SignalLog
+from ragself.review import review_promotion
 
 _EVERY = 0.2  # seconds between two lines of progress
 
@@ -49,7 +50,7 @@ def _say(line: Mapping[str, Any]) -> None:
 
 
 class _Told:
-    """Progress as lines, until it is time to stop."""
+    """Progress as lines of JSON, until the pass is asked to end."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -65,58 +66,58 @@ class _Told:
             _say({"stage": stage, "done": done, "total": total})
 
 
-def _do(job: Mapping[str, Any], told: _Told) -> Mapping[str, Any] | None:
+def _do(job: Mapping[str, Any], progress: _Told) -> Mapping[str, Any] | None:
     config = load(None, **job["config"])
     with KnowledgeBase(job["kb"], create=False, config=config) as kb:
         queries = [text for text, times in job["queries"] for _ in range(times)]
         try:
             if job["tokens"] is not None:
-                kb.config = within(job["tokens"], kb.forecast(queries, told, generator=job["generator"]), kb.config)
+                kb.config = within(job["tokens"], kb.forecast(queries, progress, generator=job["generator"]), kb.config)
         finally:
             with closing(SignalLog(kb.path / SIGNALS)) as log:
-                log.spend(time.process_time(), 0)  # to come so far is part of what it takes
+                log.spend(time.process_time(), 0)  # the start and the forecast are part of the cost
         if job["task"] == "review":
-            review = kb.review(told, generator=job["generator"])
+            review = review_promotion(kb.engine, with_generator(kb.config, job["generator"]), progress)
             return None if review is None else asdict(review)
-        return asdict(kb.adapt(queries, told, generator=job["generator"], started=job["started"]))
+        return asdict(kb.adapt(queries, progress, generator=job["generator"], started=job["started"]))
 
 
 def _stand_back(nice: int) -> None:
     os.nice(nice)
-    # Linux weighs a session as a whole where it groups processes by them, and this is one of its own.
+    # Where Linux schedules by session, the niceness of the session counts, and this process has one of its own.
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(nice))
-    if nice == 19 and sys.platform == "linux":  # whoever wakes up takes the processor at once
+    if nice == 19 and sys.platform == "linux":  # any other process that wakes up gets the processor at once
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def main() -> None:
-    """Do one job."""
+    """Run one job."""
     logging.getLogger().addHandler(_Warnings(logging.WARNING))
     job = json.loads(sys.stdin.readline())
     _stand_back(job["nice"])
-    told = _Told()
+    progress = _Told()
 
     def stop(*_: object) -> None:
-        told.stopping = True
+        progress.stopping = True
 
     def wait_for_the_end() -> None:
         sys.stdin.read()
-        told.stopping = True
+        progress.stopping = True
         time.sleep(GRACE)
-        os._exit(1)  # it hangs, and nobody is left who would end it
+        os._exit(1)  # it hangs, and no parent process is left to end it
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which is meant for who started this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is for the parent process
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     try:
-        _say({"result": _do(job, told)})
+        _say({"result": _do(job, progress)})
     except _Stopped:
         _say({"stopped": True})
     except RagselfError as error:
         _say({"error": type(error).__name__, "message": str(error)})
-    os._exit(0)  # threads of libraries may take their time
+    os._exit(0)  # threads of libraries may delay a normal exit
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Adapters: trained changes of the encoder's vectors, and rankings, which combine one with the weights of words."""
+"""Adapters: trained changes of the encoder's vectors; and rankings, which combine an adapter with lexical weights."""

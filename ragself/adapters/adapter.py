@@ -1,4 +1,4 @@
-"""The adapter protocol: what a version does to base vectors."""
+"""The adapter protocol: a version's map from base vectors to its own vectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ragself.schema import VersionKind
 
 
 class Adapter(Protocol):
-    """A learned map from base vectors (and the texts behind them) to the vectors of a version, as wide, normalised."""
+    """A trained map from base vectors (and their texts) to the normalised vectors of a version."""
 
     @property
     def kind(self) -> VersionKind:
-        """Which map it is."""
+        """Kind of the adapter."""
         ...
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors that it makes."""
+        """Dimension of the vectors that it returns."""
         ...
 
     def documents(self, vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
@@ -33,11 +33,11 @@ class Adapter(Protocol):
         ...
 
     def interpolated(self, alpha: float) -> Adapter:
-        """The adapter between the base model, `alpha` 0, and this one, 1."""
+        """The adapter interpolated between the base model, `alpha` 0, and this one, `alpha` 1."""
         ...
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Everything that `from_tensors` of the same kind needs to build an equal adapter."""
+        """The tensors from which `from_tensors` of the same kind builds an equal adapter."""
         ...
 
 

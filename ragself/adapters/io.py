@@ -1,4 +1,4 @@
-"""What a version ranks by, on disk: safetensors with a fingerprint, checked whenever one is opened."""
+"""Saves and loads rankings as safetensors files with a fingerprint, which is checked at every load."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ragself.lexical.weights import Weights
 FORMAT = "1"
 KEY = "ragself"
 _KINDS: dict[str, Any] = {"residual": Residual, "lora": Lora}
-_WEIGHTS = "weights."  # before the names of their tensors
+_WEIGHTS = "weights."  # prefix of the names of the tensors of lexical weights
 
 
 def fingerprint(encoder: str, adapter: Adapter | None) -> str:
-    """Hash of an encoder's fingerprint and, where there is one, an adapter's kind, shapes and content."""
+    """Hash of an encoder's fingerprint and, if there is an adapter, of its kind, shapes and content."""
     digest = hashlib.blake2b(encoder.encode(), digest_size=16)
     if adapter is not None:
         digest.update(_content_hash(adapter.kind, adapter.tensors()).encode())
@@ -36,20 +36,20 @@ def fingerprint(encoder: str, adapter: Adapter | None) -> str:
 
 
 def identity(encoder: str, ranking: Ranking) -> str:
-    """Hash of an encoder's fingerprint and all that was learned: equal for equal rankings only."""
+    """Hash of an encoder's fingerprint and all trained parts of a ranking: equal for equal rankings only."""
     weights = ranking.weights.digest
     return fingerprint(encoder, ranking.adapter) + (f"-{weights}" if weights else "")
 
 
 def save(ranking: Ranking, path: Path, encoder: str, name: str, revision: str | None) -> None:
-    """Write what a version ranks by, replacing the file in one step.
+    """Write a ranking, replacing the file atomically.
 
     Args:
-        ranking: What to write.
+        ranking: The ranking of a version.
         path: A ``.safetensors`` file.
         encoder: Fingerprint of the base encoder.
-        name: Its name; of a local path only the last part is written.
-        revision: Its revision on the hub, or None.
+        name: Name of the base encoder; only the last part of a local path is written.
+        revision: Revision of the base encoder on the hub, or None.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written.
@@ -68,22 +68,26 @@ def save(ranking: Ranking, path: Path, encoder: str, name: str, revision: str | 
     }
     scratch = path.with_name(path.name + ".new")
     try:
-        # One key: safetensors writes several in random order, and equal adapters shall be equal files.
+        # One key: safetensors writes several in random order, and equal adapters should give equal files.
         save_file(tensors, scratch, metadata={KEY: json.dumps(metadata, sort_keys=True)})
         with scratch.open("rb") as file:
-            os.fsync(file.fileno())  # a registered version must not lose its adapter with the power
+            os.fsync(file.fileno())  # a registered version must not lose its adapter in a power failure
         scratch.replace(path)
     except (SafetensorError, OSError) as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or fix the permissions.") from error
 
 
 def public_name(model: str) -> str:
-    """A model's name without the folder that it lies in on this machine."""
+    """A model's name without its folder on this machine."""
     return Path(model).name if Path(model).is_absolute() or model.startswith((".", "~")) else model
 
 
 def load(path: Path, encoder: str) -> Ranking:
-    """Read what a version ranks by, and check that it is whole and made for this encoder.
+    """Load a ranking, and check that the file is intact and made for this encoder.
+
+    Args:
+        path: A ``.safetensors`` file.
+        encoder: Fingerprint of the base encoder.
 
     Raises:
         AdapterError: The file is missing, corrupted, of an unknown kind, or for another encoder.
@@ -112,8 +116,8 @@ def load(path: Path, encoder: str) -> Ranking:
         return Ranking(adapter, Weights.from_tensors(weights) if weights else Weights())
     except KeyError as error:
         raise AdapterError(
-            f"{path} lacks the tensor {error} of a {kind} adapter: an earlier ragself wrote another form. "
-            "Roll back with `ragself rollback --to 0`, and learn again with `ragself adapt`."
+            f"{path} lacks the tensor {error} of a {kind} adapter: an earlier ragself wrote another format. "
+            "Roll back with `ragself rollback --to 0`, and train again with `ragself adapt`."
         ) from error
 
 
@@ -124,7 +128,9 @@ def _read_metadata(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
         metadata = {}
     found = metadata.get("format") if isinstance(metadata, dict) else None
     if found != FORMAT or "kind" not in metadata:
-        raise AdapterError(f"{path} is no adapter of this ragself: format {found!r}, expected {FORMAT!r}.")
+        raise AdapterError(
+            f"{path} is not an adapter of this version of ragself: format {found!r}, expected {FORMAT!r}."
+        )
     return dict(metadata)
 
 

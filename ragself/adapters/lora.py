@@ -1,4 +1,4 @@
-"""The LoRA adapter: low-rank changes of the encoder's own weights, alone or under another adapter."""
+"""The LoRA adapter: low-rank changes of the encoder's weights, alone or below another adapter."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ _WEIGHTS, _OF_INNER = "lora.", "inner."
 class Lora:
     """W' = W + (alpha / rank) up down in some linear modules of the encoder (LoRA, Hu et al. 2022).
 
-    The weights are merged into a copy of the encoder, so that a text costs what it costs without. Bind it to the base
-    encoder (`bound`) before it is used; that loads nothing until a text is encoded.
+    The weights are merged into a copy of the encoder, so encoding a text costs the same as without LoRA. Bind the
+    adapter to the base encoder (`bound`) before use; nothing is loaded until a text is encoded.
 
     Attributes:
-        layers: By name of the module, down (rank, in) and up (out, rank), float32.
-        alpha: Of the scale alpha / rank.
-        width: Dimensions of the encoder's vectors.
-        sides: ``query`` leaves documents at their base vectors, so that none is encoded again; ``both`` encodes all.
-        inner: Applied to the vectors that the encoder now makes; None leaves them as they are.
-        tuned: The encoder with these weights; None where it is not bound.
-        base: What it is bound to, if it is.
+        layers: Weights by module name: down (rank, in) and up (out, rank), float32.
+        alpha: Numerator of the scale alpha / rank.
+        width: Dimension of the encoder's vectors.
+        sides: ``query`` keeps the base vectors of documents, so no document is re-embedded; ``both`` encodes documents,
+            too.
+        inner: Adapter applied to the vectors of the changed encoder; None leaves them unchanged.
+        tuned: The encoder with these weights; None if the adapter is not bound.
+        base: The encoder or base vectors that the adapter is bound to; None if it is not bound.
     """
 
     layers: Mapping[str, tuple[Matrix, Matrix]]
@@ -54,7 +55,7 @@ class Lora:
     kind: VersionKind = "lora"
 
     def __post_init__(self) -> None:
-        """Raise AdapterError where the weights of a module do not go together."""
+        """Raise AdapterError if the shapes of a module's weights do not match."""
         for name, (down, up) in self.layers.items():
             if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
                 raise AdapterError(
@@ -64,12 +65,12 @@ class Lora:
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors: that of the base, or what the inner adapter makes of it."""
+        """Dimension of the vectors: that of the inner adapter if there is one, else that of the encoder."""
         return self.width if self.inner is None else self.inner.dimension
 
     @property
     def digest(self) -> str:
-        """Hash of the weights, without the inner adapter: what the encoder's vectors depend on."""
+        """Hash of the weights without the inner adapter. It identifies the vectors of the changed encoder."""
         digest = hashlib.blake2b(repr(float(self.alpha)).encode(), digest_size=16)
         for name, pair in sorted(self.layers.items()):
             for weight in pair:
@@ -78,10 +79,10 @@ class Lora:
         return digest.hexdigest()
 
     def documents(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
-        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32; `both` looks at the texts alone.
+        """Map base vectors of documents, (n, base) float32, to (n, dimension) float32; `both` uses the texts alone.
 
         Raises:
-            AdapterError: It is not bound, or its weights do not fit the encoder.
+            AdapterError: The adapter is not bound, or its weights do not fit the encoder.
         """
         dense = self._bound.documents(texts, self.width) if self.encodes("document") else vectors
         return dense if self.inner is None else self.inner.documents(dense, texts)
@@ -90,31 +91,31 @@ class Lora:
         """Encode the texts of queries to (n, dimension) float32; the base vectors are not used.
 
         Raises:
-            AdapterError: It is not bound, or its weights do not fit the encoder.
+            AdapterError: The adapter is not bound, or its weights do not fit the encoder.
         """
         dense = self._bound.queries(texts)
         return dense if self.inner is None else self.inner.queries(dense, texts)
 
     def interpolated(self, alpha: float) -> Lora:
-        """Between the base model, 0, and this, 1, inner adapter and all; bound to the same encoder."""
+        """Interpolate between the base model, `alpha` 0, and this adapter, 1; keeps the binding to the encoder."""
         layers = {name: (down, (up * alpha).astype(np.float32)) for name, (down, up) in self.layers.items()}
         inner = None if self.inner is None else self.inner.interpolated(alpha)
         other = replace(self, layers=layers, inner=inner)
         return other if self.base is None else other.bound(self.base)
 
     def encodes(self, side: Literal["document", "query"]) -> bool:
-        """Whether it reads the texts of a side itself, and has no use for their base vectors."""
+        """True if the adapter encodes the texts of a side itself and does not use their base vectors."""
         return side == "query" or self.sides == "both"
 
     def changes(self) -> dict[str, Matrix]:
-        """What is added to the weights of each module, (out, in) float32."""
+        """(out, in) float32 matrix to add to the weights of each module, by module name."""
         return {
             name: np.asarray(self.alpha / max(len(down), 1) * (up @ down), dtype=np.float32)
             for name, (down, up) in self.layers.items()
         }
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The weights, the settings, and those of the inner adapter."""
+        """The weights, the settings, and the tensors of the inner adapter."""
         out: dict[str, NDArray[Any]] = {
             "alpha": np.array([self.alpha], np.float64),
             "width": np.array([self.width], np.int64),
@@ -128,18 +129,21 @@ class Lora:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Lora:
-        """Build from what `tensors` gave, bound to nothing.
+        """Build an unbound adapter from the result of `tensors`.
 
         Raises:
-            AdapterError: The inner adapter is of an unknown kind, or weights do not go together.
+            AdapterError: The inner adapter is of an unknown kind, the sides are unknown, or shapes do not match.
             KeyError: A tensor is missing.
         """
         alpha, width, sides, kind = (tensors[name] for name in _SETTINGS)
         if _read(sides) not in ("query", "both"):
-            raise AdapterError(f"A lora adapter for the sides {_read(sides)!r}; known: query, both. Roll back.")
+            raise AdapterError(
+                f"A lora adapter has the sides {_read(sides)!r}; known: query, both. Roll back to another version."
+            )
         if _read(kind) not in ("", *_INNER):
             raise AdapterError(
-                f"A lora adapter over one of unknown kind {_read(kind)!r}; known: {', '.join(_INNER)}. Roll back."
+                f"A lora adapter has an inner adapter of unknown kind {_read(kind)!r}; known: {', '.join(_INNER)}. "
+                "Roll back to another version."
             )
         ends = (len(_WEIGHTS), -len(".down"))
         names = [key[slice(*ends)] for key in tensors if key.startswith(_WEIGHTS) and key.endswith(".down")]
@@ -153,7 +157,7 @@ class Lora:
         )
 
     def bound(self, base: BaseVectors | Encoder, progress: Progress = silent) -> Lora:
-        """The same with the encoder that it changes; documents go through the cache of base vectors, if given."""
+        """Bind the adapter to the encoder that it changes; with `BaseVectors`, their cache holds document vectors."""
         digest = self.digest
         if isinstance(base, BaseVectors):
             return replace(self, tuned=base.tuned(self.changes, digest, progress), base=base)
@@ -165,8 +169,8 @@ class Lora:
     def _bound(self) -> FineTuned:
         if self.tuned is None:
             raise AdapterError(
-                "This lora adapter is bound to no encoder, and needs one to read texts. Expected what `bound` makes "
-                "of it: bound(adapter, encoder)."
+                "This lora adapter is bound to no encoder, and needs one to encode texts. Bind it first: "
+                "bound(adapter, encoder)."
             )
         return self.tuned
 
@@ -176,17 +180,17 @@ def bound(adapter: Adapter, base: BaseVectors | Encoder, progress: Progress = si
 @overload
 def bound(adapter: Adapter | None, base: BaseVectors | Encoder, progress: Progress = silent) -> Adapter | None: ...
 def bound(adapter: Adapter | None, base: BaseVectors | Encoder, progress: Progress = silent) -> Adapter | None:
-    """An adapter ready for use: a LoRA with the encoder that it changes, any other as it is."""
+    """An adapter ready for use: a LoRA adapter bound to the encoder; any other adapter unchanged."""
     return adapter.bound(base, progress) if isinstance(adapter, Lora) else adapter
 
 
 def reads(adapter: Adapter | None, side: Literal["document", "query"]) -> bool:
-    """Whether an adapter encodes the texts of a side itself, and has no use for their base vectors."""
+    """True if an adapter encodes the texts of a side itself and does not use their base vectors."""
     return isinstance(adapter, Lora) and adapter.encodes(side)
 
 
 def afresh(adapter: Adapter | None) -> Adapter | None:
-    """An adapter that encodes whatever it reads, and takes nothing from a cache; others than LoRA as they are."""
+    """A LoRA adapter that encodes every text without a cache; any other adapter unchanged."""
     if isinstance(adapter, Lora) and adapter.tuned is not None:
         return replace(adapter, tuned=adapter.tuned.afresh())
     return adapter

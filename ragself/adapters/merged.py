@@ -1,4 +1,4 @@
-"""Encoder and adapter as one sentence-transformers model, for adapters that are a linear map of the vectors."""
+"""Merges an encoder and a linear adapter into one sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ragself.errors import InputError
 
 
 def check_linear(adapter: Adapter | None) -> Residual | None:
-    """The adapter, if it can be merged. Raises InputError where it is more than a linear map."""
+    """The adapter if it can be merged. Raises InputError if it is not a linear map of the vectors."""
     if adapter is not None and not isinstance(adapter, Residual):
         raise InputError(
-            f"A {adapter.kind} adapter changes the encoder itself, for queries as it may not for documents. Export it "
-            "with its own loader: leave --format out."
+            f"A {adapter.kind} adapter changes the encoder itself, possibly for queries only, and cannot be merged. "
+            "Export it with its own loader: leave --format out."
         )
     return adapter
 
@@ -29,11 +29,11 @@ def save_merged(encoder: Encoder, adapter: Adapter | None, directory: Path) -> N
 
     Args:
         encoder: The base model.
-        adapter: A residual, or None for the base model as it is.
+        adapter: A residual adapter, or None for the unchanged base model.
         directory: An empty folder.
 
     Raises:
-        InputError: The adapter is more than a linear map.
+        InputError: The adapter is not a linear map of the vectors.
     """
     model = encoder.extended(*_modules(check_linear(adapter)))
     model.save(str(directory), create_model_card=False, safe_serialization=True)
@@ -44,7 +44,7 @@ def _modules(adapter: Residual | None) -> list[Any]:
 
     try:
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-    except ImportError:  # earlier releases have them there
+    except ImportError:  # earlier releases
         from sentence_transformers.models import Dense, Normalize
 
     if adapter is None:

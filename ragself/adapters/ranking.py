@@ -1,4 +1,4 @@
-"""What a version ranks by: the adapter of its dense vectors, and the weights of its lexical scores."""
+"""The ranking of a version: the adapter of its dense vectors and the weights of its lexical scores."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ragself.schema import VersionKind
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What a pass may learn of the ranking law (`ragself.lexical.law`).
+    """The trainable parts of the ranking law (`ragself.lexical.law`).
 
     Attributes:
-        adapter: Of the dense vectors; None leaves them as the base encoder makes them.
-        weights: Of the lexical scores.
+        adapter: Adapter of the dense vectors; None uses the base vectors.
+        weights: Weights of the lexical scores.
     """
 
     adapter: Adapter | None = None
@@ -27,24 +27,24 @@ class Ranking:
 
     @property
     def kind(self) -> VersionKind:
-        """That of the adapter; without one ``weights`` where these were learned, else ``base``."""
+        """Kind of the adapter; without an adapter ``weights`` if the lexical weights are trained, else ``base``."""
         if self.adapter is not None:
             return self.adapter.kind
         return "weights" if self.weights.digest else "base"
 
     @property
     def documents(self) -> Adapter | None:
-        """What the vectors of documents depend on; None where they are the base vectors."""
+        """The adapter that the vectors of documents depend on; None if they are the base vectors."""
         adapter = self.adapter
         if isinstance(adapter, Lora) and not adapter.encodes("document"):
             return adapter.inner
         return adapter
 
     def interpolated(self, alpha: float) -> Ranking:
-        """Between the untrained ranking, `alpha` 0, and this one, 1."""
+        """Interpolate between the untrained ranking, `alpha` 0, and this one, `alpha` 1."""
         adapter = None if self.adapter is None else self.adapter.interpolated(alpha)
         return Ranking(adapter, self.weights.interpolated(alpha))
 
     def bound(self, base: BaseVectors | Encoder, progress: Progress = silent) -> Ranking:
-        """The same, ready to encode texts: see `ragself.adapters.lora.bound`."""
+        """Make the ranking ready to encode texts: see `ragself.adapters.lora.bound`."""
         return replace(self, adapter=bound(self.adapter, base, progress))

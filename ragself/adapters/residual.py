@@ -17,7 +17,7 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Residual:
-    """Both sides go through the same map, so that a text stays closest to itself.
+    """A low-rank linear map, the same for documents and queries, so that a text stays nearest to itself.
 
     Attributes:
         down: A, (base, rank) float32.
@@ -30,7 +30,7 @@ class Residual:
 
     @property
     def dimension(self) -> int:
-        """Width of the vectors: that of the base."""
+        """Dimension of the vectors: that of the base."""
         return int(self.up.shape[1])
 
     def documents(self, vectors: Matrix, texts: Sequence[str]) -> Matrix:
@@ -42,7 +42,7 @@ class Residual:
         return self.documents(vectors, texts)
 
     def interpolated(self, alpha: float) -> Residual:
-        """Between the base model, 0, and this, 1."""
+        """Interpolate between the base model, `alpha` 0, and this adapter, `alpha` 1."""
         return replace(self, up=(self.up * alpha).astype(np.float32))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -51,5 +51,5 @@ class Residual:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Residual:
-        """Build from what `tensors` gave."""
+        """Build an adapter from the result of `tensors`."""
         return cls(tensors["down"], tensors["up"])

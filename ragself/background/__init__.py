@@ -1,1 +1,1 @@
-"""Training in the background: when it is due, in a process of its own, and supervision of what was promoted."""
+"""Background training: triggers, the worker process and its limits, watched folders, the guard for promotions."""

@@ -1,4 +1,4 @@
-"""Files and folders that documents are in, looked at again and again: what changes there is taken over."""
+"""Watches files and folders that contain documents, and applies their changes to the knowledge base."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from ragself.corpus.files import find, source_of
 from ragself.errors import InputError
 from ragself.progress import Progress, silent
 
-if TYPE_CHECKING:  # which starts this
+if TYPE_CHECKING:  # it imports this package
     from ragself.knowledge_base import KnowledgeBase
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 100  # files: what came first is found while the others are read
+_AT_ONCE = 100  # files per batch: the first ones can be found while the others are read
 _Stamp = tuple[int, int]
 
 
 class Folders:
-    """What was in some folders when they were last looked at."""
+    """State of files and folders at the last poll."""
 
     def __init__(self, kb: KnowledgeBase, paths: Sequence[Path]) -> None:
-        """Name them. Raises InputError where one does not exist."""
+        """Store the paths. Raises InputError if one does not exist."""
         find(paths)
         self._kb, self.paths = kb, [Path(source_of(path)) for path in paths]
         self._seen: dict[Path, _Stamp] = {}
         self._first = True
 
     def look(self, progress: Progress = silent) -> None:
-        """Add what is new or changed, some files at a time, and delete the chunks of files that are gone.
+        """Add new and changed files in batches, and delete the chunks of files that no longer exist.
 
         Args:
-            progress: Told of each stage; what it raises ends the look, and the next goes on from there.
+            progress: Called with each stage, steps done and total. An exception that it raises ends the poll; the next
+                poll continues from there.
 
         Raises:
-            InputError: A folder is gone, and nothing was changed; or it has no file any more or cannot be listed, as if
-                what it is on were away, and nothing below it was deleted.
+            InputError: A folder does not exist, and nothing was changed; or it contains no file or cannot be listed, as
+                if its drive were not mounted, and nothing below it was deleted.
             StoreLocked: Another process is writing.
         """
         if not self.paths:
             return
         now = {path: _stamp(path) for path in find(self.paths)}
-        away = [path for path in now if path.is_dir()]  # they could not be listed
+        away = [path for path in now if path.is_dir()]  # folders that could not be listed
         away += [root for root in self.paths if not any(path.is_relative_to(root) for path in now)]
         changed = [path for path, stamp in now.items() if self._seen.get(path) != stamp]
         added = removed = 0
@@ -54,7 +55,7 @@ class Folders:
             self._seen |= {path: now[path] for path in some}
             added, removed = added + found.added, removed + found.removed
             for skipped in found.skipped:
-                logger.warning("%s is left out: %s", skipped.name, skipped.reason)
+                logger.warning("%s was skipped: %s", skipped.name, skipped.reason)
         if self._first or self._seen.keys() - now.keys():
             removed += self._kb.delete_files(self.paths, keep=now, away=away)
         below = {path: stamp for path, stamp in self._seen.items() if any(path.is_relative_to(root) for root in away)}
@@ -64,14 +65,14 @@ class Folders:
         if away:
             names = ", ".join(map(str, away))
             raise InputError(
-                f"There is no file left in {names}, or it cannot be listed. Nothing of it was deleted. If that is "
-                "right, name another folder, and delete its documents."
+                f"There is no file left in {names}, or it cannot be listed. None of its documents was deleted. If its "
+                "files were removed on purpose, name another folder, and delete these documents."
             )
 
 
 def _stamp(path: Path) -> _Stamp:
     try:
         stat = path.stat()
-    except OSError:  # gone between two looks
+    except OSError:  # deleted since it was listed
         return 0, 0
     return stat.st_mtime_ns, stat.st_size

@@ -1,4 +1,4 @@
-"""A pass in a process of its own: at low priority, within limits, ended cleanly when that is asked for."""
+"""Runs a pass in a process of its own, at low priority and within limits, and ends it cleanly on request."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from ragself.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
-GRACE = 60.0  # seconds that the process may take to come to the end of a step
-_LOOK = 0.5  # seconds between two looks at what it uses
+GRACE = 60.0  # seconds that the process may take to finish a step
+_LOOK = 0.5  # seconds between two polls of its resource usage
 _GB = 1e9
 _MEMORY = "GB of memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a job may take; None sets no bound.
+    """Limits of a job; None sets no limit.
 
     Attributes:
-        tokens: That the language model may read and write.
-        seconds: That it may last.
-        cpu: Seconds of processor time.
-        limit: The setting that `seconds` comes from.
+        tokens: Maximum number of tokens that the language model may read and write.
+        seconds: Maximum duration in seconds.
+        cpu: Maximum processor time in seconds.
+        limit: Name of the setting that `seconds` comes from.
     """
 
     tokens: int | None = None
@@ -50,16 +50,16 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be done.
+    """A pass or a review to run.
 
     Attributes:
         task: ``adapt``, or ``review`` of the last promotion.
         kb: Folder of the knowledge base.
-        config: Its settings.
-        queries: What users asked, and how often, beside what is remembered.
+        config: Settings of the knowledge base.
+        queries: Texts that users searched for, and how often, in addition to the stored ones.
         generator: As for `KnowledgeBase.adapt`.
-        started: Who or what started it, for the history.
-        bounds: What it may take.
+        started: What started the job, for the history.
+        bounds: Limits of the job.
     """
 
     task: Literal["adapt", "review"]
@@ -72,7 +72,7 @@ class Job:
 
 
 class Stopped(Exception):  # noqa: N818
-    """The pass was asked to end, and has; what it had done is kept."""
+    """The pass has ended on request; what it had done is kept."""
 
 
 def run(
@@ -81,21 +81,21 @@ def run(
     progress: Progress = silent,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> dict[str, Any] | None:
-    """Do a job in a child process, and wait for it.
+    """Run a job in a child process, and wait for it.
 
     Args:
-        job: What is to be done.
-        stopping: Set by whoever wants it to end.
-        progress: Told of each stage.
-        meanwhile: Called now and then, twice a second at least; it raises nothing.
+        job: The job.
+        stopping: Ends the job when it is set.
+        progress: Called with each stage, steps done and total.
+        meanwhile: Called at least twice a second; it must not raise.
 
     Returns:
-        The fields of what the method of the same name of `KnowledgeBase` returns.
+        Fields of the value that the `KnowledgeBase` method named by the task returns, or None if it returns None.
 
     Raises:
-        Stopped: It was asked to end.
-        LimitError: It took more than it may. What it had done is kept, and the live version was not touched.
-        RagselfError: What `KnowledgeBase.adapt` raises.
+        Stopped: `stopping` was set.
+        LimitError: The job exceeded a limit. What it had done is kept, and the live version is unchanged.
+        RagselfError: As `KnowledgeBase.adapt`.
     """
     with tempfile.TemporaryFile() as said, _child(job, said) as child:
         watcher = _Watcher(child, job, stopping, meanwhile)
@@ -121,11 +121,11 @@ def run(
 
 @contextmanager
 def _child(job: Job, said: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """The process, which ends with the block, whatever happens."""
+    """The child process, which ends with the block in every case."""
     watch = job.config.watch
     config = job.config.model_dump(mode="json", exclude_unset=True)
     key = job.config.generator.api_key
-    if key is not None:  # through a pipe, where nobody else reads
+    if key is not None:  # through a pipe, which no other process reads
         config["generator"]["api_key"] = key.get_secret_value()
     child = subprocess.Popen(
         [sys.executable, "-m", "ragself.worker"],
@@ -134,10 +134,10 @@ def _child(job: Job, said: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
         stderr=said,
         text=True,
         env={**os.environ, **_threads(watch)},
-        start_new_session=True,  # Ctrl-C at a terminal is for who started this
+        start_new_session=True,  # Ctrl-C at a terminal is for the parent process
     )
     try:
-        with suppress(BrokenPipeError):  # what it said before it died is told
+        with suppress(BrokenPipeError):  # the child has died; `run` reports its output
             fields = {
                 "task": job.task,
                 "kb": str(job.kb),
@@ -174,10 +174,10 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 
 class _Watcher:
-    """Reads what the child says, and ends it where it is to end.
+    """Reader of the child's messages, which ends the child on request or at a limit.
 
     Attributes:
-        reason: The limit that it went over, in words; empty where it kept to them.
+        reason: The limit that was exceeded, in words; empty if none was.
     """
 
     def __init__(
@@ -189,11 +189,11 @@ class _Watcher:
         self._process = psutil.Process(child.pid)
         self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._began = time.monotonic()
-        self._asked: float | None = None  # when it was asked to end
+        self._asked: float | None = None  # time at which the child was asked to end
         threading.Thread(target=self._read, daemon=True, name="ragself reads").start()
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What it says, as it comes, until it says no more."""
+        """Messages of the child as they arrive, until it ends."""
         while True:
             try:
                 line = self._inbox.get(timeout=_LOOK)
@@ -206,13 +206,13 @@ class _Watcher:
                 return
             self._look()
             self._meanwhile()
-            with suppress(ValueError):  # a library printed something
+            with suppress(ValueError):  # output of a library
                 said = json.loads(line)
                 if isinstance(said, dict):
                     yield said
 
     def _read(self) -> None:
-        with suppress(ValueError, OSError):  # closed meanwhile
+        with suppress(ValueError, OSError):  # the pipe was closed
             for line in self._child.stdout or ():
                 self._inbox.put(line)
         self._inbox.put(None)
@@ -220,7 +220,7 @@ class _Watcher:
     def _look(self) -> None:
         reason = self._over()
         self.reason = self.reason or reason
-        if _MEMORY in reason:  # which may run out before its step ends; a kill costs that step only
+        if _MEMORY in reason:  # it may run out before the step ends; a kill loses that step only
             self._child.kill()
         elif self._asked is not None:
             if time.monotonic() > self._asked + GRACE:  # it hangs
@@ -233,16 +233,16 @@ class _Watcher:
         watch, bounds = self._job.config.watch, self._job.bounds
         took = time.monotonic() - self._began
         if bounds.seconds is not None and took > bounds.seconds:
-            return f"the pass took more than the {bounds.seconds / 60:.2g} minutes that it may; see {bounds.limit}"
+            return f"the pass took more than the limit of {bounds.seconds / 60:.2g} minutes; see {bounds.limit}"
         try:
             used, cpu = self._process.memory_info().rss, sum(self._process.cpu_times()[:2])
         except psutil.Error:  # it has just ended
             return ""
         if used > watch.memory * _GB:
-            return f"the pass took {used / _GB:.2f} {_MEMORY}, more than the {watch.memory:g} of watch.memory"
+            return f"the pass used {used / _GB:.2f} {_MEMORY}, more than the {watch.memory:g} of watch.memory"
         if bounds.cpu is not None and cpu > bounds.cpu:
             return (
-                f"the pass took more than the {bounds.cpu / 60:.0f} minutes of processor time that were left for today"
+                f"the pass used more than the {bounds.cpu / 60:.0f} minutes of processor time that were left for today"
             )
         return ""
 
@@ -250,9 +250,9 @@ class _Watcher:
 def _why(child: subprocess.Popen[str], said: str) -> str:
     code = child.returncode
     ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-    last = said.strip().splitlines()[-1:] or ["it said nothing"]
-    kind = last[0].partition(":")[0]  # of an exception, whose message may quote a text
+    last = said.strip().splitlines()[-1:] or ["no output"]
+    kind = last[0].partition(":")[0]  # type of an exception: its message may quote a text
     return (
-        f"The process that learned {ended} ({kind}). What it had done is kept, and the live version was not "
-        "touched; the next pass goes on."
+        f"The training process {ended} ({kind}). What it had done is kept, and the live version is unchanged; "
+        "the next pass continues from there."
     )

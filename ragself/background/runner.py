@@ -1,4 +1,4 @@
-"""Learning in the background: a thread that looks for something to learn, and has it learned in another process."""
+"""Trains in the background: a thread polls for changes and runs each pass in another process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,44 +17,49 @@ from typing import TYPE_CHECKING, TypeAlias
 from ragself.background import process as isolate
 from ragself.background.folders import Folders
 from ragself.background.guard import Guard
+from ragself.background.pending import pending
 from ragself.background.triggers import due, left
+from ragself.config import with_generator
 from ragself.corpus.query_file import read_queries
-from ragself.corpus.validate import check_asked
+from ragself.corpus.validate import count_queries
+from ragself.cycle import too_few
 from ragself.errors import InputError, RagselfError
 from ragself.memory import release_memory
+from ragself.monitoring.usage import usage
 from ragself.progress import Progress
 from ragself.schema import Report
 from ragself.telemetry import passes, span
 
-if TYPE_CHECKING:  # which starts this
+if TYPE_CHECKING:  # it imports this package
     from ragself.knowledge_base import KnowledgeBase
 
 logger = logging.getLogger(__name__)
 
-_LEAVE = 60.0  # seconds that the end of a program waits for the next step of a pass
-_AGAIN = 60.0  # seconds after a pass that failed until the next; doubled each time, up to `every`
-_MANY = 50  # chunks or files, of which progress is told
-_FOLDERS, _PASS, _AFTER = "the folders are not looked at", "the pass failed", "nothing is cleaned up after the pass"
+_LEAVE = 60.0  # seconds that the program's exit waits for the next step of a pass
+_AGAIN = 60.0  # seconds from a failed pass to the next; doubled after each failure, up to `every`
+_MANY = 50  # chunks or files; progress is reported for more than these
+_FOLDERS, _PASS, _AFTER = "polling the folders failed", "the pass failed", "switching or cleaning up failed"
 _DAY = 86_400.0  # seconds
-_SYNC = 3600.0  # seconds between two looks at a collection that is followed
+_SYNC = 3600.0  # seconds between two polls of a followed collection
 
-Queries: TypeAlias = Callable[[], Iterable[str]] | Path | Iterable[str]
+Texts: TypeAlias = Iterable[str] | Mapping[str, int]
+Queries: TypeAlias = Callable[[], Texts] | Path | Texts
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundStatus:
-    """How far learning in the background is.
+    """Progress of background training.
 
     Attributes:
-        running: Whether there is a thread.
-        stage: What the pass is doing, or None between two passes.
+        running: Whether the thread is running.
+        stage: Stage of the pass, or None between two passes.
         done: Steps of the stage that are done.
-        total: Steps of the stage.
-        passes: How many have ended.
-        report: Of the last pass that ended well.
-        error: Of the last pass, or of following the collection, which keeps no pass from beginning; None where all
-            ended well.
-        waiting: Why there is no pass now; None during one.
+        total: Total steps of the stage.
+        passes: Number of passes that have ended.
+        report: Report of the last pass that succeeded.
+        error: Error of the last pass, or of applying changes of the followed collection, which prevents no pass; None
+            if there was none.
+        waiting: Reason why no pass runs now; None during one.
     """
 
     running: bool = False
@@ -68,7 +73,7 @@ class BackgroundStatus:
 
 
 class BackgroundAdaptation:
-    """Adapts a knowledge base whenever that can pay, until it is stopped; its history tells what each pass found."""
+    """Background training of a knowledge base, until it is stopped; the history records the result of each pass."""
 
     def __init__(
         self,
@@ -81,20 +86,20 @@ class BackgroundAdaptation:
         name: str = "in the background",
         told: Progress | None = None,
     ) -> None:
-        """Name what is to be learned from; nothing is started yet. The settings are `watch` of the knowledge base.
+        """Store the arguments; nothing is started yet. The settings are `watch` of the knowledge base.
 
         Args:
-            kb: The knowledge base, which others may use and change meanwhile.
-            queries: What users asked, beside what is remembered; a file with one a line, or a function, is read
-                whenever a pass may be due.
-            every: Seconds after which a pass begins where anything is new; None takes the settings.
+            kb: The knowledge base; other threads and processes may use and change it meanwhile.
+            queries: Texts that users searched for, in addition to the stored ones. A file, one query a line, or a
+                function is read whenever a pass may be due.
+            every: Seconds after which a pass begins if anything is new; None uses the settings.
             generator: As for `KnowledgeBase.adapt`.
-            folders: Files and folders that the documents are in: what changes there is taken over.
-            name: For the history.
-            told: Of each stage of a pass.
+            folders: Files and folders that contain the documents; their changes are applied.
+            name: Name in the history.
+            told: Called with each stage of a pass, steps done and total.
 
         Raises:
-            InputError: `every` is not above 0, the queries are no strings, or a folder does not exist.
+            InputError: `every` is not above 0, the queries are not strings, or a folder does not exist.
         """
         if every is not None and not every > 0:
             raise InputError(f"every is {every} seconds, expected more than 0.")
@@ -102,13 +107,13 @@ class BackgroundAdaptation:
         watch = kb.config.watch
         every = watch.every if every is None else every
         self._watch = watch.model_copy(update={"every": every, "poll": min(watch.poll, every)})
-        self._queries = queries if callable(queries) or isinstance(queries, Path) else check_asked(queries)
+        self._queries = queries if callable(queries) or isinstance(queries, Path) else count_queries(queries)
         self._folders = Folders(kb, folders)
         self._guard = Guard(kb, generator, self._bounds, lambda: self._look_meanwhile(self._stopping))
         self._status = BackgroundStatus()
         self._failed = 0
-        self._held: str | None = None  # what keeps a pass that is due from beginning
-        self._wrong: dict[str, Exception | None] = {}  # what went wrong when each was last tried
+        self._held: str | None = None  # reason why a pass that is due does not begin
+        self._wrong: dict[str, Exception | None] = {}  # last result of each activity: its error, or None
         self._looking: threading.Thread | None = None
         self._not_before = self._synced = self._looked = 0.0
         self._stopping = threading.Event()
@@ -116,12 +121,12 @@ class BackgroundAdaptation:
         self._turn = threading.Lock()
 
     def start(self) -> None:
-        """Begin to look, in a thread of its own. Does nothing where there is one that was not told to stop.
+        """Start the background thread. Does nothing if one is running that was not asked to stop.
 
         Raises:
             StoreError: The knowledge base is closed.
         """
-        self._kb.check_open()
+        self._kb.engine.check_open()
         with self._turn:
             if self.goes_on:
                 return
@@ -134,13 +139,13 @@ class BackgroundAdaptation:
             self._thread.start()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End it at the next step of the pass, of which what was done is kept. Safe to call twice.
+        """End the thread at the next step of the pass; what the pass has done is kept. Safe to call twice.
 
         Args:
-            timeout: Seconds to wait for that; None waits as long as it takes.
+            timeout: Maximum seconds to wait; None waits without limit.
 
         Returns:
-            Whether it has ended.
+            Whether the thread has ended.
         """
         with self._turn:
             self._stopping.set()
@@ -150,10 +155,10 @@ class BackgroundAdaptation:
             return not self._thread.is_alive()
 
     def once(self, stopping: threading.Event) -> BackgroundStatus:
-        """Look once, in this thread, and learn where anything is new, however long ago the last pass was.
+        """Poll once in the calling thread, and train if anything is new, however recent the last pass.
 
         Args:
-            stopping: Set by whoever wants it to end.
+            stopping: Ends the poll and the pass when it is set.
         """
         self._watch, self._stopping = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0}), stopping
         self._look(stopping)
@@ -161,11 +166,11 @@ class BackgroundAdaptation:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is a thread that was not told to stop."""
+        """Whether a thread is running that was not asked to stop."""
         return self._thread is not None and self._thread.is_alive() and not self._stopping.is_set()
 
     def status(self) -> BackgroundStatus:
-        """How far it is."""
+        """Current progress."""
         return self._status
 
     # inside ---------------------------------------------------------------------------------------
@@ -183,8 +188,8 @@ class BackgroundAdaptation:
             while not stopping.is_set():
                 try:
                     self._look(stopping)
-                except BaseException as error:  # a panic in Chroma is no Exception; a thread that ends tells nobody
-                    logger.critical("looking goes on after %r", error, exc_info=error)
+                except BaseException as error:  # a panic in Chroma is no Exception; the thread must not end silently
+                    logger.critical("polling continues after %r", error, exc_info=error)
                 release_memory()
                 stopping.wait(self._watch.poll)
             logger.info("stopped")
@@ -194,28 +199,29 @@ class BackgroundAdaptation:
             atexit.unregister(leave)
 
     def _look(self, stopping: threading.Event) -> None:
-        """Take over what is new, and learn where that is due."""
+        """Apply changes, and run a pass if one is due."""
         self._join_look()
         self._look_at_folders(stopping)
         try:
             self._sync()
             self._guard.look(stopping)
-            asked = self._asked()
-            why, waiting = self._due(asked)
+            queries = self._read_queries()
+            why, waiting = self._due(queries)
             self._status = replace(self._status, waiting=waiting)
-        except Exception as error:  # the application goes on; the next look may succeed
-            self._complain("nothing is learned", error)
+        except Exception as error:  # the application must continue; the next poll may succeed
+            self._complain("training did not start", error)
             return
-        self._complain("nothing is learned", None)
+        self._complain("training did not start", None)
         if why is not None and not stopping.is_set():
-            self._pass(why, asked, stopping)
+            self._pass(why, queries, stopping)
 
-    def _due(self, asked: list[str]) -> tuple[str | None, str | None]:
-        """Why a pass is due, or why not."""
-        news, last = self._kb.news(asked, generator=self._generator)
-        why = due(self._watch, news, last, time.time())
+    def _due(self, queries: Counter[str]) -> tuple[str | None, str | None]:
+        """Reason why a pass is due, or reason why none is; the other is None."""
+        changes, last = pending(self._kb.engine, queries, with_generator(self._kb.config, self._generator))
+        why = due(self._watch, changes, last, time.time())
         if why is None:
-            return None, "nothing is new" if not news else f"{news.chunks} chunks and {news.queries} queries are new"
+            new = f"{changes.chunks} chunks and {changes.queries} queries are new"
+            return None, new if changes else "nothing is new"
         before, self._held = self._held, self._hindrance()
         if self._held is None:
             return why, None
@@ -224,32 +230,32 @@ class BackgroundAdaptation:
         return None, self._held
 
     def _hindrance(self) -> str | None:
-        """Why there can be no pass now, or None."""
+        """Reason why no pass can begin now, or None."""
         if time.monotonic() < self._not_before:
             return "the last pass failed"
         if self._kb.pinned:
             return "the live version is pinned"
         bounds = self._bounds()
-        return self._kb.blocked_reason() or (bounds if isinstance(bounds, str) else None)
+        return too_few(len(self._kb.engine.store.journal)) or (bounds if isinstance(bounds, str) else None)
 
     def _bounds(self) -> isolate.Bounds | str:
-        """What a job may take now, or why there may be none."""
+        """Limits of a job now, or the reason why none may run."""
         watch, seconds, limit = self._watch, self._watch.minutes * 60, "watch.minutes"
         rest = left(watch.hours, datetime.now().astimezone())
         if rest == 0.0:
             begin, _, end = str(watch.hours).partition("-")
-            return f"it is not between {begin} and {end}"
+            return f"the time is not between {begin} and {end}"
         if rest is not None and rest < seconds:
             seconds, limit = rest, "watch.hours"
-        cpu, tokens = self._kb.spent(_DAY)
+        cpu, tokens = usage(self._kb.path, _DAY)
         left_tokens = None if watch.tokens is None else watch.tokens - tokens
         left_cpu = None if watch.cpu_minutes is None else watch.cpu_minutes * 60 - cpu
         if (left_tokens is not None and left_tokens <= 0) or (left_cpu is not None and left_cpu <= 0):
-            return "what may be spent within 24 hours is spent"
+            return "the budget for 24 hours is used up"
         return isolate.Bounds(left_tokens, seconds, left_cpu, limit)
 
-    def _pass(self, why: str, asked: list[str], stopping: threading.Event) -> None:
-        def told(stage: str, done: int, total: int) -> None:
+    def _pass(self, why: str, queries: Counter[str], stopping: threading.Event) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
             self._status = replace(self._status, stage=stage, done=done, total=total)
             if self._told is not None:
                 self._told(stage, done, total)
@@ -259,17 +265,18 @@ class BackgroundAdaptation:
             bounds = self._bounds()
             if isinstance(bounds, str):
                 return
-            job = isolate.Job("adapt", self._kb.path, self._kb.config, Counter(asked), self._generator, started, bounds)
-            told("begin", 0, 1)
+            config = self._kb.config
+            job = isolate.Job("adapt", self._kb.path, config, queries, self._generator, started, bounds)
+            progress("begin", 0, 1)
             with span("ragself.adapt"):
-                report = Report(**(isolate.run(job, stopping, told, lambda: self._look_meanwhile(stopping)) or {}))
+                report = Report(**(isolate.run(job, stopping, progress, lambda: self._look_meanwhile(stopping)) or {}))
         except isolate.Stopped:
             passes.add(1, {"decision": "stop"})
             return
         except Exception as error:
             passes.add(1, {"decision": "fail"})
-            with suppress(RagselfError):  # a full disk
-                self._kb.record("fail", str(error), started)
+            with suppress(RagselfError):  # the disk may be full
+                self._kb.engine.record("fail", str(error), started)
             self._back_off(error)
         else:
             passes.add(1, {"decision": report.decision})
@@ -282,7 +289,7 @@ class BackgroundAdaptation:
         self._status = replace(self._status, stage=None, passes=self._status.passes + 1)
 
     def _turn_to_it(self) -> None:
-        """Answer with the new version and remove what is superfluous now; the pass went well, whatever comes of it."""
+        """Open the new version and clean up. An error is only logged: the pass itself has succeeded."""
         try:
             self._kb.refresh()
             self._kb.gc(started=self._name)
@@ -292,7 +299,7 @@ class BackgroundAdaptation:
             self._complain(_AFTER, None)
 
     def _look_meanwhile(self, stopping: threading.Event) -> None:
-        """Look at the folders during a pass, which may take hours, in a thread: the pass has its limits to be kept."""
+        """Poll the folders in a thread during a pass. It may take hours, and its limits must be checked meanwhile."""
         if time.monotonic() < self._looked + self._watch.poll or (self._looking and self._looking.is_alive()):
             return
         self._looking = threading.Thread(
@@ -305,7 +312,7 @@ class BackgroundAdaptation:
             self._looking.join()
 
     def _look_at_folders(self, stopping: threading.Event) -> None:
-        def told(stage: str, done: int, total: int) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
             if stopping.is_set():
                 raise isolate.Stopped
             if self._told is not None and total > _MANY:
@@ -313,17 +320,17 @@ class BackgroundAdaptation:
 
         self._looked = time.monotonic()
         try:
-            self._folders.look(told)
+            self._folders.look(progress)
             self._complain(_FOLDERS, None)
         except isolate.Stopped:
             pass
-        except Exception as error:  # the next look may succeed; learning goes on with what is here
+        except Exception as error:  # the next poll may succeed; training continues with the documents it has
             self._complain(_FOLDERS, error)
 
     def _complain(self, what: str, error: Exception | None, *, again: bool = False) -> None:
-        """Remember how something went; log what goes wrong, once as long as it stays the same unless `again`."""
+        """Store the result of an activity. Log its error; an unchanged error is logged only with `again`."""
         before, self._wrong[what] = self._wrong.get(what), error
-        if what != _FOLDERS:  # looked at in another thread, too
+        if what != _FOLDERS:  # polled in another thread, too
             wrong = (found for tried, found in list(self._wrong.items()) if found is not None and tried != _FOLDERS)
             self._status = replace(self._status, error=next(wrong, None))
         if error is None or (str(error) == str(before) and not again):
@@ -339,19 +346,19 @@ class BackgroundAdaptation:
         self._complain(_PASS, error, again=True)
         logger.warning("the next pass is in %.0f s at the earliest", wait)
 
-    def _asked(self) -> list[str]:
+    def _read_queries(self) -> Counter[str]:
         if isinstance(self._queries, Path):
-            return read_queries(self._queries, or_none=True)
-        return check_asked(self._queries()) if callable(self._queries) else list(self._queries)
+            return Counter(read_queries(self._queries, or_none=True))
+        return self._queries if isinstance(self._queries, Counter) else count_queries(self._queries())
 
     def _sync(self) -> None:
-        """Follow the collection; where that fails, learning goes on with what is here."""
+        """Apply changes of the followed collection; if that fails, training continues with the documents it has."""
         if self._kb.followed is None or time.monotonic() < self._synced:
             return
         self._synced = time.monotonic() + min(_SYNC, self._watch.every)
         try:
             self._kb.sync()
         except RagselfError as error:
-            self._complain("the collection is not followed before this pass", error)
+            self._complain("syncing the collection before this pass failed", error)
         else:
-            self._complain("the collection is not followed before this pass", None)
+            self._complain("syncing the collection before this pass failed", None)

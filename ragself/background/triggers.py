@@ -1,4 +1,4 @@
-"""When a pass in the background is due. Decides on plain values: nothing is read here but what is given."""
+"""Triggers of background passes. They depend only on the values passed in; nothing else is read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ragself.schema import Pending
 
 
 def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> str | None:
-    """Why a pass is due, in words for the history, or None.
+    """Reason why a pass is due, in words for the history, or None.
 
     Args:
         watch: The settings.
-        news: What the last pass has not seen.
-        last: Seconds since 1970 when the last pass ended, None where there was none.
-        now: Seconds since 1970.
+        news: Changes since the last pass.
+        last: Time when the last pass ended, in seconds since 1970; None if there was none.
+        now: Current time, in seconds since 1970.
     """
     if not news:
         return None
     if last is None:
         return "the first pass"
     since = now - last
-    if since < -watch.rest:  # how long ago is not known; the end of this pass will be
-        return "the clock was set back since the last"
+    if since < -watch.rest:  # the time since the last pass is unknown; this pass sets it again
+        return "the clock was set back since the last pass"
     if since < watch.rest:
         return None
     if watch.documents and news.chunks >= watch.documents:
@@ -31,16 +31,16 @@ def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> st
     if watch.queries and news.queries >= watch.queries:
         return f"{news.queries:,} queries are new"
     if since >= watch.every:
-        return f"{_span(since)} after the last"
+        return f"{_span(since)} after the last pass"
     return None
 
 
 def left(hours: str | None, now: datetime) -> float | None:
-    """Seconds that are left of the hours in which passes run: 0 outside of them, None where they are not bounded."""
+    """Seconds left of the hours in which passes may run: 0 outside them, None if they are not limited."""
     if hours is None:
         return None
     begin, end = (datetime.strptime(part, "%H:%M").time() for part in hours.split("-"))
-    for day in (-1, 0):  # hours that began yesterday may reach until today
+    for day in (-1, 0):  # hours that began yesterday may extend into today
         began = datetime.combine(now.date(), begin, now.tzinfo) + timedelta(days=day)
         ends = datetime.combine(began.date(), end, now.tzinfo) + timedelta(days=begin >= end)
         if began <= now < ends:

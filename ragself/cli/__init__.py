@@ -1,1 +1,1 @@
-"""The command line, and the two whole jobs that it can run: the demo and the benchmark."""
+"""The command line, with the demo and the benchmark that it runs."""

@@ -1,4 +1,4 @@
-"""The command `ragself`: one function a command, none of which does more than call and show."""
+"""The command `ragself`: one function per command, which calls the library and prints the result."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="A retriever that trains itself on its user's own documents.",
-    epilog="Exit codes: 0 done, 1 refused with a reason, 2 wrong usage, 4 another process is writing, "
-    "10 nothing promoted (only with `adapt --exit-code`), 130 interrupted; run the same command again to go on.",
+    help="A retriever that trains itself on your own documents.",
+    epilog="Exit codes: 0 success, 1 an error with its reason, 2 wrong usage, 4 another process is writing, "
+    "10 nothing promoted (only with `adapt --exit-code`), 130 interrupted (repeat the command to resume).",
 )
 
 
 @app.command()
 def demo(
-    kb: Annotated[Path, typer.Option("--kb", help="Where its knowledge base goes.")] = Path("ragself-demo"),
+    kb: Annotated[Path, typer.Option("--kb", help="Folder for its knowledge base.")] = Path("ragself-demo"),
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do the whole job offline, on the documentation of Python's standard library.
+    """Run the whole workflow offline on the documentation of Python's standard library.
 
-    Indexes the docstrings on this machine, trains on the summary lines of some modules, proves on modules held
-    out that retrieval got better, re-embeds and switches over. Takes a few minutes on two cores.
+    Indexes the docstrings on this machine and trains on the summary lines of some modules.
+    Re-embeds and switches over if retrieval improves on held-out modules.
+    Takes a few minutes on two cores.
     """
     from ragself.cli import demo as whole
 
@@ -49,15 +50,17 @@ def add(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders: text, Markdown, reST, HTML, source code.")],
     kb: Kb = HERE,
     encoder: Annotated[
-        str | None, typer.Option(help="For a new knowledge base: any sentence-transformers model, by name or path.")
+        str | None,
+        typer.Option(help="Model of a new knowledge base: any sentence-transformers model, by name or path."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    r"""Add files to a knowledge base, made where there is none.
+    r"""Add files to a knowledge base. Creates the knowledge base if it does not exist.
 
-    Adding the same files again changes nothing; a file that changed replaces its earlier chunks. What cannot be
-    read is skipped, named and counted. PDF and Office files need `pip install "ragself\[documents]"`.
+    Adding the same files again changes nothing; a changed file replaces its earlier chunks.
+    Files that cannot be read are skipped, listed and counted.
+    PDF and Office files need `pip install "ragself\[documents]"`.
 
         ragself add docs/ notes.md
     """
@@ -74,15 +77,16 @@ def add(
 @app.command()
 def adopt(
     collection: Annotated[str, typer.Argument(help="Name of a Chroma collection that was built without ragself.")],
-    chroma: Annotated[str, typer.Option(help="Folder of its database, or URL of its server.")],
+    chroma: Annotated[str, typer.Option(help="Folder of the Chroma database, or URL of the Chroma server.")],
     kb: Kb = HERE,
     encoder: Annotated[
-        str | None, typer.Option(help="The model that it was built with, by name or path. Default: all-MiniLM-L6-v2.")
+        str | None,
+        typer.Option(help="Model that the collection was built with, by name or path. Default: all-MiniLM-L6-v2."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Follow a Chroma collection that LlamaIndex, LangChain or chromadb filled. It is never written to.
+    """Adopt a Chroma collection that LlamaIndex, LangChain or chromadb filled. Never writes to it.
 
     ragself adopt docs --chroma path/to/chroma
     ragself adopt docs --chroma http://127.0.0.1:8000
@@ -95,13 +99,13 @@ def adopt(
         console.progress(quiet) as progress,
         KnowledgeBase.adopt(kb, collection, chroma=chroma, config=config, progress=progress) as base,
     ):
-        chunks, found = base.status().chunks, base.last_sync
+        chunks, found = base.status().chunks, base.engine.adopted.last
     console.emit({"kb": kb, "chunks": chunks, "result": found}) if json else show.added(found, chunks, kb)
 
 
 @app.command()
 def sync(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
-    """Take over what has changed in the collection that is followed."""
+    """Apply the changes of the adopted collection."""
     with open_kb(kb) as base, console.progress(quiet) as progress:
         found = base.sync(progress=progress)
         chunks = base.status().chunks
@@ -110,13 +114,13 @@ def sync(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(help="Text to search for.")],
     kb: Kb = HERE,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
-    where: Annotated[str | None, typer.Option(help="Chroma's metadata filter as JSON.")] = None,
+    where: Annotated[str | None, typer.Option(help="Chroma metadata filter, as JSON.")] = None,
     mode: Annotated[
         Literal["hybrid", "vector"],
-        typer.Option(help="hybrid: by vector and by words. vector: the plain vector query."),
+        typer.Option(help="hybrid: rank by vector and by words. vector: rank by vector only."),
     ] = "hybrid",
     json: Json = False,
 ) -> None:
@@ -138,24 +142,24 @@ def adapt(
     objective: Annotated[
         ObjectiveName | None,
         typer.Option(
-            help="What training lowers: the distance to what likelihoods say (distill), or the loss of the language "
-            "model itself, loaded here, as DREAM or Revela do. Default: the settings."
+            help="Training objective. distill: match the teacher's likelihoods. dream, revela: lower the loss of the "
+            "language model itself, which is loaded in this process. Default: the settings."
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what a pass would cost in prompts, tokens, time and disk; stop there."),
+        typer.Option("--dry-run", help="Only estimate the prompts, tokens, time and disk space of a pass."),
     ] = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 10 when nothing is promoted.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 10 if nothing is promoted.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on the documents and switch over if held-out probes say that retrieval got better.
+    """Train on the documents, and switch over if retrieval improves on held-out probes.
 
-    The live version answers meanwhile and stays if there is no proof. A pass that was killed goes on where it was
-    when the same command is run again.
+    Meanwhile the live version answers searches. It stays live if there is no proof of improvement.
+    Run the same command again to resume a pass that was killed.
 
-        ragself adapt --queries asked.txt --generator http://127.0.0.1:8000
+        ragself adapt --queries queries.txt --generator http://127.0.0.1:8000
     """
     texts = read_queries(queries) if queries else []
     with open_kb(kb) as base, console.progress(quiet) as progress:
@@ -173,7 +177,7 @@ def adapt(
 
 @app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(help="Folder to write; must be new or empty.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write to; must be new or empty.")],
     kb: Kb = HERE,
     format: Annotated[
         Literal["adapter", "sentence-transformers"],
@@ -181,10 +185,10 @@ def export(
     ] = "adapter",
     json: Json = False,
 ) -> None:
-    """Write the live version's adapter and word weights for others, with a model card and how to load it.
+    """Write the live version's adapter and word weights, with a model card and instructions for loading.
 
-    No document text, no query and no local path is written. Words that have a weight are kept as hashes: someone who
-    guesses a word can tell whether it occurs in your documents.
+    Writes no document text, no query and no local path.
+    Words with a weight are written as hashes. A reader who guesses a word can check whether your documents contain it.
     """
     with open_kb(kb) as base:
         files = base.export(directory, merged=format == "sentence-transformers")
@@ -194,18 +198,18 @@ def export(
 @app.command()
 def bench(
     directory: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
-    split: Annotated[str, typer.Option(help="The split that is measured.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "test",
     traffic: Annotated[
         str | None,
-        typer.Option(help="Split whose query texts, never its labels, are the traffic; or a file of queries."),
+        typer.Option(help="Split whose query texts (never its labels) are the traffic, or a file of queries."),
     ] = None,
     kb: Annotated[
-        Path | None, typer.Option("--kb", help="Where its knowledge base goes; default: a temporary folder.")
+        Path | None, typer.Option("--kb", help="Folder for its knowledge base; default: a temporary folder.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure on a labelled collection what self-training gains. Labels are used for reporting only.
+    """Measure the gain of self-training on a labelled collection. Labels are used for evaluation only.
 
     ragself bench scifact --traffic train
     """
@@ -221,7 +225,7 @@ for command in operate.COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; every error that is meant for people becomes one line and an exit code."""
+    """Run the command line. Print each expected error as one line, and exit with its code."""
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -233,8 +237,8 @@ def main() -> None:
 
 
 def _interrupted(number: int, frame: object) -> None:
-    """Say what an interruption means; typer itself turns it into exit code 130."""
-    console.err.print("\nInterrupted. The live version was not touched; run the same command again to go on.")
+    """Explain the interruption; typer turns it into exit code 130."""
+    console.err.print("\nInterrupted. The live version was not touched; run the same command again to resume.")
     raise KeyboardInterrupt
 
 
@@ -252,7 +256,7 @@ def _json_object(text: str | None) -> dict[str, object] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InputError(f'--where is no JSON: {error}. Example: --where \'{{"source": "a.md"}}\'') from error
+        raise InputError(f'--where is not valid JSON: {error}. Example: --where \'{{"source": "a.md"}}\'') from error
     if not isinstance(value, dict):
         raise InputError(f"--where is a JSON {type(value).__name__}, expected an object.")
     return value

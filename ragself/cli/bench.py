@@ -1,4 +1,4 @@
-"""The benchmark: a labelled BEIR collection, learned from without its labels, measured with them."""
+"""Benchmark on labelled BEIR collections: trains without the labels and evaluates with them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 
 DEPTH = 100
-LIST_DEPTH = 1000  # of each list; a document without a word of the query is in no BM25 list
+LIST_DEPTH = 1000  # of each fused list; the BM25 list holds only documents with a word of the query
 RANKERS = ("bm25", "base", "rrf", "linear", "untrained", "trained", "teacher")
 RRF_K = 60  # Cormack, Clarke and Büttcher 2009
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A BEIR folder, one split of it.
+    """One split of a BEIR folder.
 
     Attributes:
-        chunks: The corpus; ``title`` and text joined by a space, as BEIR encodes it.
-        queries: Text of each query of the split, by id.
-        qrels: Gains of judged documents, by query id.
+        chunks: The corpus. Title and text are joined by a space, as BEIR encodes them.
+        queries: Text of each query of the split, by query id.
+        qrels: Gains of the relevant documents by document id, for each query id.
     """
 
     chunks: list[Chunk]
@@ -54,28 +54,28 @@ class Collection:
 def run(
     directory: Path, split: str, traffic: str | None, kb: Path | None, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Learn from a collection's documents and traffic, and measure every ranker on the split.
+    """Train on a collection's documents and traffic, then evaluate every ranker on the split.
 
-    The result has, for each of `RANKERS`, ``ndcg@10`` and ``recall@100`` with their intervals, None where there is no
-    such ranker; ``gain``, the paired difference of nDCG@10 of ``trained`` and ``untrained`` with its interval;
-    ``decision``, ``reason`` and ``report`` of the pass, and ``seconds`` in all.
+    The result holds ``ndcg@10`` and ``recall@100`` with their intervals for each of `RANKERS`; both are None for a
+    ranker that does not exist. It also holds ``gain``, the paired difference in nDCG@10 between ``trained`` and
+    ``untrained`` with its interval; ``decision``, ``reason`` and ``report`` of the pass; and ``seconds`` in total.
 
     Args:
         directory: BEIR folder.
-        split: The split that is measured, with its labels.
-        traffic: Name of a split whose query texts are the traffic, or a file of queries; None for none.
-        kb: Folder of the knowledge base; None for a temporary one.
-        progress: Told of each stage.
+        split: The split to evaluate on, with its labels.
+        traffic: Name of a split whose query texts are the traffic, or a file of queries; None means no traffic.
+        kb: Folder of the knowledge base; None uses a temporary folder.
+        progress: Called with each stage, steps done and total.
 
     Raises:
-        InputError: The folder is no BEIR collection, or the split is not there.
+        InputError: The folder is not a BEIR collection, or the split does not exist.
     """
     began = time.perf_counter()
     collection = read(directory, split)
-    asked = _traffic(directory, traffic)
+    traffic_queries = _traffic(directory, traffic)
     with _folder(kb) as folder, KnowledgeBase(folder) as base:
         base.add(collection.chunks, progress)
-        report = base.adapt(asked, progress, started="ragself bench")
+        report = base.adapt(traffic_queries, progress, started="ragself bench")
         rankings = _rank(base, collection, report, progress)
     qrels = list(collection.qrels.values())
     results = {name: _measure(ranking, qrels) for name, ranking in rankings.items()}
@@ -85,7 +85,7 @@ def run(
         "split": split,
         "documents": len(collection.chunks),
         "queries": len(qrels),
-        "traffic": len(asked),
+        "traffic": len(traffic_queries),
         **{name: results.get(name, empty) for name in RANKERS},
         "gain": _gain(rankings, qrels),
         "decision": report.decision,
@@ -96,7 +96,7 @@ def run(
 
 
 def read(directory: Path, split: str) -> Collection:
-    """Read a BEIR folder. Raises InputError where a file is missing or malformed."""
+    """Read a BEIR folder. Raises InputError if a file is missing or malformed."""
     corpus = list(_json_lines(directory / "corpus.jsonl"))
     chunks = []
     for row in corpus:
@@ -129,14 +129,14 @@ def _traffic(directory: Path, traffic: str | None) -> list[str]:
 def _rank(
     base: KnowledgeBase, collection: Collection, report: Report, progress: Progress
 ) -> dict[str, list[list[str]]]:
-    """Rankings of the corpus by every ranker, `DEPTH` deep."""
-    store = base.store()
+    """Rankings of the corpus by every ranker, to depth `DEPTH`."""
+    store = base.engine.store
     texts = [chunk.text for chunk in collection.chunks]
     ids = np.array([chunk.id for chunk in collection.chunks])
-    asked = list(collection.queries.values())
-    documents, queries = store.base.documents(texts, progress), store.base.queries(asked, progress)
-    cosines, counted = queries @ documents.T, bm25(texts, asked)
-    law = Law(texts, asked, unit(store.base))
+    query_texts = list(collection.queries.values())
+    documents, queries = store.base.documents(texts, progress), store.base.queries(query_texts, progress)
+    cosines, counted = queries @ documents.T, bm25(texts, query_texts)
+    law = Law(texts, query_texts, unit(store.base))
     ranked = {
         "bm25": counted,
         "base": cosines,
@@ -145,20 +145,21 @@ def _rank(
         "untrained": law.scores(cosines, Ranking(), progress),
     }
     if report.weight:
-        lengths = np.array([len(words(query)) for query in asked], dtype=np.int64)
+        lengths = np.array([len(words(query)) for query in query_texts], dtype=np.int64)
         weight, tau = float(report.weight["weight"]), TAU * law.unit
-        ranked["teacher"] = taught(NgramScorer(texts).matrix(asked), ranked["untrained"], trust(weight, lengths), tau)
+        gains = NgramScorer(texts).matrix(query_texts)
+        ranked["teacher"] = taught(gains, ranked["untrained"], trust(weight, lengths), tau)
     ranking = judged_ranking(store) if report.kind else None
     if ranking is not None:
         near = cosines
         if ranking.adapter is not None:
-            near = ranking.adapter.queries(queries, asked) @ ranking.adapter.documents(documents, texts).T
+            near = ranking.adapter.queries(queries, query_texts) @ ranking.adapter.documents(documents, texts).T
         ranked["trained"] = law.scores(near, ranking, progress)
     return {name: _top(matrix, ids) for name, matrix in ranked.items()}
 
 
 class Law:
-    """What hybrid search ranks by, for many queries over one corpus."""
+    """The ranking law of hybrid search, for many queries over one corpus."""
 
     def __init__(self, texts: Sequence[str], asked: Sequence[str], unit: float) -> None:
         """Index the corpus and analyse the queries."""
@@ -169,12 +170,12 @@ class Law:
     def scores(
         self, cosines: NDArray[np.float32], ranking: Ranking, progress: Progress = silent
     ) -> NDArray[np.float32]:
-        """Scores of the candidates of each query as search ranks them, -inf for all other documents.
+        """Scores by which search ranks the candidates of each query; -inf for all other documents.
 
         Args:
             cosines: (queries, documents) in the ranking's dense space.
-            ranking: Brings the weights.
-            progress: Receives the number of queries done.
+            ranking: Its lexical weights are applied.
+            progress: Called with the stage, queries done and total.
         """
         out = np.full(cosines.shape, -np.inf, dtype=np.float32)
         depth = min(DEPTH, cosines.shape[1])
@@ -193,7 +194,7 @@ def bm25(texts: Sequence[str], asked: Sequence[str]) -> NDArray[np.float32]:
 
     tokens = bm25s.tokenize(list(texts), show_progress=False)
     out = np.zeros((len(asked), len(texts)), dtype=np.float32)
-    if not tokens.vocab:  # a corpus of stop words has nothing to index
+    if not tokens.vocab:  # a corpus of stop words only
         return out
     index = bm25s.BM25()
     index.index(tokens, show_progress=False)
@@ -204,13 +205,13 @@ def bm25(texts: Sequence[str], asked: Sequence[str]) -> NDArray[np.float32]:
 
 
 def rrf(counted: NDArray[np.float32], cosines: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Reciprocal rank fusion of BM25 and cosine scores; ties, of which there are many, by cosine."""
+    """Reciprocal rank fusion of BM25 and cosine scores. The cosine breaks ties, which are frequent."""
     ranks = _reciprocal_ranks(counted, counted > 0) + _reciprocal_ranks(cosines, np.isfinite(cosines))
     return np.asarray(ranks + 1e-9 * cosines)
 
 
 def linear(counted: NDArray[np.float32], cosines: NDArray[np.float32], weight: float = 0.5) -> NDArray[np.float32]:
-    """`weight` of the cosine and the rest of BM25, each scaled to 0 to 1 over its list of each query."""
+    """`weight` times the cosine plus `1 - weight` times BM25, each scaled to 0 to 1 over the list of each query."""
     return weight * _scaled(cosines, np.isfinite(cosines)) + (1.0 - weight) * _scaled(counted, counted > 0)
 
 
@@ -231,7 +232,7 @@ def _top(scores: NDArray[Any], ids: NDArray[np.str_]) -> list[list[str]]:
 
 
 def _reciprocal_ranks(scores: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """1 / (k + rank) of the first `LIST_DEPTH` documents of a list, 0 of all others."""
+    """1 / (k + rank) for the first `LIST_DEPTH` documents of a list, 0 for all others."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(1, scores.shape[1] + 1)[None, :], axis=1)
@@ -239,7 +240,7 @@ def _reciprocal_ranks(scores: NDArray[np.float32], listed: NDArray[np.bool_]) ->
 
 
 def _gain(rankings: dict[str, list[list[str]]], qrels: Sequence[dict[str, int]]) -> dict[str, float] | None:
-    """What training adds to nDCG@10; None where nothing was trained."""
+    """Change in nDCG@10 by training; None if nothing was trained."""
     if "trained" not in rankings:
         return None
     trained, untrained = (
@@ -269,7 +270,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict) or "_id" not in row:
-                        raise InputError(f"{path} line {number} is no JSON object with an _id.")
+                        raise InputError(f"{path} line {number} is not a JSON object with an _id.")
                     yield row
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}. Expected a BEIR folder with corpus.jsonl.") from error

@@ -1,4 +1,4 @@
-"""The demo: the whole job on the documentation of Python's standard library, offline."""
+"""Demo: runs the whole workflow offline on the documentation of Python's standard library."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Mode
 
 _MARK = "demo.txt"
-_MEASURED = 0.3  # share of the modules that learning never sees a summary line of
+_MEASURED = 0.3  # share of the modules whose summary lines are held out from training
 _DEPTH = 100
 _EXAMPLES = 3
 
 
 def run(folder: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Index, learn, prove, switch; and measure on modules that were held out of all of it.
+    """Index, train, evaluate and switch over; measure on modules that were held out from all of this.
 
     Args:
-        folder: Where the knowledge base goes; one that the demo made before is made anew, its vectors are used again.
-        progress: Told of each stage.
+        folder: Folder of the knowledge base. One from an earlier demo is rebuilt; its cached vectors are reused.
+        progress: Called with each stage, steps done and total.
 
     Raises:
-        StoreError: The folder holds something else.
+        StoreError: The folder holds something that the demo did not make.
     """
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     _clear(folder)
     chunks = documents()
     measured = [chunk for chunk in chunks if _held_out(chunk.source)]
-    # The summary line of a held-out module must not be learned from: it is taken out of the knowledge base.
+    # Training must not see the summary lines of held-out modules: the knowledge base omits them.
     seen = [Chunk(c.id, c.text, {"source": c.source}) if _held_out(c.source) else c for c in chunks]
     seconds["read"] = time.perf_counter() - began
     with KnowledgeBase(folder) as kb:
@@ -77,9 +77,9 @@ def _clear(folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / _MARK).exists() and (folder / "store.json").exists():
-        raise StoreError(f"{folder} holds a knowledge base that is not the demo's. Give another folder: --kb FOLDER")
+        raise StoreError(f"{folder} holds a knowledge base not made by the demo. Give another folder: --kb FOLDER")
     if not (folder / _MARK).exists() and not (folder / "writer.lock").exists():
-        raise StoreError(f"{folder} is not empty and not the demo's. Give another folder: --kb FOLDER")
+        raise StoreError(f"{folder} is not empty and was not made by the demo. Give another folder: --kb FOLDER")
     for path in folder.iterdir():
         if path.name.startswith("cache.db"):
             continue
@@ -93,7 +93,7 @@ def _held_out(module: str) -> bool:
 def _measure(
     kb: KnowledgeBase, chunks: list[Chunk], mode: Mode, progress: Progress, stage: str
 ) -> tuple[dict[str, Values], list[str]]:
-    """Known-item metrics at 10 of finding a body by its summary line, through real searches; and the first hits."""
+    """Known-item metrics at 10 for finding a body by its summary line, through real searches; and the first hits."""
     ranks, firsts = [], []
     for done, chunk in enumerate(chunks):
         hits = kb.search(str(chunk.title), _DEPTH, mode=mode)
@@ -122,7 +122,7 @@ def _interval(values: Values) -> dict[str, float]:
 def _examples(
     chunks: list[Chunk], before: dict[str, Values], after: dict[str, Values], was: list[str], now: list[str]
 ) -> list[dict[str, Any]]:
-    """Queries whose answer changed: the two that gained most and the one that lost most."""
+    """Queries whose results changed: the two with the largest gain and the one with the largest loss."""
     gain = 1.0 / after["rank"] - 1.0 / before["rank"]
     order = np.argsort(-gain, kind="stable")
     rows = [*order[: _EXAMPLES - 1], order[-1]]

@@ -1,4 +1,4 @@
-"""Commands of who keeps a knowledge base running: look, decide, clean up, and have it learn by itself."""
+"""Commands for operating a knowledge base: status, history, report, versions, clean-up and background training."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ragself.errors import InputError
 
 _COMMAND = "ragself"
 
-Reason = Annotated[str, typer.Option(help="Why, for the history.")]
+Reason = Annotated[str, typer.Option(help="Reason to record in the history.")]
 
 
 def status(
     kb: Kb = HERE,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh the output until Ctrl-C.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a knowledge base holds, which version is live, and how far a pass is that is running."""
+    """Show the contents of a knowledge base, its live version, and the progress of a running pass."""
     from ragself.engine.status import read_status
 
     if not watch:
         found = read_status(kb)
         console.emit(found) if json else show.status(found)
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # nothing is interrupted by it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it interrupts no pass
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     before = None
     with console.screen() as screen:
@@ -65,13 +65,13 @@ def history(kb: Kb = HERE, json: Json = False) -> None:
 
 def rollback(
     kb: Kb = HERE,
-    to: Annotated[int | None, typer.Option(help="Version to go back to; default: the one live before.")] = None,
+    to: Annotated[int | None, typer.Option(help="Version to roll back to; default: the previous live version.")] = None,
     reason: Reason = "",
     json: Json = False,
 ) -> None:
-    """Make an earlier version live again, also while others search and write.
+    """Make an earlier version live again. Other processes may search and write meanwhile.
 
-    Version 0 is the plain base model and always there.
+    Version 0 is the plain base model and always available.
     """
     with open_kb(kb) as base:
         before = base.status().live.number
@@ -80,7 +80,7 @@ def rollback(
     if json:
         console.emit(version)
     else:
-        console.out.print(f"Version {version.number} ({version.kind}) is live in the place of version {before}. {then}")
+        console.out.print(f"Version {version.number} ({version.kind}) is live instead of version {before}. {then}")
 
 
 def pin(
@@ -89,14 +89,14 @@ def pin(
     reason: Reason = "",
     json: Json = False,
 ) -> None:
-    """Keep a version live whatever later passes find."""
+    """Keep a version live, whatever the results of later passes are."""
     with open_kb(kb) as base:
         pinned = base.pin(version, started="ragself pin", reason=reason)
     console.emit(pinned) if json else console.out.print(f"Version {pinned.number} ({pinned.kind}) stays live.")
 
 
 def unpin(kb: Kb = HERE, reason: Reason = "", json: Json = False) -> None:
-    """Let passes replace the live version again."""
+    """Allow passes to replace the live version again."""
     with open_kb(kb) as base:
         pinned = base.pinned
         version = base.unpin(started="ragself unpin", reason=reason)
@@ -105,7 +105,7 @@ def unpin(kb: Kb = HERE, reason: Reason = "", json: Json = False) -> None:
 
 
 def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
-    """Remove old versions, unfinished builds and what nothing needs any more; build again what is missing."""
+    """Remove old versions, unfinished builds and other unused data; rebuild missing collections."""
     with open_kb(kb) as base, console.progress(quiet) as progress:
         done = base.gc(progress, started="ragself gc")
     if json:
@@ -115,16 +115,16 @@ def gc(kb: Kb = HERE, json: Json = False, quiet: Quiet = False) -> None:
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="The page to write.")] = Path("ragself-report.html"),
+    path: Annotated[Path, typer.Argument(help="HTML file to write.")] = Path("ragself-report.html"),
     kb: Kb = HERE,
-    png: Annotated[Path | None, typer.Option(help="Write the headline as a picture, too.")] = None,
-    open: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Also write the headline as a PNG picture, to this file.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write what has come of learning as one HTML page: quality, what the gate saw, results that changed, cost.
+    """Write an HTML page about the results of training: quality, decision of the gate, changed results, cost.
 
-    The page holds queries and documents, and asks for nothing from anywhere.
+    The page contains queries and documents. It loads nothing from the network.
     """
     from ragself.report import page
     from ragself.report import story as whole
@@ -143,16 +143,16 @@ def report(
 
 def forget(
     kb: Kb = HERE,
-    matching: Annotated[str | None, typer.Option(help="Queries that contain this text, whatever its case.")] = None,
+    matching: Annotated[str | None, typer.Option(help="Queries that contain this text, ignoring case.")] = None,
     before: Annotated[
-        datetime | None, typer.Option(help="Queries last asked before this day.", formats=["%Y-%m-%d"])
+        datetime | None, typer.Option(help="Queries last searched for before this day.", formats=["%Y-%m-%d"])
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="All queries.")] = False,
     json: Json = False,
 ) -> None:
-    """Forget queries that `queries.log` has remembered. Nothing of them is left on disk.
+    """Delete recorded queries (setting `queries.log`). Nothing of them is left on disk.
 
-    What was learned from them stays in the versions that were trained on them.
+    Versions that were trained on them do not change.
     """
     if all == (matching is not None or before is not None):
         raise InputError("Say which queries: --matching TEXT, --before DAY or both; or --all.")
@@ -163,30 +163,32 @@ def forget(
 
 def watch(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Files and folders of the documents: what changes there is taken over.")
+        list[Path] | None, typer.Argument(help="Files and folders of documents; changes there are applied.")
     ] = None,
     kb: Kb = HERE,
     queries: Queries = None,
     generator: Generator = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Look once, learn where anything is new, and end: for cron.")
+        bool, typer.Option("--once", help="Check once, train if anything is new, and exit: for cron.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn whenever that can pay: after enough new documents or queries, or a day, within what `watch` allows.
+    """Train automatically: after enough new documents or queries, or daily if anything is new.
 
-    A pass runs in a process of its own, at low priority and with bounds for memory and time; what is live is never
-    touched before its successor has proved to be better. Ends cleanly on Ctrl-C and SIGTERM.
+    The settings under `watch` define what is enough, and limit the cost.
+    Each pass runs in a separate process, at low priority and with limits on memory and time.
+    The live version is replaced only by a version that has proved to be better.
+    Ctrl-C and SIGTERM end the command cleanly.
 
-        ragself watch docs/ --queries asked.txt
+        ragself watch docs/ --queries queries.txt
     """
     from ragself.background.runner import BackgroundAdaptation
     from ragself.corpus.files import find
     from ragself.corpus.query_file import read_queries
     from ragself.knowledge_base import KnowledgeBase
 
-    find(folders or ())  # before a knowledge base is made for what is not there
+    find(folders or ())  # fail before a knowledge base is created
     if queries is not None:
         read_queries(queries, or_none=True)
     handler = logging.StreamHandler(sys.stderr)
@@ -219,12 +221,12 @@ def service(
     kb: Kb = HERE,
     queries: Queries = None,
     generator: Generator = None,
-    kind: Annotated[Literal["systemd", "cron"], typer.Option(help="What to print.")] = "systemd",
+    kind: Annotated[Literal["systemd", "cron"], typer.Option(help="Format to print.")] = "systemd",
 ) -> None:
-    """Print what starts `ragself watch` with the machine: a systemd unit, or a line of a crontab.
+    """Print a systemd unit or a crontab line that runs `ragself watch` automatically.
 
     ragself service docs/ > ~/.config/systemd/user/ragself.service && systemctl --user enable --now ragself
-    loginctl enable-linger    # it runs also while nobody is logged in
+    loginctl enable-linger    # run it also while no user is logged in
     (crontab -l; ragself service docs/ --kind cron) | crontab -
     """
     from ragself.config import load
@@ -235,7 +237,7 @@ def service(
     words += ["--queries", str(queries.absolute())] if queries else []
     words += [word for place in generator or () for word in ("--generator", place)]
     if kind == "cron":
-        line = shlex.join([*words, "--once", "--quiet"]).replace("%", r"\%")  # which cron takes for a line's end
+        line = shlex.join([*words, "--once", "--quiet"]).replace("%", r"\%")  # for cron a plain % ends the line
         sys.stdout.write(f"# m h dom mon dow command\n17 2 * * * {line}\n")
         return
     memory = load(kb).watch.memory
@@ -244,7 +246,7 @@ def service(
 
 
 _UNIT = """[Unit]
-Description=ragself learns from the documents and queries of a knowledge base
+Description=ragself trains on the documents and queries of a knowledge base
 
 [Service]
 WorkingDirectory={folder}
@@ -262,7 +264,7 @@ WantedBy=default.target
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it (systemd.service, "Command lines")."""
+    """Quote a word for systemd (systemd.service, "Command lines")."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if escaped != word or any(letter in word for letter in " \t'") else word
 

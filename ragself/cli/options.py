@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ if TYPE_CHECKING:
     from ragself.knowledge_base import KnowledgeBase
 
 Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar=KB_VARIABLE)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Generator = Annotated[
     list[str] | None,
     typer.Option(
-        help="The language model that supervises: URL of a vLLM server (repeat for several of one model), or name "
-        "or path of a causal LM to load here. Default: the settings; with none, words are counted."
+        help="Language model that supervises training: URL of a vLLM server (repeat for several servers of one "
+        "model), or name or path of a causal LM to load in this process. Default: the settings; without a model "
+        "there, word counts are used."
     ),
 ]
-Queries = Annotated[Path | None, typer.Option(help="File of queries that users asked, one a line. No labels needed.")]
+Queries = Annotated[Path | None, typer.Option(help="File of user queries, one per line. No labels needed.")]
 
 HERE = Path(".ragself")
 
 
 def open_kb(kb: Path, *, light: bool = False) -> KnowledgeBase:
-    """Open the knowledge base in a folder. Raises StoreError where there is none.
+    """Open the knowledge base in a folder. Raises StoreError if there is none.
 
     Args:
         kb: The folder.
-        light: It is asked one question: encode that without torch, which takes longer to load, where that is possible.
+        light: Encode without torch if possible. A single query takes less time than loading torch.
     """
     from ragself.knowledge_base import KnowledgeBase
 
     base = KnowledgeBase(kb, create=False)
-    base._light = light
+    base.engine.light = light
     return base

@@ -1,4 +1,4 @@
-"""Results as people read them: one function a command."""
+"""Human-readable results: one function per command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 10
 
 
 def added(result: Added, chunks: int, kb: Path) -> None:
-    """What an `add` did, and what was not taken."""
+    """Print what `add` did, and what it skipped."""
     out.print(
         f"{result.added} chunks added or changed, {result.unchanged} unchanged, {result.removed} removed; "
         f"{chunks} in {escape(str(kb))}."
@@ -31,13 +31,13 @@ def added(result: Added, chunks: int, kb: Path) -> None:
         )
     if result.skipped:
         rows = [(escape(item.name), escape(item.reason)) for item in result.skipped[:_SHOWN]]
-        table(f"{len(result.skipped)} left out", "what", "reason", rows=rows)
+        table(f"{len(result.skipped)} skipped", "name", "reason", rows=rows)
         if len(result.skipped) > _SHOWN:
             out.print(f"... and {len(result.skipped) - _SHOWN} more; --json lists all.")
 
 
 def hits(query: str, found: Sequence[Hit]) -> None:
-    """Search results, best first."""
+    """Print search results, best first."""
     if not found:
         out.print("Nothing found: the knowledge base is empty, or the filter matches nothing.")
     for rank, hit in enumerate(found, 1):
@@ -50,7 +50,7 @@ def hits(query: str, found: Sequence[Hit]) -> None:
 
 
 def report(result: Report) -> None:
-    """What a pass did and decided."""
+    """Print what a pass did and decided."""
     verdict = (
         f"[green]promoted version {result.version}[/green]"
         if result.decision == "promote"
@@ -59,10 +59,10 @@ def report(result: Report) -> None:
     out.print(f"{verdict}: {escape(result.reason)}.")
     _probes(result.probes)
     if result.dropped:
-        table("not taken", "reason", "how many", rows=[(reason, str(n)) for reason, n in result.dropped.items()])
+        table("dropped probes", "reason", "count", rows=[(reason, str(n)) for reason, n in result.dropped.items()])
     _likelihood(result.likelihood)
     if result.weight:
-        out.print(f"Teacher's weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
+        out.print(f"Teacher weight {result.weight['weight']:g}: {escape(str(result.weight['reason']))}.")
     _objective(result.objective)
     if result.candidates:
         names = list(result.candidates[0]["figures"])[:2]
@@ -78,53 +78,53 @@ def report(result: Report) -> None:
         _figures(f"{result.candidate} against the live version, on the confirm split", result.figures)
     if result.reembedding.get("documents"):
         count, took = int(result.reembedding["documents"]), duration(result.reembedding["seconds"])
-        out.print(f"lora encoded all documents anew: {count:,} texts, about {took} of the judging.")
+        out.print(f"lora re-encoded all documents: {count:,} texts, about {took} of the judging time.")
     _seconds(result.seconds)
 
 
-def _objective(told: Mapping[str, Any]) -> None:
-    if not told:
+def _objective(objective: Mapping[str, Any]) -> None:
+    if not objective:
         return
     rows = [
         (kind, f"{facts['gap']:.3f} ± {facts['gap_error']:.3f}", f"{facts['loss'][0]:.3f} to {facts['loss'][1]:.3f}",
          f"{facts['steps']}", f"{facts['tokens']:,}", f"{facts['heads']}" if "heads" in facts else "-")
-        for kind, facts in told["seen"].items()
+        for kind, facts in objective["seen"].items()
     ]  # fmt: skip
-    columns = ("adapter", "the right document gains", "held-out loss", "steps", "tokens read", "heads")
-    table(f"{told['name']}: the language model's own loss, nats per token", *columns, rows=rows)
+    columns = ("adapter", "gain of the right document", "held-out loss", "steps", "tokens read", "heads")
+    table(f"{objective['name']}: the language model's own loss, nats per token", *columns, rows=rows)
 
 
 def forecast(cost: Forecast) -> None:
-    """What a pass would cost."""
+    """Print the estimated cost of a pass."""
     out.print(
-        f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing is learned or changed yet."
+        f"A pass over {cost.documents} chunks, scored by {escape(cost.scorer)}. Nothing is trained or changed yet."
     )
     if cost.blocked_reason:
-        out.print(f"[yellow]It would learn nothing[/yellow]: {escape(cost.blocked_reason)}.")
+        out.print(f"[yellow]It would train nothing[/yellow]: {escape(cost.blocked_reason)}.")
         return
     _probes(cost.probes)
     rows = [("texts to encode first", f"{cost.encode:,}", _rate(cost.rates.get("encode"), "a second"))]
     if cost.reembedding is not None:
-        rows += [("documents that lora encodes anew", f"{cost.reembedding.documents:,}", "judged and served by it")]
+        rows += [("documents that lora re-encodes", f"{cost.reembedding.documents:,}", "for judging and serving")]
     if cost.prompts:
         rows += [
             ("questions to write", f"{cost.questions:,}", ""),
             (
                 "prompts to score, at most",
                 f"{cost.prompts:,}",
-                f"{cost.stored:,} scores are stored; what is among them costs nothing",
+                f"{cost.stored:,} scores are stored; a stored score costs nothing",
             ),
             ("tokens, about", f"{cost.tokens:,}", _rate(cost.rates.get("tokens"), "a second")),
         ]
     if cost.inside:
-        rows += [("tokens to train by, about", f"{cost.inside:,}", "fewer where it ends early")]
-    rows += [(f"time to {stage}", duration(seconds), _told(stage, cost)) for stage, seconds in cost.seconds.items()]
+        rows += [("training tokens, about", f"{cost.inside:,}", "fewer if training stops early")]
+    rows += [(f"time to {stage}", duration(seconds), _basis(stage, cost)) for stage, seconds in cost.seconds.items()]
     rows += [(f"disk, {part}", size(count), "at most") for part, count in cost.bytes.items()]
-    table("cost", "what", "how much", "", rows=rows)
+    table("cost", "item", "amount", "", rows=rows)
 
 
 def status(found: Status) -> None:
-    """What a knowledge base holds."""
+    """Print the contents of a knowledge base."""
     rows = [
         ("encoder", found.encoder),
         ("documents", str(found.documents)),
@@ -135,8 +135,8 @@ def status(found: Status) -> None:
         ),
         ("versions", ", ".join(f"{version.number} {version.kind}" for version in found.versions)),
         ("last", f"{found.last.get('event')} at {found.last.get('at')}: {found.last.get('reason')}"),
-        ("being written by", found.writer or "nobody"),
-        ("learning", _learning(found.learning)),
+        ("writer", found.writer or "none"),
+        ("training", _learning(found.learning)),
         ("vectors", f"on the Chroma server {found.server}" if found.server else "in the folder"),
         ("on disk", ", ".join(f"{name} {size(count)}" for name, count in found.bytes.items())),
     ]
@@ -146,7 +146,7 @@ def status(found: Status) -> None:
 
 def _learning(pass_: Mapping[str, Any] | None) -> str:
     if pass_ is None:
-        return "nobody"
+        return "none"
     stage = ""
     if "stage" in pass_:
         done, total, took = pass_["done"], pass_["total"], time.time() - pass_["stage since"]
@@ -156,17 +156,17 @@ def _learning(pass_: Mapping[str, Any] | None) -> str:
 
 
 def watched(found: BackgroundStatus) -> None:
-    """What `ragself watch` has done when it ends."""
+    """Print what `ragself watch` did, when it ends."""
     if found.error is not None:
         out.print(f"[red]{escape(str(found.error))}[/red]")
     if found.report is not None:
         report(found.report)
     elif found.waiting:
-        out.print(f"Nothing was learned: {escape(found.waiting)}.")
+        out.print(f"Nothing was trained: {escape(found.waiting)}.")
 
 
 def history(events: Sequence[Mapping[str, Any]]) -> None:
-    """Every decision, oldest first."""
+    """Print every decision, oldest first."""
     rows = [
         (
             str(e.get("at"))[:16].replace("T", " "),
@@ -180,12 +180,10 @@ def history(events: Sequence[Mapping[str, Any]]) -> None:
 
 
 def demo(result: Mapping[str, Any]) -> None:
-    """The demo's outcome, and what to type next."""
+    """Print the results of the demo, and the next commands."""
     report(result["report"])
     held = result["measured"]
-    out.print(
-        f"\nFinding a body by its summary line, on {held} docstrings of modules whose summary lines were never seen:"
-    )
+    out.print(f"\nFinding a body by its summary line, for {held} docstrings whose summary lines were held out:")
     rows = [
         (
             name,
@@ -201,21 +199,21 @@ def demo(result: Mapping[str, Any]) -> None:
     )  # fmt: skip
     for example in result["examples"]:
         out.print(
-            f"\n[bold]{escape(str(example['query']))}[/bold]  (wanted: [cyan]{escape(example['expected'])}[/cyan])\n"
+            f"\n[bold]{escape(str(example['query']))}[/bold]  (expected: [cyan]{escape(example['expected'])}[/cyan])\n"
             f"   base: rank {_rank(example['rank before'])}, first was {escape(example['first before'])}\n"
             f"   now:  rank {_rank(example['rank after'])}, first is  {escape(example['first after'])}"
         )
     out.print()
     _seconds(result["seconds"])
     kb = escape(str(result["kb"]))
-    out.print(f"\nThe knowledge base lies in [bold]{kb}[/bold]. Next:")
+    out.print(f"\nThe knowledge base is in [bold]{kb}[/bold]. Next:")
     out.print(f'  ragself search --kb {kb} "read a file line by line"')
     out.print(f"  ragself history --kb {kb}")
-    out.print("  ragself add YOUR-DOCUMENTS && ragself adapt --queries WHAT-USERS-ASKED.txt")
+    out.print("  ragself add YOUR-DOCUMENTS && ragself adapt --queries YOUR-QUERIES.txt")
 
 
 def bench(result: Mapping[str, Any]) -> None:
-    """All rankers on a labelled collection."""
+    """Print the results of all rankers on a labelled collection."""
     rows = [
         (name, *(_measured(result[name], metric) for metric in ("ndcg@10", "recall@100")))
         for name in ("bm25", "base", "rrf", "linear", "untrained", "trained", "teacher")
@@ -238,15 +236,15 @@ def _probes(probes: Mapping[str, Mapping[str, int]]) -> None:
         table("probes", "kind", *splits, rows=rows)
 
 
-def _likelihood(told: Mapping[str, Any]) -> None:
-    if not told.get("pairs"):
+def _likelihood(cost: Mapping[str, Any]) -> None:
+    if not cost.get("pairs"):
         return
     pace = (
-        f" in {duration(told['seconds'])} ({told['tokens'] / told['seconds']:,.0f} a second)" if told["seconds"] else ""
+        f" in {duration(cost['seconds'])} ({cost['tokens'] / cost['seconds']:,.0f} a second)" if cost["seconds"] else ""
     )
     out.print(
-        f"Scored by {escape(told['scorer'])}: {told['pairs']:,} pairs, of which {told['asked']:,} were asked for, "
-        f"{told['tokens']:,} tokens{pace}; noise {told['floor']:.1g} nats a token."
+        f"Scored by {escape(cost['scorer'])}: {cost['pairs']:,} pairs, {cost['asked']:,} of them not stored before, "
+        f"{cost['tokens']:,} tokens{pace}; noise {cost['floor']:.1g} nats per token."
     )
 
 
@@ -254,7 +252,7 @@ def _rate(rate: float | None, unit: str) -> str:
     return f"{rate:,.0f} {unit}" if rate else ""
 
 
-def _told(stage: str, cost: Forecast) -> str:
+def _basis(stage: str, cost: Forecast) -> str:
     timed = stage in ("score", "encode", "encode anew") or (stage == "train" and cost.inside)
     return "about" if timed else "in the last pass"
 

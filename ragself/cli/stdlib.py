@@ -1,4 +1,4 @@
-"""The demo corpus: docstrings of Python's own standard library, each body to be found by its summary."""
+"""Demo corpus: docstrings of Python's standard library, each body searched for by its summary line."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _Definition: TypeAlias = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def documents(root: Path | None = None, limit: int | None = None) -> list[Chunk]:
-    """Read the docstrings in a folder of Python sources; nothing is imported.
+    """Read the docstrings in a folder of Python sources, without importing them.
 
-    A document's text is the body of a docstring and its title the summary, which the text does not
-    repeat: to find the one by the other is a task whose answer is known.
+    The text of a document is the body of a docstring; its title is the summary line, which the text does not
+    repeat. The correct result of a search for a summary line is therefore known.
 
     Args:
-        root: The folder; None for the standard library of the running interpreter.
-        limit: How many documents at most, the first in path order; None for all.
+        root: The folder; None means the standard library of the running interpreter.
+        limit: Maximum number of documents, in path order; None means all.
 
     Returns:
-        One chunk for each public module, class and function whose docstring says enough, ids
-        being ``module.qualname``; the same ones in the same order at every call. Files that
-        cannot be read or parsed are passed over.
+        One chunk for each public module, class and function whose docstring is long enough, with the id
+        ``module.qualname``. Every call returns the same chunks in the same order. Files that cannot be read or
+        parsed are skipped.
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
     return list(islice(_distinct(_read(root)), limit))
@@ -69,10 +69,10 @@ def _sources(root: Path) -> Iterator[Path]:
 
 
 def _parse(path: Path) -> ast.Module | None:
-    """Parse a source file; None where it is not Python that this interpreter understands."""
+    """Parse a source file; None if this interpreter cannot read or parse it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            warnings.simplefilter("ignore")  # about invalid escapes in the sources
             return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -83,7 +83,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.Module | _Definition):
         yield name, ast.get_docstring(node) or ""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return  # what is defined inside a function is no interface
+        return  # definitions inside a function are not public
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _Definition) and not child.name.startswith("_"):
             yield from _docstrings(child, f"{name}.{child.name}")
@@ -98,10 +98,10 @@ def _halves(docstring: str) -> tuple[str, str]:
 
 
 def _distinct(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Drop chunks that share id, text or title with an earlier one: a search could not tell them apart."""
+    """Drop chunks that share an id, text or title with an earlier chunk, as a search cannot distinguish them."""
     seen: set[tuple[str, str]] = set()
     for chunk in chunks:
-        marks = {("id", chunk.id), ("text", chunk.text), ("title", str(chunk.title))}
-        if seen.isdisjoint(marks):
-            seen |= marks
+        keys = {("id", chunk.id), ("text", chunk.text), ("title", str(chunk.title))}
+        if seen.isdisjoint(keys):
+            seen |= keys
             yield chunk

@@ -1,1 +1,1 @@
-"""What is in the knowledge base: files, chunks, words, and the two SQLite files that keep them."""
+"""Contents of a knowledge base: files, chunks, words, and the two SQLite files that store them."""

@@ -1,4 +1,4 @@
-"""From paths to texts: what can be read is, and what cannot is named with the reason."""
+"""Reading of files as text. A file that cannot be read is reported with the reason."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _MARKITDOWN = {
 }
 _MAX_DETAIL = 200
 _MAX_CONTROL_SHARE = 0.05
-_CONTROL = re.compile(r"[\x01-\x07\x0e-\x1a\x1c-\x1f\x7f]")  # not: tab, newlines, form feed, escape
+_CONTROL = re.compile(r"[\x01-\x07\x0e-\x1a\x1c-\x1f\x7f]")  # without tab, newlines, form feed and escape
 _WIDE_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DECLARED = re.compile(rb"(?:charset|coding|encoding)\s*[:=]\s*[\"']?([\w.-]+)")  # HTML, Python, XML
 
-# What docutils takes for an adornment, and the starts of lines that it does not take for text.
+# Heading adornments of docutils, and beginnings of lines that docutils does not treat as text.
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*\s*$")
 _SHORTEST_SURE_ADORNMENT = 4
 _NO_TEXT = re.compile(
@@ -49,12 +49,12 @@ _NOT_READ_IN_HTML = "script, style, template, noscript, svg, nav, [role=navigati
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The text of a file.
+    """Text of a file.
 
     Attributes:
         source: The file's absolute path, with forward slashes.
-        text: What was read, lines ending in a newline only.
-        markdown: Whether headings are ``# ...`` lines; False where a ``#`` means nothing.
+        text: The text that was read. Lines end in a newline only.
+        markdown: Whether headings are ``# ...`` lines. If False, a ``#`` has no meaning.
     """
 
     source: str
@@ -63,11 +63,11 @@ class Document:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """List the files that paths stand for, each once.
+    """List the files at paths, each once.
 
-    Files are taken as they are named. Folders are walked, their files sorted, without what is
-    hidden, installed packages and caches; a linked folder is walked unless it was already or holds
-    the one it is in. A folder that cannot be listed is returned itself, for :func:`read` to say why.
+    A file is always included. A folder is searched recursively. Its files are sorted; hidden files, installed packages
+    and caches are skipped. A linked folder is searched unless it was searched before or contains the folder that is
+    being searched. A folder that cannot be listed is itself returned; :func:`read` gives the reason.
 
     Args:
         paths: Files and folders.
@@ -76,32 +76,32 @@ def find(paths: Iterable[Path]) -> list[Path]:
         The files, in the order of ``paths``.
 
     Raises:
-        InputError: If a path does not exist.
+        InputError: A path does not exist.
     """
     found: dict[str, Path] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"{source_of(path)} does not exist; give files or folders that do")
+            raise InputError(f"{source_of(path)} does not exist; give existing files or folders")
         for file in _walk(path) if path.is_dir() else [path]:
             found.setdefault(source_of(file), file)
     return list(found.values())
 
 
 def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
-    """Read one file as text: Markdown where it has headings, otherwise word for word.
+    """Read one file as text. Formats with headings are converted to Markdown, others stay as they are.
 
     Args:
         path: The file.
         max_bytes: Size above which a file is skipped.
 
     Returns:
-        The document, or what was skipped and why; nothing that a file contains raises an error.
+        The document, or the skipped file with the reason. No file content raises an error.
     """
     source = source_of(path)
     try:
         text, markdown = _load(path, max_bytes)
         if not text.strip():
-            raise InputError("is empty, or has no text in it")
+            raise InputError("is empty, or has no text")
         return Document(source, text, markdown)
     except InputError as error:
         return Skipped(source, str(error))
@@ -109,13 +109,13 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> Document | Skipped:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
             return Skipped(source, "a link to a file that is not there")
         return Skipped(source, f"cannot be read: {error.strerror or error}")
-    except Exception as error:  # what a converter trips over in a damaged file is anyone's guess
+    except Exception as error:  # converters raise errors of any kind for damaged files
         detail = " ".join(str(error).split())[:_MAX_DETAIL]
         return Skipped(source, f"cannot be converted to text: {type(error).__name__}: {detail}")
 
 
 def source_of(path: Path) -> str:
-    """What the document in a file is called: the absolute path, links kept; what is no UTF-8 in the name is escaped."""
+    """Source name of a file: its absolute path. Links are kept; bytes that are not UTF-8 are escaped."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links, absolute() keeps '..'
     return path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -125,7 +125,7 @@ def _walk(root: Path) -> list[Path]:
     unlisted: list[OSError] = []
     seen: set[Path] = set()
     pending = [root]
-    while pending:  # linked folders wait until the real ones are seen, so that files keep their own paths
+    while pending:  # linked folders come after the real ones, so that files keep their own paths
         for name, folders, names in os.walk(pending.pop(0), onerror=unlisted.append):
             folder = Path(name)
             if folder.resolve() in seen or (folder != root and _VIRTUAL_ENVIRONMENT in names):
@@ -140,10 +140,10 @@ def _walk(root: Path) -> list[Path]:
 
 
 def _load(path: Path, max_bytes: int) -> tuple[str, bool]:
-    """The text of a file, and whether it is Markdown; InputError says why there is none."""
+    """Return the text of a file, and whether it is Markdown. Raises InputError with the reason if there is none."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        os.scandir(path).close()  # raises what kept the folder from being walked
+        os.scandir(path).close()  # raises the error that prevented listing the folder
     if not stat.S_ISREG(status.st_mode):
         raise InputError("is not a regular file")
     if status.st_size > max_bytes:
@@ -159,7 +159,7 @@ def _load(path: Path, max_bytes: int) -> tuple[str, bool]:
 
 
 def _decode(data: bytes) -> str:
-    """Decode a file by its byte order mark, as UTF-8, or as it declares. Nothing is guessed."""
+    """Decode a file by its byte order mark, as UTF-8, or by its declared encoding. Nothing is guessed."""
     wide = data.startswith(_WIDE_MARKS)
     if b"\0" in data and not wide:
         raise InputError("is binary")
@@ -179,18 +179,18 @@ def _decode(data: bytes) -> str:
 
 
 def _decode_declared(data: bytes) -> str | None:
-    """Decode by the encoding named in the first lines; None where none is, or it does not fit."""
+    """Decode by the encoding that the first lines declare. None if none is declared or it does not fit."""
     declared = _DECLARED.search(data[:1024])
     try:
         text = data.decode(declared[1].decode("ascii")) if declared else None
     except (LookupError, ValueError):
         return None
-    # An encoding in which its own declaration reads differently was not what the file meant.
+    # If the declaration itself decodes differently, the declared encoding is wrong.
     return text if text and declared and declared[0].decode("ascii") in text else None
 
 
 def _clean(text: str) -> str:
-    """Newlines as newlines only, and without what no store holds: NUL and halves of surrogate pairs."""
+    """Normalise line ends to newlines. Remove NUL and replace lone surrogates, which no store accepts."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -201,7 +201,7 @@ def _markitdown(path: Path, suffix: str) -> str:
         converters = importlib.import_module("markitdown.converters")
     except ImportError as error:
         raise InputError(f"{suffix} files need: pip install 'ragself[documents]'") from error
-    # The converter itself, as MarkItDown reads a damaged file as if it were plain text.
+    # Call the converter directly, as MarkItDown would read a damaged file as plain text.
     converter = getattr(converters, _MARKITDOWN[suffix])()
     with path.open("rb") as stream:
         return str(converter.convert(stream, library.StreamInfo(extension=suffix)).markdown)
@@ -222,16 +222,16 @@ def _notebook_to_markdown(text: str) -> str:
 
 def _html_to_markdown(text: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that XHTML could be parsed more strictly
+        warnings.simplefilter("ignore")  # the warning that XHTML could be parsed more strictly
         soup = BeautifulSoup(text, "html.parser")
     for tag in soup.select(_NOT_READ_IN_HTML):
         tag.decompose()
     for instruction in soup(string=lambda text: isinstance(text, ProcessingInstruction | Declaration)):
         instruction.extract()
-    # Titles only, and not the head: where its end tag is left out, the parser finds the body in it.
+    # Remove titles only, not the head: without its end tag, the parser puts the body into the head.
     titles = [tag.extract().get_text(" ", strip=True) for tag in soup("title")]
     for image in soup("img"):
-        image.replace_with(str(image.get("alt", "")))  # the address may be the image, in base64
+        image.replace_with(str(image.get("alt", "")))  # the address may be a base64 image
     try:
         converter = MarkdownConverter(
             heading_style=ATX,
@@ -241,7 +241,7 @@ def _html_to_markdown(text: str) -> str:
             escape_misc=False,
         )
         body = converter.convert_soup(soup)
-    except RecursionError:  # hundreds of paragraphs that are never closed nest in each other
+    except RecursionError:  # hundreds of unclosed paragraphs nest in each other
         body = soup.get_text("\n", strip=True)
     body = re.sub(r"\s*\n\s*\n\s*\n", "\n\n", body).strip()
     headed = soup.h1 is not None and soup.h1.get_text(strip=True)
@@ -249,11 +249,11 @@ def _html_to_markdown(text: str) -> str:
 
 
 def _rst_to_markdown(text: str) -> str:
-    """Rewrite the headings, by the rules of docutils; every other line stays as it is."""
+    """Rewrite the headings by the rules of docutils. All other lines stay as they are."""
     lines = text.split("\n")
     styles: list[str] = []
     out: list[str] = []
-    number, begins = 0, True  # whether a block may begin at this line, as only there a heading can
+    number, begins = 0, True  # begins: a block, and so a heading, may begin at this line
     while number < len(lines):
         line = lines[number]
         style, title, height = _heading(*[*lines[number : number + 3], "", ""][:3]) if begins else ("", "", 0)
@@ -269,7 +269,7 @@ def _rst_to_markdown(text: str) -> str:
 
 
 def _heading(first: str, second: str, third: str) -> tuple[str, str, int]:
-    """Style, title and height in lines of the heading that starts here; height 0 where none does."""
+    """Style, title and height in lines of the heading that starts here. Height 0 if none does."""
     if _ADORNMENT.match(first):
         style, title, height = first[0] * 2, second, 3
         fits = first.rstrip() == third.rstrip() and bool(second.strip()) and not _ADORNMENT.match(second)

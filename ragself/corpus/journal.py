@@ -1,8 +1,9 @@
-"""The documents, in SQLite: what was acknowledged is here. Every Chroma collection and the index of words follow it.
+"""Journal of the documents, in SQLite. It holds all acknowledged data.
 
-Each change of a chunk gets the next sequence number; a deleted chunk leaves a tombstone. A collection
-remembers up to which number it has followed, so that catching up after a kill, a rollback or a long
-build is the same small step: apply the changes after that number, in order.
+Each change of a chunk gets the next sequence number. A deleted chunk leaves a tombstone. The changes are applied to
+every Chroma collection and to the lexical index, and the journal stores the number of the last change applied to each.
+Catching up after a kill, a rollback or a long build is therefore always the same small step: apply the changes after
+that number, in order.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ CREATE TABLE IF NOT EXISTS chunks (
 );
 CREATE INDEX IF NOT EXISTS chunks_by_source ON chunks (source);
 CREATE TABLE IF NOT EXISTS applied (collection TEXT PRIMARY KEY, seq INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- at this moment, or when its writer died
-CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chunks that somebody else's collection holds
+CREATE TABLE IF NOT EXISTS written (collection TEXT PRIMARY KEY);  -- is being written, or was when its writer died
+CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chunks of the adopted collection
 """
 _BATCH = 1000
-LEXICAL = "lexical"  # how far the published index of words goes is remembered as that of a collection of this name
-REBUILT = " built anew"  # after the name of a collection, as a mark beside its own
+LEXICAL = "lexical"  # collection name under which the position of the published lexical index is stored
+REBUILT = " built anew"  # suffix of a collection name: marks a rebuild, besides the mark of the collection itself
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of the journal: the chunk as it is since `seq`, or None where it was deleted."""
+    """One entry of the journal: the chunk since sequence number `seq`, or None if it was deleted."""
 
     seq: int
     id: str
@@ -49,10 +50,10 @@ class Change:
 
 
 class Journal:
-    """The chunks of a knowledge base, with the order in which they changed."""
+    """Chunks of a knowledge base, with the order in which they changed."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the journal at `path`. Raises StoreError where it is damaged."""
+        """Open or create the journal at `path`. Raises StoreError if it is damaged."""
         self._db = Database(path, _SCHEMA)
         with self._db.read() as db:
             if "document" not in {row[1] for row in db.execute("PRAGMA table_info(chunks)")}:  # of an earlier release
@@ -67,12 +68,12 @@ class Journal:
         """Add or update chunks in one transaction.
 
         Args:
-            chunks: With ids that are unique among themselves.
-            replacing: Sources whose other chunks, those not in `chunks`, are deleted.
-            adopted: They come from the collection that the knowledge base follows.
+            chunks: Chunks with unique ids.
+            replacing: Sources whose chunks are deleted unless they are in `chunks`. Adopted chunks are kept.
+            adopted: Whether the chunks come from the adopted collection.
 
         Returns:
-            How many were new or changed, how many were there already, how many were deleted.
+            Numbers of new or changed, unchanged and deleted chunks.
         """
         changed = removed = 0
         with self._db.write() as db:
@@ -102,7 +103,7 @@ class Journal:
         return changed, len(chunks) - changed, removed
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete chunks; ids that are not there are passed over. Returns how many were deleted."""
+        """Delete chunks and ignore unknown ids. Returns the number of deleted chunks."""
         with self._db.write() as db:
             present = [
                 id
@@ -113,25 +114,25 @@ class Journal:
         return len(present)
 
     def changed(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Those that are new, or that are here with another content."""
+        """Chunks that are new or differ from the stored ones."""
         found: dict[str, bytes] = dict(
             self._among([chunk.id for chunk in chunks], "SELECT id, digest FROM chunks WHERE id IN")
         )
         return [chunk for chunk in chunks if found.get(chunk.id) != _digest(chunk)]
 
     def holds(self, ids: Sequence[str]) -> set[str]:
-        """Those ids of which there is a chunk."""
+        """Ids that have a chunk."""
         return {row[0] for row in self._among(ids, "SELECT id FROM chunks WHERE text IS NOT NULL AND id IN")}
 
     def adopted(self, ids: Sequence[str] | None = None) -> set[str]:
-        """Ids of the chunks that come from the collection that is followed; None: of all, else of those among `ids`."""
+        """Ids of the chunks that come from the adopted collection: all of them, or those among `ids` if given."""
         if ids is not None:
             return {row[0] for row in self._among(ids, "SELECT id FROM adopted WHERE id IN")}
         with self._db.read() as db:
             return {row[0] for row in db.execute("SELECT id FROM adopted")}
 
     def _among(self, ids: Sequence[str], query: str) -> list[tuple[Any, ...]]:
-        """Rows of a query that ends in ``IN``, for as many ids as there are."""
+        """Rows of a query that ends in ``IN``, for any number of ids."""
         with self._db.read() as db:
             found: list[tuple[Any, ...]] = []
             for start in range(0, len(ids), _BATCH):
@@ -150,7 +151,7 @@ class Journal:
             return int(db.execute("SELECT COUNT(DISTINCT source) FROM chunks WHERE text IS NOT NULL").fetchone()[0])
 
     def own_sources(self) -> list[str]:
-        """The documents that chunks belong to which no collection holds that is followed."""
+        """Sources of the chunks that do not come from the adopted collection."""
         with self._db.read() as db:
             rows = db.execute(
                 "SELECT DISTINCT source FROM chunks WHERE text IS NOT NULL AND id NOT IN (SELECT id FROM adopted)"
@@ -159,7 +160,7 @@ class Journal:
 
     @property
     def head(self) -> int:
-        """The newest sequence number, 0 in an empty journal."""
+        """Newest sequence number; 0 in an empty journal."""
         with self._db.read() as db:
             row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
             return int(row[0]) if row else 0
@@ -171,7 +172,7 @@ class Journal:
             return [Chunk(id, text, json.loads(metadata), document) for id, text, metadata, document in rows]
 
     def changes(self, after: int) -> Iterator[list[Change]]:
-        """What changed since sequence number `after`, oldest first, in batches of at most 1000."""
+        """Changes after sequence number `after`, oldest first, in batches of at most 1000."""
         while True:
             with self._db.read() as db:
                 rows = db.execute(
@@ -187,29 +188,29 @@ class Journal:
             after = rows[-1][0]
 
     def pending(self, after: int) -> int:
-        """How many changes there are since sequence number `after`."""
+        """Number of changes after sequence number `after`."""
         with self._db.read() as db:
             return int(db.execute("SELECT COUNT(*) FROM chunks WHERE seq > ?", (after,)).fetchone()[0])
 
     def applied(self, collection: str) -> int:
-        """The sequence number that a collection has followed up to, 0 where it has not begun."""
+        """Sequence number of the last change applied to a collection; 0 if there is none."""
         with self._db.read() as db:
             row = db.execute("SELECT seq FROM applied WHERE collection = ?", (collection,)).fetchone()
             return int(row[0]) if row else 0
 
     def mark_applied(self, collection: str, seq: int) -> None:
-        """Remember that a collection has followed up to `seq`."""
+        """Store that all changes up to `seq` are applied to a collection."""
         with self._db.write() as db:
             db.execute("INSERT OR REPLACE INTO applied (collection, seq) VALUES (?, ?)", (collection, seq))
 
     def follows(self, collection: str) -> bool:
-        """Whether it is remembered how far a collection has followed."""
+        """Whether the journal stores a last applied change for a collection."""
         with self._db.read() as db:
             return bool(db.execute("SELECT 1 FROM applied WHERE collection = ?", (collection,)).fetchone())
 
     @contextmanager
     def writing(self, collection: str) -> Iterator[None]:
-        """Mark a collection as being written to. The mark stays where this does not come to its end."""
+        """Mark a collection as being written to. The mark stays if the block does not complete."""
         with self._db.write() as db:
             db.execute("INSERT OR IGNORE INTO written (collection) VALUES (?)", (collection,))
         self._writing.add(collection)
@@ -221,26 +222,26 @@ class Journal:
             db.execute("DELETE FROM written WHERE collection = ?", (collection,))
 
     def rebuilding(self, collection: str) -> bool:
-        """Whether a collection is being built anew, or was when its writer died."""
+        """Whether a collection is being rebuilt, or was when its writer died."""
         with self._db.read() as db:
             return bool(db.execute("SELECT 1 FROM written WHERE collection = ?", (collection + REBUILT,)).fetchone())
 
     def unsettled(self) -> set[str]:
-        """Collections that another process is writing to, and those to which writing broke off."""
+        """Collections that another process is writing to, and those whose last write was interrupted."""
         with self._db.read() as db:
             return {row[0] for row in db.execute("SELECT collection FROM written")} - self._writing
 
     def changed_elsewhere(self) -> bool:
-        """Whether another process has written since this was last asked."""
+        """Whether another process has written since the last call."""
         with self._db.read() as db:
             version = int(db.execute("PRAGMA data_version").fetchone()[0])
         changed, self._data_version = version != self._data_version, version
         return changed
 
     def forget(self, collection: str) -> None:
-        """Drop what is remembered of a deleted collection, and tombstones that all others have followed.
+        """Delete the records of a deleted collection, and tombstones that are applied to all other collections.
 
-        The mark of one that is being written to stays: it is deleted to be built anew.
+        The mark of a collection that this process is writing to stays: it was deleted to be rebuilt.
         """
         with self._db.write() as db:
             db.execute("DELETE FROM applied WHERE collection = ?", (collection,))

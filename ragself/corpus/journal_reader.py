@@ -1,4 +1,4 @@
-"""The journal as searches read it: over a connection of their own, which no writing thread of this process holds up."""
+"""Reads the journal for searches, over a separate connection that no writing thread of this process blocks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from ragself.errors import StoreError
 from ragself.schema import Chunk
 
-BATCH = 1000  # changes, or ids, in one statement
+BATCH = 1000  # changes or ids in one statement
 
-_TIMEOUT = 30.0  # seconds to wait for another process
+_TIMEOUT = 30.0  # seconds to wait for the lock of another process
 
 
 class JournalReader:
-    """Reads ``corpus.db``. Threads may share it."""
+    """Reader of ``corpus.db``. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file that a `Journal` has made. Raises StoreError where it cannot be read."""
+        """Open a file that a `Journal` created. Raises StoreError if it cannot be read."""
         self._path = path
         self._lock = threading.Lock()
         try:
@@ -30,13 +30,13 @@ class JournalReader:
                 isolation_level=None,
             )  # fmt: skip
         except sqlite3.Error as error:
-            raise StoreError(f"Cannot read {path}: {error}. Mend its permissions.") from error
+            raise StoreError(f"Cannot read {path}: {error}. Fix its permissions.") from error
 
     def chunks(self, ids: Sequence[str]) -> dict[str, Chunk]:
-        """The chunks of these ids, as they are now; ids that are not there are left out.
+        """Current chunks of these ids. Unknown ids are left out.
 
         Raises:
-            StoreError: The file is damaged, as in all that follows.
+            StoreError: The file is damaged. The methods below raise this, too.
         """
         found: dict[str, Chunk] = {}
         for start in range(0, len(ids), BATCH):
@@ -48,20 +48,20 @@ class JournalReader:
         return found
 
     def version(self) -> int:
-        """A number that differs as soon as another connection has committed anything. Takes microseconds."""
+        """A number that changes with every commit of another connection. Takes microseconds."""
         return int(self._rows("PRAGMA data_version")[0][0])
 
     def head(self) -> int:
-        """The newest sequence number, 0 in an empty journal."""
+        """Newest sequence number; 0 in an empty journal."""
         rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
         return int(rows[0][0]) if rows else 0
 
     def after(self, seq: int) -> list[tuple[int, str, str | None]]:
-        """Sequence number, id and text, or None where it was deleted, of the next `BATCH` changes, oldest first."""
+        """Sequence number, id and text (None if deleted) of the next `BATCH` changes, oldest first."""
         return self._rows("SELECT seq, id, text FROM chunks WHERE seq > ? ORDER BY seq LIMIT ?", (seq, BATCH))
 
     def count(self, seq: int) -> int:
-        """How many changes there are after a sequence number."""
+        """Number of changes after a sequence number."""
         return int(self._rows("SELECT COUNT(*) FROM chunks WHERE seq > ?", (seq,))[0][0])
 
     def close(self) -> None:
@@ -73,9 +73,9 @@ class JournalReader:
         try:
             with self._lock:
                 return self._connection.execute(query, values).fetchall()
-        except sqlite3.ProgrammingError:  # it was closed
+        except sqlite3.ProgrammingError:  # the connection was closed
             raise
         except sqlite3.DatabaseError as error:
             raise StoreError(
-                f"Cannot read {self._path}: {error}. Mend its permissions, or restore it from a backup."
+                f"Cannot read {self._path}: {error}. Fix its permissions, or restore it from a backup."
             ) from error

@@ -1,4 +1,4 @@
-"""Reading what users asked from a file."""
+"""Reading of queries from a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from ragself.errors import InputError
 
 
 def read_queries(path: Path, *, or_none: bool = False) -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises InputError where it cannot be read.
+    """Non-blank lines of a UTF-8 file.
 
-    Also where it has no such line, unless `or_none`.
+    Raises:
+        InputError: The file cannot be read, or has no such line and `or_none` is False.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -19,5 +20,5 @@ def read_queries(path: Path, *, or_none: bool = False) -> list[str]:
             f"Cannot read the queries in {path}: {error}. Expected UTF-8 text, one query a line."
         ) from error
     if not lines and not or_none:
-        raise InputError(f"{path} holds no query. Expected UTF-8 text, one query a line; or leave the option out.")
+        raise InputError(f"{path} holds no query. Expected UTF-8 text, one query a line; or omit the option.")
     return lines

@@ -1,4 +1,4 @@
-"""What users asked, in SQLite: opt-in, readable by its owner only, no longer and no more than the settings say."""
+"""Log of queries, in SQLite: opt-in, readable by its owner only, limited in age and number by the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ragself.errors import ConfigError, StoreError
 Redact: TypeAlias = Callable[[str], str | None]
 
 _SCHEMA = """
-PRAGMA secure_delete = ON;  -- what is forgotten is overwritten
+PRAGMA secure_delete = ON;  -- deleted content is overwritten
 CREATE TABLE IF NOT EXISTS queries (
     key TEXT PRIMARY KEY, text TEXT NOT NULL, times INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL
 ) WITHOUT ROWID;
@@ -30,26 +30,26 @@ _DAY = 86_400.0
 
 
 class QueryLog:
-    """The queries of a knowledge base, each wording once, with how often it was asked."""
+    """Queries of a knowledge base: each distinct wording with its count."""
 
     def __init__(self, path: Path, config: QueriesConfig) -> None:
-        """Open or create the log at `path`, mode 0600. Raises StoreError where that is impossible."""
+        """Open or create the log at `path`, mode 0600. Raises StoreError if that is impossible."""
         self._config = config
         try:
-            if not path.exists():  # to close a file that is open elsewhere in this process would drop SQLite's locks
+            if not path.exists():  # closing a file that this process has open elsewhere would drop SQLite's locks
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            path.chmod(0o600)  # SQLite gives its other files the same
+            path.chmod(0o600)  # SQLite gives its other files the same mode
         except OSError as error:
-            raise StoreError(f"Cannot open {path}: {error}. Mend the permissions or free some space.") from error
+            raise StoreError(f"Cannot open {path}: {error}. Fix the permissions or free some space.") from error
         self._db = Database(path, _SCHEMA, durable=False)
         self.purge()
 
     def add(self, queries: Mapping[str, int], now: float | None = None) -> None:
-        """Note queries and how often each was asked, and drop what is too old or too many.
+        """Add queries with their counts, and remove queries beyond the limits of age and number.
 
         Args:
-            queries: How often each text was asked. Texts without a word are passed over.
-            now: Seconds since 1970; None takes the clock.
+            queries: Number of searches for each text. Texts without a word are ignored.
+            now: Seconds since 1970; None means the current time.
         """
         now = time.time() if now is None else now
         rows = [(" ".join(words(text)), " ".join(text.split()), times) for text, times in queries.items()]
@@ -65,20 +65,20 @@ class QueryLog:
         self.purge(now)
 
     def purge(self, now: float | None = None, first: Callable[[list[str]], object] = list) -> list[str]:
-        """Remove what is too old or too many, as `forget` does. Returns what was removed."""
+        """Remove queries beyond the limits of age and number, as `forget` does. Returns their texts."""
         now = time.time() if now is None else now
         too_many = "key IN (SELECT key FROM queries ORDER BY last DESC LIMIT -1 OFFSET ?)"
         gone = self._remove(first, f"last < ? OR {too_many}", now - self._config.days * _DAY, self._config.keep)
         if gone:
-            with suppress(StoreError):  # the next time
+            with suppress(StoreError):  # the next call tries again
                 self._db.empty_log()
         return gone
 
     def asked(self, *, first_after: float = 0.0) -> dict[str, int]:
-        """How often each query was asked, in the order of the first time.
+        """Number of searches for each query, in the order of the first search.
 
         Args:
-            first_after: Only queries that were never asked before this time, seconds since 1970.
+            first_after: Seconds since 1970. Only queries first searched after this time are returned.
         """
         oldest = time.time() - self._config.days * _DAY
         query = "SELECT text, times FROM queries WHERE last >= ? AND first > ? ORDER BY first, key"
@@ -86,13 +86,13 @@ class QueryLog:
             return dict(db.execute(query, (oldest, first_after)))
 
     def __len__(self) -> int:
-        """How many distinct queries there are."""
+        """Number of distinct queries."""
         with self._db.read() as db:
             return _count(db)
 
     @property
     def total(self) -> int:
-        """How many there ever were, each wording once, forgotten ones included."""
+        """Number of distinct queries ever added, including removed ones."""
         with self._db.read() as db:
             return int(db.execute("SELECT queries FROM total").fetchone()[0])
 
@@ -103,18 +103,18 @@ class QueryLog:
         before: float | None = None,
         first: Callable[[list[str]], object] = list,
     ) -> list[str]:
-        """Remove queries for good.
+        """Remove queries permanently.
 
         Args:
-            matching: Those that contain this text, whatever its case; None is no condition.
-            before: Those last asked before this time, seconds since 1970; None is no condition.
-            first: Called with them; where it raises nothing is removed.
+            matching: Remove only queries that contain this text, in any case; None is no condition.
+            before: Seconds since 1970. Remove only queries last searched before this time; None is no condition.
+            first: Called with the texts before the removal is committed. If it raises, nothing is removed.
 
         Returns:
-            What was removed.
+            Texts that were removed.
 
         Raises:
-            StoreError: Another process keeps on reading, so that something of it is left on disk.
+            StoreError: Another process keeps reading, so that some removed data is left on disk.
         """
         gone = self._remove(
             first,
@@ -124,11 +124,11 @@ class QueryLog:
             matching,
             matching,
         )
-        self._db.empty_log()  # which holds the texts, too
+        self._db.empty_log()  # the log holds the texts, too
         return gone
 
     def _remove(self, first: Callable[[list[str]], object], where: str, *values: object) -> list[str]:
-        """Remove what a condition says. Returns the texts."""
+        """Remove queries that fulfil a condition. Returns their texts."""
         with self._db.write() as db:
             db.create_function("casefold", 1, str.casefold, deterministic=True)
             rows = db.execute(f"DELETE FROM queries WHERE {where} RETURNING text", values).fetchall()
@@ -146,7 +146,7 @@ def _count(db: Connection) -> int:
 
 
 def redaction(name: str | None) -> Redact:
-    """The function that `name` means, such as ``mypackage.privacy:mask``; None changes nothing.
+    """Import a redaction function by name, such as ``mypackage.privacy:mask``. None gives the identity function.
 
     Raises:
         ConfigError: There is no such function.
@@ -156,10 +156,10 @@ def redaction(name: str | None) -> Redact:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(import_module(module), attribute)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # importing a module may raise any error
         raise ConfigError(
             f"queries.redact = {name!r} cannot be imported: {error!r}. Expected MODULE:FUNCTION, where the function "
-            "takes a text and returns what may be kept of it, or None, and the module is installed, or its folder in "
+            "takes a text and returns the text to keep, or None. The module must be installed, or its folder in "
             "PYTHONPATH."
         ) from error
     if not callable(function):

@@ -1,4 +1,4 @@
-"""From a document to chunks that the encoder reads to their end."""
+"""Splits documents into chunks that the encoder can read completely."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ragself.errors import InputError
 from ragself.schema import Chunk, Scalar
 
 _CHARACTERS_PER_TOKEN = 4
-# A tokenizer may count a blob of any length (base64, say) as one unknown word. No text comes near
-# this many characters a token, so the floor bounds only the blobs.
+# A tokenizer may count a blob of any length, such as base64, as one unknown word. Natural text has
+# far fewer characters per token, so this limit affects blobs only.
 _MOST_CHARACTERS_PER_TOKEN = 16
-# The splitter's time grows with the square of a text's length; longer documents are cut first.
+# The splitter takes quadratic time in the length of a text. Longer documents are cut first.
 _PIECE_CHARACTERS = 100_000
 _CUTS = ("\n# ", "\n## ", "\n\n", "\n", " ")
 
-# Only a '#' in the first column is a heading here: an indented one is most often a comment in a
-# code sample (reStructuredText has no fences), which the Markdown splitter must not see either.
+# Only a '#' in the first column begins a heading. An indented one is mostly a comment in a code
+# sample (reStructuredText has no fences), so it is masked for the Markdown splitter.
 _INDENTED_HASH = re.compile(r"^([ \t]+)#", re.MULTILINE)
-_MASK = "\ue000"  # private use: in no text that has been written for readers
+_MASK = "\ue000"  # private use area: does not occur in texts for readers
 
 _SPACE = re.compile(r"\s*")
 _FENCE = re.compile(r"\s*(`{3,}(?=[^`]*$)|~{3,})")
@@ -50,7 +50,7 @@ Span: TypeAlias = tuple[int, int]
 
 
 class Heading(NamedTuple):
-    """A heading: where its line starts and ends, and what it says without markup."""
+    """A heading: offsets of its start and end, and its title without markup."""
 
     start: int
     end: int
@@ -58,24 +58,24 @@ class Heading(NamedTuple):
 
 
 def split(document: Document, tokenizer: Tokenizer | None, max_tokens: int) -> list[Chunk]:
-    """Cut a document into chunks, in reading order: at headings, paragraphs and sentences where it can.
+    """Split a document into chunks, in reading order: at headings, paragraphs and sentences where possible.
 
-    Ids are made of source and text, so that they stay when other parts of the document change.
-    ``metadata`` says ``source``, ``start_index`` (the offset in the document's text) and, where the
-    document has headings, ``title``. A heading is no chunk without the text that it stands above,
-    unless there is none or it is itself half as long as a chunk may be.
+    Ids are derived from source and text, so they stay the same when other parts of the document change.
+    ``metadata`` holds ``source``, ``start_index`` (the offset in the document's text) and, if the document has
+    headings, ``title``. A heading is in one chunk with the text below it, unless there is no such text or the heading
+    alone is longer than half the maximum size of a chunk.
 
     Args:
-        document: What to cut.
-        tokenizer: The encoder's, which stays as it is; None counts four characters as one token.
-        max_tokens: What the encoder reads, its special tokens included. A chunk is filled until it
-            has half as many, and ends before it would have more.
+        document: The document.
+        tokenizer: Tokenizer of the encoder, which is not changed. None counts four characters as one token.
+        max_tokens: Maximum number of tokens that the encoder reads, including special tokens. A chunk is filled to at
+            least half of it where possible, and never exceeds it.
 
     Returns:
-        The chunks: none where the document has no text.
+        The chunks. Empty if the document has no text.
 
     Raises:
-        InputError: If ``max_tokens`` leaves no room for text.
+        InputError: ``max_tokens`` leaves no room for text.
     """
     return _splitter(tokenizer, max_tokens).split(document)
 
@@ -84,7 +84,7 @@ def split(document: Document, tokenizer: Tokenizer | None, max_tokens: int) -> l
 def _splitter(tokenizer: Tokenizer | None, max_tokens: int) -> _Splitter:
     special = tokenizer.num_special_tokens_to_add(False) if tokenizer else 0
     if max_tokens <= special:
-        raise InputError(f"max_tokens is {max_tokens}, but a chunk needs {special + 1} at least")
+        raise InputError(f"max_tokens is {max_tokens}, but a chunk needs at least {special + 1}")
     return _Splitter(_counter(tokenizer), max_tokens - special)
 
 
@@ -118,13 +118,13 @@ class _Splitter:
         return [(start, end) for start, end in found if text[start:end].strip()]
 
     def _cutter(self, capacity: int, markdown: bool) -> MarkdownSplitter | TextSplitter:
-        # The library takes for granted that no text has more tokens than bytes.
+        # The library assumes that no text has more tokens than bytes.
         kind = MarkdownSplitter if markdown else TextSplitter
         limits = (max(1, capacity // 2), max(1, capacity))
         return kind.from_callback(lambda text: self.size(text.replace(_MASK, "#")), limits)
 
     def _joined(self, text: str, spans: list[Span], headings: list[Heading]) -> Iterator[Span]:
-        """Put spans that are nothing but headings at the front of the span that follows."""
+        """Prepend spans that contain only headings to the next span."""
         pending: list[Span] = []
         for span in spans:
             if _lead(text, span[0], headings)[1] >= span[1]:
@@ -135,7 +135,7 @@ class _Splitter:
         yield from pending
 
     def _below(self, text: str, above: list[Span], span: Span) -> Iterator[Span]:
-        """The span with the headings above it, cut again if they make it too long."""
+        """Return the span with the headings above it, split again if they make it too long."""
         start, end = span
         while above and self.size(text[above[0][0] : start]) > self.capacity // 2:
             yield above.pop(0)
@@ -143,7 +143,7 @@ class _Splitter:
         if not above or self.size(text[first:end]) <= self.capacity:
             yield first, end
             return
-        room = self.capacity - self.size(text[first:start]) - 1  # some tokenizers need one more at the seam
+        room = self.capacity - self.size(text[first:start]) - 1  # some tokenizers need one more token at the boundary
         cutter = self._cutter(room, markdown=True)
         (offset, part), *others = cutter.chunk_indices(_masked(text[start:end]))
         yield first, start + offset + len(part)
@@ -153,7 +153,7 @@ class _Splitter:
 def _counter(tokenizer: Tokenizer | None) -> Size:
     if tokenizer is None:
         return lambda text: -(-len(text) // _CHARACTERS_PER_TOKEN)
-    counting = Tokenizer.from_str(tokenizer.to_str())  # a copy: truncation is the caller's business
+    counting = Tokenizer.from_str(tokenizer.to_str())  # a copy: the truncation of the caller must not change
     counting.no_truncation()
     counting.no_padding()
 
@@ -185,7 +185,7 @@ def _pieces(text: str) -> Iterator[Span]:
 
 
 def _headings(text: str) -> list[Heading]:
-    """The headings of a Markdown text, without those that say nothing or stand in fenced code."""
+    """Headings of a Markdown text, without empty ones and without those in fenced code."""
     found: list[Heading] = []
     lines = text.split("\n")
     fence, start = "", 0
@@ -216,10 +216,10 @@ def _plain(title: str) -> str:
 
 
 def _lead(text: str, start: int, headings: list[Heading]) -> tuple[str | None, int]:
-    """The heading that a text starting at ``start`` stands under, and where it goes on below it."""
+    """Title of the heading above the text at ``start``, and the offset where the text below that heading begins."""
     index = bisect_right(headings, start, key=lambda heading: heading.start)
     title, body = (headings[index - 1].title, max(start, headings[index - 1].end)) if index else (None, start)
-    # A heading that follows at once, with nothing between them, is the nearer one.
+    # If another heading follows directly, without text between them, it is the nearer one.
     while index < len(headings) and _past_space(text, body) >= headings[index].start:
         title, body = headings[index].title, headings[index].end
         index += 1
@@ -234,5 +234,5 @@ def _past_space(text: str, position: int) -> int:
 def _title(text: str, start: int, end: int, headings: list[Heading]) -> str | None:
     title, _ = _lead(text, start, headings)
     if title is None and headings and headings[0].start < end:
-        return headings[0].title  # what comes before a document's first heading belongs to it
+        return headings[0].title  # text before the first heading belongs to that heading
     return title

@@ -1,4 +1,4 @@
-"""Words: the unit that BM25, the document language model and the inverted index count."""
+"""Tokenisation into words, the unit of BM25, the document language model and the inverted index."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # scripts without word spaces
-_RUN = regex.compile(r"[\p{L}\p{N}\p{M}_]+")  # with marks: a vowel sign is part of its word
+_RUN = regex.compile(r"[\p{L}\p{N}\p{M}_]+")  # with marks, as a vowel sign is part of its word
 _PIECE = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|(?:(?![{_UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}_])+")
 _HAS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
 _HUMP = regex.compile(r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})")
-_ASCII_RUN = re.compile(r"[A-Za-z0-9_]+")  # the same of most English texts, in a third of the time
+_ASCII_RUN = re.compile(r"[A-Za-z0-9_]+")  # same result for most English texts, in a third of the time
 _ASCII_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_ASCII_COMPOUND = re.compile(r"_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")  # what only identifiers of several parts hold
+_ASCII_COMPOUND = re.compile(r"_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")  # occurs only in identifiers of several parts
 
 
 def words(text: str) -> list[str]:
     """Lower-cased runs of letters and digits in any script.
 
-    An identifier gives its parts, split at humps and underscores, and then itself as a whole. Text in a script without
-    spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) gives single characters, and each pair of
-    neighbouring characters, as Lucene's CJK analyzer does.
+    An identifier yields its parts, split at camel-case boundaries and underscores, and then the whole identifier. Text
+    in a script without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) yields single characters and
+    all pairs of neighbouring characters, as in Lucene's CJK analyzer.
 
     >>> words("Rate-limit of getHTTPResponse: 5 req/s")
     ['rate', 'limit', 'of', 'get', 'http', 'response', 'gethttpresponse', '5', 'req', 's']
@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
     for run in runs:
         lower = run.lower()
         if lower[1:] == run[1:] and "_" not in run and (run.isascii() or not _HAS_UNSPACED.search(run)):
-            found.append(lower)  # as most are
+            found.append(lower)  # the most frequent case
         elif run.isascii() or not _HAS_UNSPACED.search(run):
             found += _identifier(run, hump)
         else:
@@ -58,13 +58,13 @@ def words(text: str) -> list[str]:
 
 
 def _identifier(run: str, hump: re.Pattern[str]) -> list[str]:
-    """The parts of an identifier, and the whole of it where it has several."""
+    """Parts of an identifier, followed by the whole identifier if it has several parts."""
     parts = hump.sub(" ", run).replace("_", " ").lower().split()
     return [*parts, run.strip("_").lower()] if len(parts) > 1 else parts
 
 
 def _unspaced(run: str) -> list[str]:
-    """Characters and pairs of them; what is written in other scripts between them is as elsewhere."""
+    """Characters and pairs of characters. Runs of other scripts between them are split as identifiers."""
     found: list[str] = []
     before = ""
     for piece in _PIECE.findall(run):
@@ -81,13 +81,13 @@ def _unspaced(run: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words of a corpus, most widespread first.
+    """Words of a corpus, in descending order of document frequency.
 
     Attributes:
         terms: V distinct words.
         documents: Number of documents counted.
-        frequency: (V,) int64, documents that hold the word.
-        occurrences: (V,) int64, times that the word occurs.
+        frequency: (V,) int64, number of documents that contain the word.
+        occurrences: (V,) int64, number of occurrences of the word.
     """
 
     terms: tuple[str, ...]
@@ -100,8 +100,8 @@ class Vocabulary:
         """Count the words of documents.
 
         Args:
-            tokenised: One list of words a document.
-            limit: Keep only this many, those in most documents; None keeps all.
+            tokenised: One list of words per document.
+            limit: Maximum number of words; the most frequent ones (by document) are kept. None keeps all.
         """
         counts: Counter[str] = Counter()
         totals: Counter[str] = Counter()
@@ -116,7 +116,7 @@ class Vocabulary:
         return cls(tuple(terms), documents, frequency, occurrences)
 
     def __len__(self) -> int:
-        """V."""
+        """Number of words, V."""
         return len(self.terms)
 
     @cached_property
@@ -125,12 +125,12 @@ class Vocabulary:
         return {term: row for row, term in enumerate(self.terms)}
 
     def counts(self, tokenised: Sequence[Sequence[str]]) -> csr_matrix:
-        """How often each word occurs in each text, words not in the vocabulary left out.
+        """Count the words of each text. Words outside the vocabulary are ignored.
 
         Returns:
             (len(tokenised), V) float32 CSR.
         """
-        from scipy.sparse import csr_matrix  # takes .3 s, and searching needs none of it
+        from scipy.sparse import csr_matrix  # the import takes 0.3 s, and search does not need it
 
         indptr = [0]
         indices: list[int] = []

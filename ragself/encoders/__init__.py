@@ -1,1 +1,1 @@
-"""Encoders: texts to base vectors, each text encoded once."""
+"""Encoders: compute base vectors of texts. Each text is encoded once."""

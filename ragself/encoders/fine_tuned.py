@@ -1,4 +1,4 @@
-"""Vectors of an encoder with LoRA weights merged in: made when a text is first encoded, documents behind the cache."""
+"""Encoder with merged LoRA weights: created on first use, with a cache for documents."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Matrix = NDArray[np.float32]
 
 
 class Copies:
-    """Tuned encoders that are in use, by the hash of their weights, so that equal adapters share one."""
+    """Fine-tuned encoders in use, by the hash of their weights, so that equal adapters share one."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Create an empty collection."""
         self._made: WeakValueDictionary[str, Encoder] = WeakValueDictionary()
         self._one = threading.Lock()
 
     def get(self, key: str, make: Callable[[], Encoder]) -> Encoder:
-        """That of the key, made if nobody has one."""
+        """Return the encoder of `key`. Create it with `make` if none is in use."""
         with self._one:  # two threads at once would merge twice
             found = self._made.get(key)
             if found is None:
@@ -34,7 +34,7 @@ class Copies:
 
 
 class FineTuned:
-    """A base encoder with changed weights. The base itself stays as it is, and others may use it meanwhile."""
+    """A base encoder with changed weights. The base encoder itself does not change and stays usable."""
 
     def __init__(
         self,
@@ -46,15 +46,16 @@ class FineTuned:
         cache: VectorCache | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Name the parts; nothing is loaded yet.
+        """Store the parts. Nothing is loaded yet.
 
         Args:
-            base: Gives the base encoder.
-            changes: Give what is added to its weights, as of `Encoder.tuned`.
-            key: Hash of base and changes: the space of the vectors in the cache.
-            copies: Where equal ones are shared.
-            cache: Of documents; None encodes them each time. Queries are never kept: they would have to be forgotten.
-            progress: Told of documents that are encoded into the cache.
+            base: Returns the base encoder.
+            changes: Returns the values added to its weights, as in `Encoder.tuned`.
+            key: Hash of base and changes, which names the space of the vectors in the cache.
+            copies: Collection in which equal encoders are shared. None creates a new one.
+            cache: Cache of documents; None encodes them each time. Queries are never cached, as they would have to be
+                deleted.
+            progress: Called with the stage, documents encoded into the cache and their total.
         """
         self._base, self._changes, self._key = base, changes, key
         self._copies = copies or Copies()
@@ -63,27 +64,27 @@ class FineTuned:
 
     @property
     def encoder(self) -> Encoder:
-        """The tuned encoder, made on first use. Raises AdapterError where the weights do not fit the base."""
+        """The fine-tuned encoder, created on first use. Raises AdapterError if the weights do not fit the base."""
         if self._encoder is None:
             self._encoder = self._copies.get(self._key, lambda: self._base().tuned(self._changes()))
         return self._encoder
 
     def queries(self, texts: Sequence[str]) -> Matrix:
-        """Encode texts that are asked: (len(texts), base) float32, normalised."""
+        """Encode queries: (len(texts), base) float32, normalised."""
         return self.encoder.queries(texts)
 
     def documents(self, texts: Sequence[str], width: int) -> Matrix:
-        """Encode texts that are searched, each once: (len(texts), width) float32, normalised."""
+        """Encode documents, each once: (len(texts), width) float32, normalised."""
         if self._cache is None:
             return self.encoder.documents(texts)
         encode: Callable[[list[str]], Matrix] = lambda batch: self.encoder.documents(batch)
-        return self._cache.vectors(self.space, texts, encode, width, self._progress, "encode documents anew")
+        return self._cache.vectors(self.space, texts, encode, width, self._progress, "re-embed documents")
 
     @property
     def space(self) -> str:
-        """The space of its documents in the cache."""
+        """Space of its documents in the cache."""
         return f"{self._key}/document"
 
     def afresh(self) -> FineTuned:
-        """The same without the cache, to check what is in it."""
+        """The same encoder without the cache, to verify cached vectors."""
         return FineTuned(self._base, self._changes, self._key, copies=self._copies)

@@ -1,13 +1,12 @@
-"""The common BERT sentence encoders without torch, for a process that encodes one query and ends.
+"""Common BERT sentence encoders without torch, for a process that encodes one query and ends.
 
-Why this exists: to import torch and sentence-transformers and to load the model takes 5 seconds of processor time, and
-to encode one query 10 milliseconds. `ragself search` from a shell pays both. numpy, tokenizers and safetensors are
-loaded in no time, and make the same vectors, up to rounding.
+Importing torch and sentence-transformers and loading the model takes 5 seconds of processor time; encoding one query
+takes 10 milliseconds. `ragself search` from a shell pays both. numpy, tokenizers and safetensors load in negligible
+time and compute the same vectors, up to rounding.
 
-What it does not do: download anything, run on a GPU, train, or read a model that is not exactly of the kind that it
-knows, which is BERT with GELU and absolute positions, pooled by mean or first token. Of any other model, and wherever
-anything is in doubt, `LightEncoder.open` returns None, and the full encoder is loaded as everywhere else. It is slower
-than torch on many texts: a program that goes on running has nothing from it.
+It does not download, train or use a GPU. It supports only BERT with GELU and absolute positions, pooled by mean or
+first token. For any other model, and in any case of doubt, `LightEncoder.open` returns None, and the full encoder is
+loaded as everywhere else. It is slower than torch on many texts, so a long-running program gains nothing from it.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ logger = logging.getLogger(__name__)
 Matrix = NDArray[np.float32]
 Prompts = Mapping[Literal["query", "document"], str]
 
-FEW = 64  # texts that a `LazyEncoder` encodes at once without the full encoder
-_BATCH = 32  # texts at once, which bounds the memory
+FEW = 64  # maximum number of texts that a `LazyEncoder` encodes at once without the full encoder
+_BATCH = 32  # texts encoded at once, which limits the memory
 _MODULES = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
 _CONFIG = {
     "model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False,
@@ -52,21 +51,21 @@ _POOLING = {
 }  # fmt: skip
 _NORMALIZE = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
 _OTHERS = ("adapter_config.json", "added_tokens.json", "preprocessor_config.json", "processor_config.json")
-_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # take tokenizer.json as it is
-_ENDS = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))  # what is put before and after a text
+_AS_IT_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # use tokenizer.json as it is
+_ENDS = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))  # tokens before and after a text
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
 
 
 class _UnsupportedError(Exception):
-    """The model is of another kind."""
+    """The model is not supported."""
 
 
 class LightEncoder:
-    """A BERT sentence encoder in numpy, whose vectors are L2-normalised float32. It never changes.
+    """An immutable BERT sentence encoder in numpy, whose vectors are L2-normalised float32.
 
     Attributes:
         dimension: Width of the vectors.
-        fingerprint: As that of the `Encoder` of the same folder and prompts.
+        fingerprint: Equal to that of the `Encoder` of the same folder and prompts.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class LightEncoder:
         prompts: Mapping[str, str],
         max_tokens: int,
     ) -> None:
-        """Name the parts, as `open` finds them."""
+        """Store the parts that `open` loads."""
         self.dimension = int(config["hidden_size"])
         self.fingerprint = _fingerprint(tensors, prompts, max_tokens)
         self._layers, self._heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
@@ -89,15 +88,15 @@ class LightEncoder:
 
     @classmethod
     def open(cls, folder: Path, prompts: Prompts | None) -> LightEncoder | None:
-        """The encoder in a folder, or None where it is not exactly of the kind that is known. Raises nothing.
+        """Open the encoder in a folder, or return None if its model is not supported. Raises nothing.
 
         Args:
-            folder: Of a sentence-transformers model.
-            prompts: As of `EncoderConfig`; None takes those of the model.
+            folder: Folder of a sentence-transformers model.
+            prompts: Prompts as in `EncoderConfig`; None uses those of the model.
         """
         try:
             return cls._opened(folder, prompts)
-        except Exception as error:  # files of all kinds are possible, and whatever is wrong the full encoder reports
+        except Exception as error:  # any file is possible; the full encoder reports what is wrong
             logger.debug("%s needs the full encoder: %s: %s", folder, type(error).__name__, error)
             return None
 
@@ -118,11 +117,11 @@ class LightEncoder:
         return cls(config, tensors, tokenizer, pooling, _prompts(folder, prompts), longest)
 
     def documents(self, texts: Sequence[str]) -> Matrix:
-        """Encode texts that are searched: (len(texts), dimension) float32, normalised."""
+        """Encode documents: (len(texts), dimension) float32, normalised."""
         return self._encode(texts, self._prompts["document"])
 
     def queries(self, texts: Sequence[str]) -> Matrix:
-        """Encode texts that are asked: (len(texts), dimension) float32, normalised."""
+        """Encode queries: (len(texts), dimension) float32, normalised."""
         return self._encode(texts, self._prompts["query"])
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Matrix:
@@ -135,10 +134,10 @@ class LightEncoder:
         return out
 
     def _vectors(self, texts: Sequence[Sequence[int]]) -> Matrix:
-        """Pooled vectors of texts as token ids. The tokens of all texts are the rows of one matrix: nothing is padded.
+        """Pooled vectors of texts. The tokens of all texts are the rows of one matrix, without padding.
 
         Args:
-            texts: At least one, each of at least one token.
+            texts: Token ids of at least one text, with at least one token each.
         """
         ends = np.cumsum([len(text) for text in texts]).tolist()
         spans = [slice(end - len(text), end) for text, end in zip(texts, ends, strict=True)]
@@ -156,7 +155,7 @@ class LightEncoder:
             for part in ("query", "key", "value")
         )
         seen = np.empty_like(hidden)
-        for span in spans:  # a text's tokens see each other
+        for span in spans:  # tokens attend only to tokens of the same text
             weights = query[:, span] @ key[:, span].swapaxes(1, 2) / np.float32(math.sqrt(query.shape[2]))
             weights = np.exp(weights - weights.max(axis=2, keepdims=True))
             weights /= weights.sum(axis=2, keepdims=True)
@@ -176,16 +175,16 @@ class LightEncoder:
 
 
 class LazyEncoder(Encoder):
-    """An `Encoder` that is loaded when more is asked of it than vectors of a few texts: these are made without.
+    """An `Encoder` that loads the full encoder on demand. Until then, a `LightEncoder` encodes small numbers of texts.
 
-    Once it is loaded, it does everything.
+    Once loaded, the full encoder does everything.
     """
 
     def __init__(self, light: Callable[[], LightEncoder | None], load: Callable[[], Encoder], dimension: int) -> None:
-        """Load nothing yet.
+        """Store the parts. Nothing is loaded yet.
 
         Args:
-            light: Opens the encoder that does without, or says that there is none.
+            light: Opens the light encoder. Returns None if there is none.
             load: Loads the full encoder. Raises EncoderError.
             dimension: Width of the vectors.
         """
@@ -202,15 +201,15 @@ class LazyEncoder(Encoder):
         return self._open()
 
     def documents(self, texts: Sequence[str]) -> Matrix:
-        """As of `Encoder`. Raises EncoderError."""
+        """See `Encoder`. Raises EncoderError."""
         return self._for(texts).documents(texts)
 
     def queries(self, texts: Sequence[str]) -> Matrix:
-        """As of `Encoder`. Raises EncoderError."""
+        """See `Encoder`. Raises EncoderError."""
         return self._for(texts).queries(texts)
 
     def tuned(self, changes: Mapping[str, Matrix]) -> Encoder:
-        """As of `Encoder`. Raises AdapterError and EncoderError."""
+        """See `Encoder`. Raises AdapterError and EncoderError."""
         return self.full.tuned(changes)
 
     def _for(self, texts: Sequence[str]) -> LightEncoder | Encoder:
@@ -219,17 +218,17 @@ class LazyEncoder(Encoder):
         return self._without or self.full
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else an `Encoder` has."""
+        """Return any other attribute of the full encoder."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.full, name)
 
 
 def located(name: str, revision: str | None) -> Path | None:
-    """Folder on this machine in which `Encoder` would find a model, or None.
+    """Local folder in which `Encoder` would find a model, or None.
 
     Args:
-        name: As in the settings.
+        name: Name of the model, as in the settings.
         revision: Commit on the hub, or None.
 
     Raises:
@@ -244,7 +243,7 @@ def located(name: str, revision: str | None) -> Path | None:
 
 
 def _in_cache(name: str) -> bool:
-    """Whether the Hugging Face cache may hold a model: to ask the hub's own client takes a tenth of a second."""
+    """Whether the Hugging Face cache may contain a model. The check of the hub client takes a tenth of a second."""
     from huggingface_hub import constants
 
     return (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir()
@@ -260,13 +259,13 @@ def _check(holds: bool, what: str) -> None:
 
 
 def _check_all(file: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise where a key that is there has another value than expected, or a null."""
+    """Raise if a key has another value than expected. Missing keys, and false values for false ones, are accepted."""
     for key, value in expected.items():
         _check(found.get(key, value) == value or (not value and not found[key]), f"{file} has {key} {found.get(key)!r}")
 
 
 def _pooling(folder: Path, width: int) -> str:
-    """The pooling mode, if nothing but a transformer is pooled."""
+    """Return the pooling mode. Raise if the model has other modules than transformer, pooling and normalisation."""
     modules = sorted(_json(folder / "modules.json"), key=lambda module: int(module["idx"]))
     kinds = [str(module["type"]) for module in modules]
     _check([kind.rpartition(".")[2] for kind in kinds] in _MODULES, f"it has the modules {kinds}")
@@ -285,7 +284,7 @@ def _pooling(folder: Path, width: int) -> str:
 
 
 def _longest(transformer: Mapping[str, Any], tokens: Mapping[str, Any], positions: int) -> int:
-    """How many tokens are read of a text."""
+    """Maximum number of tokens that are read of a text."""
     _check_all("sentence_bert_config.json", transformer, _TRANSFORMER)
     more = [key for key in transformer.keys() - _TRANSFORMER.keys() - {"max_seq_length"} if transformer[key]]
     _check(not more, f"sentence_bert_config.json has {more}")
@@ -297,13 +296,13 @@ def _longest(transformer: Mapping[str, Any], tokens: Mapping[str, Any], position
 
 
 def _tokenizer(path: Path, config: Mapping[str, Any], longest: int) -> Any:
-    """The tokenizer, if transformers makes the same of tokenizer.json and tokenizer_config.json."""
+    """Load the tokenizer. Raise if transformers would build another one from its two files."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer.from_file(str(path))
     first, last = (tokenizer.token_to_id(config.get(key, token)) for key, token in _ENDS)
     kind = config.get("tokenizer_class")
-    if kind not in _AS_IT_IS:  # transformers makes it anew, of the vocabulary
+    if kind not in _AS_IT_IS:  # transformers rebuilds it from the vocabulary
         _check(kind in (None, "BertTokenizer", "BertTokenizerFast"), f"its tokenizer is a {kind}")
         normalizer, model = tokenizer.normalizer, tokenizer.model
         _check(isinstance(normalizer, normalizers.BertNormalizer), "its tokenizer has another normalizer")
@@ -327,7 +326,7 @@ def _tokenizer(path: Path, config: Mapping[str, Any], longest: int) -> Any:
 
 
 def _check_tensors(tensors: Mapping[str, NDArray[Any]], config: Mapping[str, Any]) -> None:
-    """Raise where the weights are not exactly those that a BERT of these settings has."""
+    """Raise if names, shapes and types of the weights are not exactly those of a BERT with these settings."""
     shapes = _shapes(config)
     _check({name: tensor.shape for name, tensor in tensors.items()} == shapes, "it has other weights than BERT")
     kinds = {str(tensor.dtype) for tensor in tensors.values()}
@@ -356,7 +355,7 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _prompts(folder: Path, given: Prompts | None) -> dict[str, str]:
-    """The prompts that the `Encoder` of the folder has."""
+    """Prompts of the `Encoder` of the folder."""
     path = folder / "config_sentence_transformers.json"
     config = _json(path) if path.exists() else {}
     _check(config.get("model_type", "SentenceTransformer") == "SentenceTransformer", "it is of another type")
@@ -365,7 +364,7 @@ def _prompts(folder: Path, given: Prompts | None) -> dict[str, str]:
 
 
 def _fingerprint(tensors: Mapping[str, NDArray[Any]], prompts: Mapping[str, str], max_tokens: int) -> str:
-    """As `Encoder` has it, of whose model the transformer is the first part."""
+    """Fingerprint equal to that of `Encoder`, in whose model the transformer is the first part."""
     digest = hashlib.blake2b(repr([max_tokens, sorted(prompts.items())]).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"0.model.{name} torch.{tensor.dtype} {tensor.shape}".encode())
@@ -374,7 +373,7 @@ def _fingerprint(tensors: Mapping[str, NDArray[Any]], prompts: Mapping[str, str]
 
 
 def _gelu(rows: Matrix) -> Matrix:
-    """Each x times the share of a normal distribution below x. The error function is exact to 1.5e-7."""
+    """GELU: x times the share of a normal distribution below x. The error function is exact to 1.5e-7."""
     size = np.abs(rows) * np.float32(math.sqrt(0.5))
     t = 1 / (1 + np.float32(0.3275911) * size)
     series = np.zeros_like(t)

@@ -1,8 +1,8 @@
-"""How widely an encoder spreads its cosines: the unit in which lexical scores are added to them.
+"""Spread of an encoder's cosines: the unit in which lexical scores are added to them.
 
-Encoders differ: the cosines of all-MiniLM-L6-v2 lie between 0 and .7, those of E5 between .7 and 1. The spread is that
-of a few general texts, which are the same for every corpus: it belongs to the encoder, and scores stay comparable as
-documents come and go.
+Encoders differ: the cosines of all-MiniLM-L6-v2 lie between 0 and .7, those of E5 between .7 and 1. The spread is
+measured on a few general texts, which are the same for every corpus. It depends on the encoder only, so scores stay
+comparable when documents are added or deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from ragself.encoders.vectors import BaseVectors
 
-REFERENCE = 0.1308  # of all-MiniLM-L6-v2 on these texts
+REFERENCE = 0.1308  # spread of all-MiniLM-L6-v2 on these texts
 
 DOCUMENTS = (
     "The council approved the new budget for roads and schools after a long debate on Tuesday.",
@@ -60,11 +60,11 @@ QUERIES = (
 
 
 def spread(base: BaseVectors) -> float:
-    """Mean standard deviation of a query's cosines over the documents above."""
+    """Mean standard deviation of a query's cosines over `DOCUMENTS`."""
     cosines = base.queries(QUERIES) @ base.documents(DOCUMENTS).T
     return float(np.std(cosines, axis=1).mean())
 
 
 def unit(base: BaseVectors) -> float:
-    """The spread, in units of that of all-MiniLM-L6-v2; the texts are encoded once and then come from the cache."""
+    """Spread relative to that of all-MiniLM-L6-v2. The texts are encoded once and then come from the cache."""
     return spread(base) / REFERENCE

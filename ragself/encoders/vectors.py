@@ -1,4 +1,4 @@
-"""Base vectors of texts, each text encoded once: the encoder behind its cache, loaded when first needed."""
+"""Base vectors of texts: the encoder with its cache, loaded on first use. Each text is encoded once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BaseVectors:
     """Vectors of the frozen base encoder."""
 
     def __init__(self, load: Callable[[], Encoder], fingerprint: str, dimension: int, cache: VectorCache) -> None:
-        """Name the parts; the encoder is loaded by `load` when a text is not in the cache."""
+        """Store the parts. `load` loads the encoder when a text is not in the cache."""
         self._load = load
         self._fingerprint = fingerprint
         self._cache = cache
@@ -38,7 +38,7 @@ class BaseVectors:
         return self._cache.vectors(space, texts, encode, self.dimension, progress, "encode documents")
 
     def key(self, text: str) -> bytes:
-        """The 16 bytes that name the base vector of a document in the cache."""
+        """The 16-byte key of the base vector of a document in the cache."""
         return key_of(f"{self._fingerprint}/document", text)
 
     def named(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
@@ -46,41 +46,41 @@ class BaseVectors:
         return self._cache.named(keys, self.dimension)
 
     def keep(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Take base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
+        """Add base vectors of documents that were computed elsewhere, (len(texts), dimension) float32, normalised."""
         self._cache.keep(f"{self._fingerprint}/document", texts, vectors)
 
     def tuned(
         self, changes: Callable[[], Mapping[str, NDArray[np.float32]]], digest: str, progress: Progress = silent
     ) -> FineTuned:
-        """The encoder with changed weights, whose vectors of documents are in the same cache.
+        """Return the encoder with changed weights. Its vectors of documents are in the same cache.
 
         Args:
-            changes: As of `Encoder.tuned`.
-            mark: Hash of the changes.
-            progress: Told of documents encoded.
+            changes: Returns the values added to the weights, as in `Encoder.tuned`.
+            digest: Hash of the changes.
+            progress: Called with the stage, documents encoded and their total.
         """
         key = f"{self._fingerprint}/lora/{digest}"
         load: Callable[[], Encoder] = lambda: self.encoder
         return FineTuned(load, changes, key, copies=self._copies, cache=self._cache, progress=progress)
 
     def prune(self, documents: Sequence[str], queries: Iterable[str], spaces: Iterable[str] = ()) -> int:
-        """Forget what neither these texts nor the last two passes need. Returns how many vectors went.
+        """Delete vectors that neither these texts nor the last two passes use. Returns the number deleted.
 
         Args:
-            documents: Texts that are searched.
-            queries: Texts that are asked.
-            spaces: Of tuned encoders whose vectors of the documents are needed, too.
+            documents: Texts of the documents.
+            queries: Texts of the queries.
+            spaces: Spaces of fine-tuned encoders whose vectors of the documents are needed, too.
         """
         needed = {f"{self._fingerprint}/document": documents, f"{self._fingerprint}/query": queries}
         return self._cache.prune(needed | dict.fromkeys(spaces, documents))
 
     def forget(self, queries: Sequence[str]) -> None:
-        """Forget the vectors of queries."""
+        """Delete the vectors of queries."""
         if queries:
             self._cache.drop(f"{self._fingerprint}/query", queries)
 
     def missing(self, texts: Sequence[str], side: Literal["document", "query"]) -> list[str]:
-        """Those texts that were never encoded on that side, each once."""
+        """Those texts that have no vector for that side in the cache, each once."""
         return self._cache.missing(f"{self._fingerprint}/{side}", texts)
 
     def queries(self, texts: Sequence[str], progress: Progress = silent) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""The base model of a knowledge base: chosen when it is made, and from then on the same or none."""
+"""Base model of a knowledge base: chosen at creation, and verified each time it is loaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ragself.index.client import Chroma
 from ragself.schema import Version
 from ragself.versions.registry import FORMAT, Manifest, Registry, now
 
-_LIKENESS = 0.9999  # cosine that an encoder without torch must reach on the canary texts
+_LIKENESS = 0.9999  # minimum cosine, on the canary texts, of an encoder without torch
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder for a new knowledge base that is somebody's Chroma database.
+    """Reject a folder for a new knowledge base that holds another program's Chroma database.
 
     Raises:
-        StoreError: It is.
+        StoreError: It does.
     """
     if (path / "chroma.sqlite3").exists():
         raise StoreError(
@@ -35,11 +35,11 @@ def check_folder(path: Path) -> None:
 
 
 def make(registry: Registry, config: Config) -> None:
-    """Make an empty knowledge base in the registry's folder, with version 0 live.
+    """Create an empty knowledge base in the registry's folder, with version 0 live.
 
     Raises:
-        EncoderError: The embedding model cannot be loaded. Nothing was made.
-        StoreError: The Chroma server that is to hold the vectors does not answer. Nothing was made.
+        EncoderError: The embedding model cannot be loaded. Nothing was created.
+        StoreError: The Chroma server for the vectors does not answer. Nothing was created.
     """
     encoder = Encoder(config.encoder)
     manifest = Manifest(
@@ -62,7 +62,7 @@ def make(registry: Registry, config: Config) -> None:
 
 
 def check_named(manifest: Manifest, config: EncoderConfig, place: str) -> None:
-    """Refuse settings that name another model than the one that the knowledge base at `place` was made with.
+    """Reject settings that name a model other than that of the knowledge base at `place`.
 
     Raises:
         EncoderError: They do.
@@ -75,10 +75,10 @@ def check_named(manifest: Manifest, config: EncoderConfig, place: str) -> None:
 
 
 def load(manifest: Manifest, config: EncoderConfig, place: str) -> Encoder:
-    """The model that the knowledge base at `place` was made with; device and batch size are the settings'.
+    """Load the model of the knowledge base at `place`; device and batch size come from the settings.
 
     Raises:
-        EncoderError: It cannot be loaded, or is not the same any more.
+        EncoderError: The model cannot be loaded, or it has changed.
     """
     made_with = {"model": manifest.encoder, "revision": manifest.revision, "prompts": manifest.prompts}
     encoder = Encoder(config.model_copy(update=made_with))
@@ -93,10 +93,10 @@ def load(manifest: Manifest, config: EncoderConfig, place: str) -> Encoder:
 
 
 def light(manifest: Manifest) -> LightEncoder | None:
-    """The same model without torch, to encode a few texts with; None where it cannot be had, or is not the same."""
+    """The same model without torch, for encoding a few texts; None if it is not available or not the same."""
     try:
         folder = located(manifest.encoder, manifest.revision)
-    except EncoderError:  # the full encoder will say it
+    except EncoderError:  # the full encoder reports it
         return None
     encoder = None if folder is None else LightEncoder.open(folder, manifest.prompts)
     if encoder is None or encoder.fingerprint != manifest.fingerprint:

@@ -1,253 +1,184 @@
-"""The open parts of a knowledge base that building, switching and cleaning work on."""
+"""The open parts of a knowledge base, and the locks that one needs to change them."""
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from ragself.adapters.adapter import Adapter
-from ragself.adapters.embedder import Embedder
-from ragself.adapters.io import fingerprint
-from ragself.adapters.io import load as load_ranking
-from ragself.adapters.io import save as save_ranking
-from ragself.adapters.ranking import Ranking
-from ragself.corpus.journal import REBUILT, Journal
+from ragself.config import Config, load
+from ragself.corpus.journal import LEXICAL, Journal
+from ragself.corpus.journal_reader import JournalReader
 from ragself.encoders.cache import VectorCache
+from ragself.encoders.encoder import Encoder
+from ragself.encoders.light import LazyEncoder
 from ragself.encoders.vectors import BaseVectors
-from ragself.errors import StoreError
-from ragself.index.client import Chroma
-from ragself.index.collection import Index
-from ragself.index.reindex import apply_changes
+from ragself.engine import base_version
+from ragself.engine.version_store import VersionStore
+from ragself.errors import StoreError, StoreLocked
+from ragself.index.hybrid import HybridSearch
 from ragself.index.snapshot import Snapshot
+from ragself.index.sync import AdoptedCollection
 from ragself.lexical.index import LexicalIndex
-from ragself.progress import Progress, silent
-from ragself.schema import Version
-from ragself.versions.lock import Turn
-from ragself.versions.registry import Manifest, Registry, home, now
+from ragself.monitoring.traffic import Traffic
+from ragself.versions.lock import ProcessLock, Turn
+from ragself.versions.registry import Registry
 
-logger = logging.getLogger(__name__)
+_AT_CLOSE = 200  # changes that the lexical index has not published yet, from which closing publishes them
+_PATIENCE = 2.0  # seconds to wait for another write of this process where there is something better to do
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
-    """What `KnowledgeBase` opens; without the turn nothing but the pointer is changed in what is served.
+class Engine:
+    """Opens and closes the parts of a knowledge base. It knows neither what is live nor who uses it.
 
     Attributes:
-        directory: Folder of the knowledge base.
-        manifest: What it is.
-        registry: Its versions.
-        journal: Its documents.
-        cache: Vectors by content.
-        base: Base vectors.
-        turn: To change what is served.
-        server: URL of the Chroma server that holds the vectors; None where each collection has a folder of its own,
-            so that one can be built, by any process, beside one that is being searched.
-        lexical: The words of its documents, the same for all versions.
+        path: Folder of the knowledge base.
+        store: Documents, vectors, versions and their collections.
+        hybrid: Hybrid search over them.
+        adopted: The collection that the knowledge base was adopted from, if any.
+        traffic: Records of searches and queries.
+        writer: The lock of the process that changes documents.
+        training: The lock of the process that trains.
+        light: Encode a few texts without torch, in a process that does nothing else.
+        closed: Whether `close` was called.
     """
 
-    directory: Path
-    manifest: Manifest
-    registry: Registry
-    journal: Journal
-    cache: VectorCache
-    base: BaseVectors
-    turn: Turn
-    server: str | None
-    lexical: LexicalIndex
-
-    # what a version ranks by ----------------------------------------------------------------------
-
-    def ranking(self, version: Version) -> Ranking:
-        """Read what a version ranks by, ready to encode texts. No encoder is loaded.
-
-        Raises:
-            AdapterError: The file is corrupted or foreign.
-            StoreError: Encoder, adapter and weights are not those that the version was built with.
-        """
-        ranking = Ranking()
-        if version.kind != "base":
-            ranking = load_ranking(self.registry.adapter_path(version.number), self.manifest.fingerprint)
-        found = (fingerprint(self.manifest.fingerprint, ranking.adapter), ranking.weights.digest)
-        if found != (version.fingerprint, version.weights):
-            raise StoreError(
-                f"Version {version.number} was built with fingerprint {version.fingerprint} and weights "
-                f"{version.weights!r}, but its encoder, adapter and weights now make {found[0]} and {found[1]!r}. "
-                "Roll back to another version: ragself rollback --to NUMBER"
-            )
-        return ranking.bound(self.base)
-
-    def adapter(self, version: Version) -> Adapter | None:
-        """The adapter of a version's vectors; None for those of the base model. Raises as `ranking`."""
-        return self.ranking(version).adapter
-
-    def save(self, ranking: Ranking, path: Path) -> None:
-        """Write a ranking with what it was trained on top of. Raises StoreError where the disk is full."""
-        save_ranking(ranking, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
-
-    def snapshot(self, number: int, view: int | None = None) -> Snapshot:
-        """Open a version for searching; the caller closes it.
+    def __init__(self, path: Path, config: Config | None, *, create: bool) -> None:
+        """Open the parts; the knowledge base is created where there is none.
 
         Args:
-            number: Of the version.
-            view: As of `Chroma`.
+            path: Absolute path of its folder.
+            config: Settings; None reads them from the folder and the environment.
+            create: Whether it may be created.
 
         Raises:
-            AdapterError, StoreError: What `ranking` and `Chroma.open` raise.
+            StoreError: There is none and `create` is False, or it is damaged or too new.
+            ConfigError: A setting is unknown or out of range.
+            EncoderError: The embedding model cannot be loaded, or is not the one that the knowledge base was made with.
         """
-        version = self.registry.version(number)
-        ranking = self.ranking(version)
-        database = Chroma(self._place(version), create=False, view=view)
+        self.path, registry = path, Registry(path)
+        if not create:
+            registry.manifest()
+        if not registry.exists:
+            base_version.check_folder(path)
         try:
-            index = database.open(version.collection, carried(version))
-            embedder = Embedder(self.base.encoder, ranking.adapter)
-            return Snapshot(version, embedder, index, database, ranking.weights)
-        except BaseException:
-            database.close()
-            raise
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Cannot use {path} as a knowledge base: {error}. Choose another folder.") from error
+        self.config = config or load(path)
+        self.writer, self.training = ProcessLock(path), ProcessLock(path, "pass")
+        self.closed = self.light = False
+        self.traffic = Traffic(path, self.config.queries)
+        if not registry.exists:
+            self._create(registry)
+        manifest = registry.manifest()
+        base_version.check_named(manifest, self.config.encoder, str(path))
+        journal, cache = Journal(path / "corpus.db"), VectorCache(path / "cache.db")
+        base = BaseVectors(self._encoder, manifest.fingerprint, manifest.dimension, cache)
+        server = manifest.place(self.config.chroma)
+        registry.name = lambda number: manifest.collection(number, server)
+        lexical = LexicalIndex(path / "lexical", path / "corpus.db", manifest.id, base.key, base.named)
+        turn = Turn.of(path)
+        self.store = VersionStore(path, manifest, registry, journal, cache, base, turn, server, lexical)
+        self.adopted = AdoptedCollection(path, registry, journal, base)
+        self._reader = JournalReader(path / "corpus.db")
+        self.hybrid = HybridSearch(lexical, base, self._reader)
 
-    # where its documents are ----------------------------------------------------------------------
+    def check_open(self) -> None:
+        """Raise StoreError where the knowledge base was closed."""
+        if self.closed:
+            raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
-    def draft(self, number: int, ranking: Ranking, live: Version, figures: Mapping[str, Any] | None = None) -> Version:
-        """Write what a new version ranks by, and describe the version; it is not registered yet.
+    def snapshot(self, number: int) -> Snapshot:
+        """Open a version for searching; the caller closes it. Raises as `VersionStore.snapshot`."""
+        return self.store.snapshot(number, self.writer.generation)
 
-        Its documents are in the live collection where their vectors are the same, else in one of its own.
+    def record(self, event: str, reason: str, started: str) -> None:
+        """Write an event of the live version into the history."""
+        registry = self.store.registry
+        registry.record(event, registry.live(), reason, started=started)
+
+    @contextmanager
+    def as_writer(self, *, wait: bool = True) -> Iterator[None]:
+        """Exclude other threads, and in a folder other processes, that change documents. Searches go on.
 
         Args:
-            number: Of the new version.
-            ranking: What it ranks by.
-            live: The live version.
-            figures: Of the gate; None where none judged it.
+            wait: Wait for another thread of this process as long as it takes.
+
+        Raises:
+            StoreLocked: Another process is writing, or, without `wait`, another thread.
+            StoreError: The knowledge base was closed.
         """
-        documents = fingerprint(self.manifest.fingerprint, ranking.documents)
-        same = documents == carried(live)
-        path = self.registry.adapter_path(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.save(ranking, path)
-        return Version(
-            number=number,
-            kind=ranking.kind,
-            collection=live.collection if same else self.manifest.collection(number, self.server),
-            fingerprint=fingerprint(self.manifest.fingerprint, ranking.adapter),
-            dimension=self.manifest.dimension,
-            created=now(),
-            figures=dict(figures or {}),
-            documents=documents,
-            index=home(live) if same else number,
-            weights=ranking.weights.digest,
-        )
-
-    def shares(self, version: Version, live: Version) -> bool:
-        """Whether two versions have one collection, so that switching between them builds nothing."""
-        return home(version) == home(live)
-
-    def used(self, version: Version) -> bool:
-        """Whether a registered version other than this one has the collection of this one."""
-        others = (other for other in self.registry.versions() if other.number != version.number)
-        return any(home(other) == home(version) for other in others)
+        threads = self.store.turn.threads
+        if not threads.acquire(timeout=-1 if wait else _PATIENCE):
+            raise StoreLocked(f"This program itself is writing to {self.path}. Wait for it; searching is possible.")
+        try:
+            self.check_open()
+            if not self.store.server:
+                self.writer.acquire()
+            yield
+        finally:
+            threads.release()
 
     @contextmanager
-    def filling(self, version: Version) -> Iterator[Index]:
-        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet.
+    def as_trainer(self) -> Iterator[None]:
+        """Exclude other threads and processes that train.
 
-        One that another registered version has, too, is opened as it is: another process may be writing to it.
+        Raises:
+            StoreLocked: Another process is training.
+            StoreError: The knowledge base was closed.
         """
-        if self.used(version) or self.shares(version, self.registry.pointed()):
-            with closing(Chroma(self._place(version), create=False)) as database:
-                yield database.open(version.collection, carried(version))
-            return
-        if version.collection in self.journal.unsettled():  # writing broke off
-            self._delete(version)
-        with self._made(version) as index:
-            yield index
-
-    @contextmanager
-    def _made(self, version: Version) -> Iterator[Index]:
-        """The collection of a version, made where there is none."""
-        with closing(Chroma(self._place(version))) as database:
+        self.check_open()
+        with self.training.threads:
+            held = self.training.held
+            self.training.acquire()
             try:
-                index = database.open(version.collection, carried(version))
-            except StoreError:
-                self.journal.mark_applied(version.collection, 0)
-                index = database.create(version.collection, carried(version))
-            yield index
+                yield
+            finally:
+                if not held:
+                    self.training.release()
 
-    def rebuild(self, version: Version, progress: Progress = silent) -> int:
-        """Build the collection of a version again from the journal. Returns how many chunks it has."""
-        name, adapter = version.collection, self.adapter(version)
-        # The first mark keeps readers from taking a part of it for the whole, also while it is empty.
-        with self.journal.writing(name + REBUILT), self.journal.writing(name):
-            self._delete(version)
-            with self._made(version) as index:
-                count = apply_changes(self.journal, name, index, self.base, adapter, progress, "rebuild")
-        if self.shares(version, self.registry.version(self.registry.live())):
-            self.registry.touch()  # processes that have the old one open will open the new one
-        return count
+    def publish_words(self, least: int | None = None) -> None:
+        """Publish the lexical index, where this process may write and enough changes are not published yet.
 
-    def repair(self, version: Version) -> None:
-        """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
-        if self.server is not None:
-            Chroma(self.server).close()  # raises where it does not answer: then nothing is deleted
-        logger.warning(
-            "Writing to the index of version %d broke off; building it again from the documents", version.number
-        )
-        self.rebuild(version)
-
-    def built(self, version: Version) -> bool:
-        """Whether there is a collection of a version."""
-        if self.server is None:
-            return (self._folder(version) / "chroma.sqlite3").exists()
-        with closing(Chroma(self.server)) as database:
-            return version.collection in database.names()
-
-    def clear(self, version: Version) -> None:
-        """Delete the collection of a version, unless another registered version has it too."""
-        if not self.used(version):
-            self._delete(version)
-            if not self.registry.registered(home(version)):  # the folder was kept for its collection only
-                shutil.rmtree(self.registry.folder(home(version)), ignore_errors=True)
-
-    def remove(self, version: Version) -> None:
-        """Unregister a version and delete its files, and its collection unless another version has it too."""
-        self.registry.remove(version.number)
-        self.clear(version)
-
-    def discard(self, number: int) -> None:
-        """Delete a version that was never registered, with what there is of a collection of its own."""
-        if number in self.registry.homes():
-            self.registry.remove(number)
+        Args:
+            least: Number of changes that are enough; None takes that of `LexicalIndex.checkpoint`.
+        """
+        lexical = self.store.lexical
+        if not (self.store.server or self.writer.here or self.writer.holder() is None):
             return
-        name = self.manifest.collection(number, self.server)
-        if self.server is not None:
-            self.drop(name)
-        shutil.rmtree(self.registry.folder(number), ignore_errors=True)
-        self.journal.forget(name)
+        if lexical.checkpoint() if least is None else lexical.checkpoint(least):
+            self.store.journal.mark_applied(LEXICAL, lexical.seq)
 
-    def drop(self, collection: str) -> None:
-        """Delete a collection from the server."""
-        assert self.server is not None
-        with closing(Chroma(self.server)) as database:
-            database.delete(collection)
+    def close(self) -> None:
+        """Release files and locks. The snapshot that is open must have been closed before."""
+        self.closed = True
+        with ExitStack() as parts:  # each is closed, whatever happens to the others; the last named first
+            store = self.store
+            for part in (
+                self.writer.release, store.cache.close, store.journal.close, self._reader.close, store.lexical.close
+            ):  # fmt: skip
+                parts.callback(part)
+            self.traffic.close()
+            with suppress(StoreError):  # the next process reads what is not published
+                self.publish_words(_AT_CLOSE)
 
-    def _delete(self, version: Version) -> None:
-        """Delete the collection of a version, whichever versions have it."""
-        if self.server is None:
-            shutil.rmtree(self._folder(version), ignore_errors=True)
-        else:
-            self.drop(version.collection)
-        self.journal.forget(version.collection)
+    def _create(self, registry: Registry) -> None:
+        self.writer.acquire()
+        try:
+            if not registry.exists:  # not created by another process meanwhile
+                base_version.make(registry, self.config)
+        except BaseException:
+            self.writer.release()
+            raise
+        if self.config.chroma:  # where several processes may write
+            self.writer.release()
 
-    def _place(self, version: Version) -> Path | str:
-        return self.server or self._folder(version)
+    def _encoder(self) -> Encoder:
+        if not self.light:
+            return self._full_encoder()
+        manifest = self.store.manifest
+        return LazyEncoder(lambda: base_version.light(manifest), self._full_encoder, manifest.dimension)
 
-    def _folder(self, version: Version) -> Path:
-        return self.registry.folder(home(version)) / "chroma"
-
-
-def carried(version: Version) -> str:
-    """The fingerprint that the collection of a version carries."""
-    return version.documents or version.fingerprint
+    def _full_encoder(self) -> Encoder:
+        return base_version.load(self.store.manifest, self.config.encoder, str(self.path))

@@ -1,4 +1,4 @@
-"""Writing a version so that others can use it: what it ranks by, a model card, how to load it. No text, no path."""
+"""Exports a version: adapter, word weights, and a model card with loading code. It contains no texts or paths."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from ragself.adapters.io import public_name
 from ragself.adapters.merged import check_linear, save_merged
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
-from ragself.engine.engine import Store
+from ragself.engine.version_store import VersionStore
 from ragself.errors import InputError, StoreError
 from ragself.schema import Version
 
 _OWN = """from ragself import Embedder
 
 embedder = Embedder.load("this-folder")
-documents = embedder.documents(["a text that is searched"])
-queries = embedder.queries(["what is asked"])"""
+documents = embedder.documents(["text of a document"])
+queries = embedder.queries(["text of a query"])"""
 _MERGED = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("this-folder")
-documents = model.encode_document(["a text that is searched"])
-queries = model.encode_query(["what is asked"])"""
+documents = model.encode_document(["text of a document"])
+queries = model.encode_query(["text of a query"])"""
 
-_WORDS = """ Weights of words are in
-`adapter.safetensors`, with words as hashes: someone who guesses a word can tell whether it has a weight, and so that it
-occurred in the corpus. Do not publish them where that matters."""
+_WORDS = """ Word weights are in
+`adapter.safetensors`, with words as hashes. A reader who guesses a word can check whether it has a weight and so
+occurred in the corpus. Do not publish the weights if that matters."""
 
 
-def export(store: Store, version: Version, directory: Path, *, merged: bool = False) -> list[Path]:
+def export(store: VersionStore, version: Version, directory: Path, *, merged: bool = False) -> list[Path]:
     """Write a version's adapter and word weights, in one file, with a model card.
 
     Args:
         store: The knowledge base.
-        version: Which version.
+        version: The version to export.
         directory: A new or empty folder.
-        merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself.
+        merged: Write encoder and adapter as one sentence-transformers model, which loads without ragself.
 
     Returns:
         The files written.
 
     Raises:
         InputError: The folder is not empty, or the adapter cannot be merged. Nothing was written.
-        StoreError: It cannot be written.
+        StoreError: The folder cannot be written.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not an empty folder. Give a new one; nothing was written.")
@@ -81,31 +81,31 @@ def export(store: Store, version: Version, directory: Path, *, merged: bool = Fa
             (directory / "ragself.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
         (directory / "README.md").write_text(_card(version, store, name, words=words, merged=merged), encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"Cannot write {directory}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {directory}: {error}. Free some space or fix the permissions.") from error
     if merged:
         check_canary(_merged_canaries(directory), embedder.documents(CANARIES), f"the exported {name}")
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _merged_canaries(directory: Path) -> NDArray[np.float32]:
-    """What the model makes of the canaries that was just written: what is on disk is what others will load."""
+    """Canary vectors of the model just written, loaded from disk as users will load it."""
     return Encoder(EncoderConfig(model=str(directory))).documents(CANARIES)
 
 
-def _card(version: Version, store: Store, base: str, *, words: bool, merged: bool) -> str:
+def _card(version: Version, store: VersionStore, base: str, *, words: bool, merged: bool) -> str:
     if version.figures:
         title = f"Word weights for {base}" if version.kind == "weights" else f"A {version.kind} adapter for {base}"
         made = (
-            f"Fitted by ragself to a private corpus of {len(store.journal)} chunks, and judged by the likelihood of a\n"
-            "language model; no labels were used."
+            f"Fitted by ragself to a private corpus of {len(store.journal)} chunks, and evaluated by the likelihood\n"
+            "of a language model; no labels were used."
         )
         gate = (
-            "This version passed ragself's gate: on held-out probes of the corpus it was fitted to, paired bootstrap "
+            "This version passed ragself's gate: held-out probes of the corpus it was fitted to, paired bootstrap "
             "intervals of the change, no labels.\n\n" + _table(version.figures)
         )
     else:
-        title, made = f"{base}, as it is", "The plain base model, as ragself serves it before anything is learned."
-        gate = "Nothing was learned, so nothing is claimed.\n"
+        title, made = f"{base}, unchanged", "The plain base model, as ragself serves it before training."
+        gate = "Nothing was trained, so there are no figures.\n"
     library, relation, load = ("sentence-transformers", "finetune", _MERGED) if merged else ("ragself", "adapter", _OWN)
     return f"""---
 base_model: {base}
@@ -118,12 +118,12 @@ tags: [ragself, retrieval, self-training]
 # {title}
 
 {made} Vectors have {version.dimension} dimensions and are compared by cosine. The lexical
-scores of hybrid search need the documents: they are no part of this export.
+scores of hybrid search need the documents, which are not part of this export.
 
-## How good it is
+## Evaluation
 
 {gate}
-## How to load it
+## Usage
 
 ```python
 {load}
@@ -132,7 +132,7 @@ scores = queries @ documents.T
 
 Index and queries must both use this version: vectors of other versions are not comparable.
 
-## What it may reveal
+## Privacy
 
 No text, query or path of the corpus is in these files.{_WORDS if words else ""}
 """

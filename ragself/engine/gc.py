@@ -1,4 +1,4 @@
-"""Removing what is no longer needed, and building again what is missing."""
+"""Removes data that is no longer needed, and rebuilds missing indexes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ragself.adapters.lora import Lora
 from ragself.config import Config
 from ragself.corpus.journal import LEXICAL
 from ragself.encoders import spread
-from ragself.engine.engine import Store
+from ragself.engine.version_store import VersionStore
 from ragself.index.client import Chroma
 from ragself.lm.score_cache import ScoreCache
 from ragself.progress import Progress, silent
@@ -18,22 +18,22 @@ from ragself.schema import Version
 
 
 def collect_garbage(
-    store: Store, config: Config, asked: Iterable[str], progress: Progress = silent, *, learning: bool = False
+    store: VersionStore, config: Config, asked: Iterable[str], progress: Progress = silent, *, learning: bool = False
 ) -> list[str]:
     """Clean a knowledge base.
 
-    Version 0, the live version, the one before it and the newest `keep_versions` others stay, and scores that a
+    It keeps version 0, the live version, the one before it and the newest `keep_versions` others, and scores that a
     pass has used within `keep_scores` days. A collection stays as long as one of its versions does.
 
     Args:
-        store: Whose turn the caller has.
-        config: How many versions to keep besides, and how long scores.
-        asked: Queries that are remembered.
-        progress: Told of collections built again.
-        learning: Somebody is, so that unfinished builds stay.
+        store: The version store; the caller must hold its turn.
+        config: Settings `keep_versions` and `keep_scores`.
+        asked: Stored queries, whose vectors are kept.
+        progress: Called with the stage, steps done and total while a collection is rebuilt.
+        learning: Whether a pass is running; unfinished builds and cached vectors then stay.
 
     Returns:
-        What was done, one line each.
+        A line for each thing that was done.
     """
     store.lexical.merge()
     store.journal.mark_applied(LEXICAL, store.lexical.seq)
@@ -47,7 +47,7 @@ def collect_garbage(
     if not learning:
         done += _unfinished(store, kept)
     for version in kept:
-        if not store.built(version):  # of those that share one, the first builds it
+        if not store.built(version):  # of versions that share one, the first rebuilds it
             count = store.rebuild(version, progress)
             done.append(f"built the index of version {version.number} again from {count} chunks")
     if not learning:
@@ -55,27 +55,27 @@ def collect_garbage(
         spaces = _spaces(store, kept)
         vectors = store.base.prune([*texts, *spread.DOCUMENTS], [*asked, *spread.QUERIES], spaces)
         if vectors:
-            done.append(f"removed {vectors} vectors of texts that nothing needs any more")
-    scores = _prune(store.directory / "scores.db", config.keep_scores)  # one that is shared is nobody's to clean
+            done.append(f"removed {vectors} cached vectors that are no longer needed")
+    scores = _prune(store.directory / "scores.db", config.keep_scores)  # a shared score cache is not cleaned
     if scores:
         done.append(f"removed {scores} scores that no pass has used for {config.keep_scores} days")
     return done
 
 
-def _kept(store: Store, versions: list[Version], count: int) -> list[Version]:
+def _kept(store: VersionStore, versions: list[Version], count: int) -> list[Version]:
     live = store.registry.live()
     newest = [version.number for version in versions if version.number not in (0, live)][-count:]
     spared = {0, live, store.registry.before(), *newest}
     return [version for version in versions if version.number in spared]
 
 
-def _spaces(store: Store, versions: list[Version]) -> list[str]:
-    """Where the cache has vectors of documents that these versions encode themselves."""
+def _spaces(store: VersionStore, versions: list[Version]) -> list[str]:
+    """Cache spaces with vectors of documents that these versions encode themselves."""
     adapters = [store.adapter(version) for version in versions if version.kind == "lora"]
     return [adapter.tuned.space for adapter in adapters if isinstance(adapter, Lora) and adapter.tuned is not None]
 
 
-def _unfinished(store: Store, kept: list[Version]) -> list[str]:
+def _unfinished(store: VersionStore, kept: list[Version]) -> list[str]:
     done = []
     for folder in store.registry.unregistered():
         store.discard(int(folder.name))

@@ -1,4 +1,4 @@
-"""What a tuned encoder has to read again before anything can be served by it: told before it is paid."""
+"""Estimates the cost of re-embedding the documents with a fine-tuned encoder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
 from ragself.schema import Reembedding
 
-_SAMPLE = 32  # texts that the encoder is timed with
+_SAMPLE = 32  # texts for timing the encoder
 
 
 def reembedding(base: BaseVectors, texts: Sequence[str], config: TrainConfig) -> Reembedding | None:
-    """How many documents `lora` encodes again, and about how long that takes here.
+    """Number of documents that `lora` re-embeds, and the estimated time on this machine.
 
-    Merged weights cost what the base costs, so that the base encoder is timed. Judging encodes each text once, and the
-    new index takes the vectors from there.
+    The base encoder is timed, because merged weights cost the same. The evaluation encodes each text once, and the new
+    index reuses these vectors.
 
     Args:
-        base: Whose encoder is timed; it is not loaded where nothing is to be encoded.
-        texts: Documents, also as they are shown to their own probes.
-        config: Which adapters, and which sides `lora` encodes.
+        base: Base vectors, whose encoder is timed; it is not loaded if there is nothing to encode.
+        texts: Documents, including the forms that their own probes see.
+        config: Settings `adapters` and `lora_sides`.
 
     Returns:
-        None where no encoder is tuned; no documents and no time where queries alone are encoded.
+        None if no encoder is fine-tuned; 0 documents and 0 seconds if only queries are encoded.
     """
     if "lora" not in config.adapters:
         return None
@@ -34,7 +34,7 @@ def reembedding(base: BaseVectors, texts: Sequence[str], config: TrainConfig) ->
     if config.lora_sides == "query" or not texts:
         return Reembedding(0, 0.0)
     sample = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:_SAMPLE]]
-    base.encoder.documents(sample[:1])  # the first takes longer than others
+    base.encoder.documents(sample[:1])  # warm-up: the first call takes longer
     began = time.perf_counter()
     base.encoder.documents(sample)
     return Reembedding(len(texts), (time.perf_counter() - began) / len(sample) * len(texts))

@@ -1,4 +1,4 @@
-"""What a knowledge base holds, without loading a model or Chroma."""
+"""Reads the status of a knowledge base without loading a model or Chroma."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PARTS = ("corpus.db", "cache.db", "scores.db", "lexical", "versions")
 
 
 def read_status(directory: Path, config: Config | None = None) -> Status:
-    """Read the status of the knowledge base in `directory`, also while another process writes.
+    """Read the status of the knowledge base in `directory`, even while another process writes.
 
     Args:
-        directory: Its folder.
-        config: Settings; None reads them from where they are.
+        directory: Folder of the knowledge base.
+        config: Settings; None loads those of the folder.
 
     Raises:
-        StoreError: There is none, or it is damaged or too new.
-        ConfigError: Its settings are wrong.
+        StoreError: There is no knowledge base, or it is damaged or too new.
+        ConfigError: Its settings are invalid.
     """
     registry = Registry(directory)
     manifest = registry.manifest()
@@ -53,7 +53,7 @@ def read_status(directory: Path, config: Config | None = None) -> Status:
 
 
 def size(path: Path) -> int:
-    """Bytes of all files in a folder, or of a database with its -wal and -shm. What goes meanwhile counts nothing."""
+    """Bytes of all files in a folder, or of a database with its -wal and -shm. Files deleted meanwhile count 0."""
     if path.is_dir():
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     else:

@@ -1,6 +1,6 @@
-"""Whether a likelihood can be trusted here, from agreement alone: two witnesses that agree both know something.
+"""Rater agreement: estimates without labels whether a likelihood can be trusted on this corpus.
 
-What is right is not known, but it makes independent witnesses agree, and nothing else does (Dawid and Skene 1979).
+Independent raters can agree only because of what is relevant, although that is unknown (Dawid and Skene 1979).
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from ragself.evaluation.metrics import Values
 from ragself.lexical.law import match
 from ragself.probes.dataset import Dataset
 
-_NEAREST = 32  # documents that the witnesses are asked about, chosen by neither of them
-_DRAWS = 8  # ways to halve a query
+_NEAREST = 32  # number of documents that both raters score; neither rater chooses them
+_DRAWS = 8  # number of random splits of a query into halves
 _BATCH = 256
-_ENOUGH = 500  # probes that are asked: more make the interval no telling narrower
+_ENOUGH = 500  # maximum number of probes: more hardly narrow the interval
 
 
 def halves(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Values:
-    """How far two random halves of a query's words favour the same documents, of those nearest by base vectors.
+    """Agreement between two random halves of a query's words on the nearest documents by base vectors.
 
-    Where queries and documents name things alike, a document that one half of the words speaks for has the others
-    too. Where words meet by chance, the halves favour different ones, and the likelihood of the whole is noise.
+    If queries and documents use the same words for the same things, a document that matches one half matches the
+    other half, too. If words match by chance, the halves favour different documents, and the likelihood of the whole
+    query is noise.
 
     Args:
-        study: Probes and documents.
-        rows: Which probes.
-        seed: Of the halving.
+        dataset: Probes and documents.
+        rows: Rows of the probes to use.
+        seed: Seed for choosing and halving queries.
 
     Returns:
-        (n,) float64, one correlation a probe, -1 to 1; probes of fewer than two known words are left out.
+        (n,) float64 correlations, one per probe, -1 to 1; probes with fewer than two known words are omitted.
     """
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(rows)[:_ENOUGH])
@@ -47,13 +48,13 @@ def halves(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> Values:
 
 
 def between(one: NDArray[np.float32], other: NDArray[np.float32]) -> Values:
-    """How far two language models favour the same candidates.
+    """Agreement between two language models on the same candidates.
 
     Args:
-        one, other: (P, K) gains; infinite ones are passed over.
+        one, other: (P, K) gains; only candidates with two finite gains are used.
 
     Returns:
-        (n,) float64, one correlation a probe; probes for which either model finds all alike are left out.
+        (n,) float64 correlations, one per probe; probes with constant gains or fewer than three candidates are omitted.
     """
     found = []
     for a, b in zip(one, other, strict=True):

@@ -1,4 +1,4 @@
-"""The teacher's weight on top of the untrained ranking, from evidence without labels: agreement, and known items."""
+"""Calibration of the teacher's weight on top of the untrained ranking, without labels: rater agreement, known items."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from ragself.lm.ngram import NgramScorer
 from ragself.probes.dataset import Dataset
 from ragself.probes.targets import taught, trust
 
-WEIGHT = 3.0  # of a causal language model where it agrees with counted words
-CAREFUL = 1.5  # where it does not
-COUNTED = (
-    1.0  # of counted words, whose likelihood the untrained ranking already holds, where they agree among themselves
-)
-HARD = 0.5  # known items that share more of their words are found by any weight
-NEED = 30  # probes below which a verdict is noise
+WEIGHT = 3.0  # weight of a causal language model that agrees with n-gram counts
+CAREFUL = 1.5  # weight of a causal language model that does not
+COUNTED = 1.0  # weight of n-gram counts whose halves agree; the untrained ranking already includes their likelihood
+HARD = 0.5  # maximum word overlap of a hard known item; easier ones are found at any weight
+NEED = 30  # minimum number of probes for a decision
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The weight, and why.
+    """The teacher's weight and the evidence for it.
 
     Attributes:
-        weight: Of the likelihood gain in the teacher's law; 0 where the likelihood says nothing that helps.
-        reason: How it was found, in a sentence.
-        evidence: Mean reciprocal rank of hard known items at each weight; 0 is the base alone.
-        probes: How many of those there were.
-        agreement: Mean correlation of the witnesses with its interval, and the number of probes; empty if unknown.
+        weight: Weight of the likelihood gain in the teacher's target distribution; 0 if the likelihood does not help.
+        reason: Reason for the weight, in a sentence.
+        evidence: Mean reciprocal rank of hard known items at each weight; 0 is the untrained ranking alone.
+        probes: Number of hard known items.
+        agreement: Mean correlation of the raters with its interval, and the number of probes; empty if unknown.
     """
 
     weight: float
@@ -44,15 +42,16 @@ class Calibration:
 
 
 def weigh(dataset: Dataset, config: Config, *, counted: bool) -> Calibration:
-    """The weight that the settings name, or what `calibrate` finds.
+    """The weight of the settings, or the result of `calibrate`.
 
-    The raters are two halves of the words, or a causal language model and counted words. Rated are the user's
-    queries, or what is trained on where there are too few of them.
+    With n-gram counts the raters are two halves of a query's words; otherwise they are the causal language model and
+    n-gram counts. They rate user queries; if these are too few, all training probes; if these are too few, all probes
+    of the select split.
 
     Args:
-        study: The probes.
+        dataset: The probes.
         config: Settings.
-        counted: Whether counted words are the teacher.
+        counted: Whether n-gram counts are the teacher.
     """
     if config.teacher.weight is not None:
         return Calibration(config.teacher.weight, "set in the configuration")
@@ -75,29 +74,29 @@ def calibrate(
     confidence: float,
     weights: tuple[float, float] = (WEIGHT, CAREFUL),
 ) -> Calibration:
-    """Take the usual weight where independent raters agree, a careful one where they do not, less where it harms.
+    """Choose the usual weight if independent raters agree, the careful one if not, and less if known items get worse.
 
-    Agreement is the better evidence: known items, whose words are the document's, call heavy weights good also where
-    those of users are not found by them. But a weight with which they are found worse is refused. Only hard ones are
-    used, those that share at most half of their words, by rarity, with the passage that they should find: easy ones
-    are found at any weight.
+    Agreement is the better evidence: known items use words of their document, and so favour heavy weights even where
+    these do not help user queries. But a weight that ranks known items worse than a lower one is rejected. Only hard
+    known items are used: those that share at most half of their words, weighted by rarity, with the passage that they
+    should find. Easy ones are found at any weight.
 
     Args:
-        study: The probes.
-        rows: Known-item probes to use, held out from training; traffic among them is passed over.
-        agreement: One correlation a probe, such as `learn.agreement` finds.
-        confidence: Of the intervals.
-        weights: The usual one, and the careful one.
+        dataset: The probes.
+        rows: Rows of held-out known-item probes; traffic among them is ignored.
+        agreement: Correlations, one per probe, as `ragself.evaluation.agreement` computes them.
+        confidence: Confidence of the intervals.
+        weights: The usual and the careful weight.
     """
     usual, careful = weights
     found = _agreed(agreement, confidence, usual, careful)
     rows = hard(dataset, rows[~np.isnan(dataset.gains[rows]).any(axis=1)])
     found = replace(found, probes=len(rows))
     if len(rows) < NEED:
-        return replace(found, reason=f"{found.reason}; {len(rows)} hard known items, {NEED} are needed to object")
+        return replace(found, reason=f"{found.reason}; {len(rows)} hard known items, {NEED} are needed to test it")
     ranks = {weight: reciprocal_ranks(dataset, rows, weight) for weight in sorted({0.0, careful, usual})}
     evidence = {f"{weight:g}": float(values.mean()) for weight, values in ranks.items()}
-    weight, reason = found.weight, f"{found.reason}, and {len(rows)} hard known items do not object"
+    weight, reason = found.weight, f"{found.reason}, and {len(rows)} hard known items are not found worse"
     for less in (careful, 0.0):
         if less < weight and bootstrap(ranks[less] - ranks[weight], confidence).low > 0:
             reason = f"{found.reason}, but {len(rows)} hard known items are found better at {less:g}"
@@ -106,25 +105,25 @@ def calibrate(
 
 
 def hard(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the probes that are known items and share few words with what they should find."""
+    """Rows of the hard known items among `rows`: those that share few words with the passage that they should find."""
     rows = rows[dataset.positive[rows] >= 0]
     return rows[dataset.overlap[rows] <= HARD]
 
 
 def _agreed(agreement: Values, confidence: float, usual: float, careful: float) -> Calibration:
     if len(agreement) < NEED:
-        reason = f"{len(agreement)} probes could show agreement, {NEED} are needed: a careful {careful:g}"
+        reason = f"{len(agreement)} probes measure rater agreement, {NEED} are needed: the careful weight {careful:g}"
         return Calibration(careful, reason)
     interval = bootstrap(agreement, confidence)
     figures = {"mean": interval.mean, "low": interval.low, "high": interval.high, "probes": len(agreement)}
     said = f"{interval.mean:+.2f}, interval {interval.low:+.2f} to {interval.high:+.2f}, {len(agreement)} probes"
     if interval.low > 0:
-        return Calibration(usual, f"the raters agree ({said}), which speaks for {usual:g}", agreement=figures)
-    return Calibration(careful, f"the raters do not agree ({said}), which speaks for {careful:g}", agreement=figures)
+        return Calibration(usual, f"the raters agree ({said}): the usual weight {usual:g}", agreement=figures)
+    return Calibration(careful, f"the raters do not agree ({said}): the careful weight {careful:g}", agreement=figures)
 
 
 def reciprocal_ranks(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> Values:
-    """Reciprocal rank of each probe's own passage among its candidates by the teacher, (len(rows),) float64."""
+    """(len(rows),) float64 reciprocal rank of each probe's positive among its candidates, ranked by the teacher."""
     gains = dataset.gains[rows]
     scores = taught(
         np.nan_to_num(gains, neginf=0.0), dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau

@@ -1,4 +1,4 @@
-"""The gate: a candidate replaces the live version only when held-out probes prove it. The default answer is no."""
+"""The gate: promotes a candidate only if held-out probes prove that it is better. The default decision is no."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ragself.config import GateConfig
 from ragself.evaluation.metrics import Values, bootstrap
 
 UTILITIES = ("utility", "careful utility")
-_DOUBT = 1.645  # standard errors: a version that is worse by what can be seen passes one time in twenty
-_POWER = 0.842  # and these more: a version that is as good passes four times in five
-_SMALL = 0.25  # of the margin: a smaller loss in one metric is outweighed by the proven rise of the other
+_DOUBT = 1.645  # standard errors: a version that is worse by the detectable difference passes with 5 %
+_POWER = 0.842  # additional standard errors: a version that is equally good passes with 80 %
+_SMALL = 0.25  # share of the margin: the proven rise of one metric outweighs a smaller loss of the other
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate says, and all that it saw.
+    """The decision of the gate and the figures behind it.
 
     Attributes:
         promote: Whether the candidate may replace the live version.
-        reason: Why, in a sentence.
+        reason: Reason for the decision, in a sentence.
         figures: For each metric the mean before and after, the paired difference with its interval and standard
-            error, and n.
+            error, and the number of probes.
     """
 
     promote: bool
@@ -42,17 +42,17 @@ def compare(
     weights: Values | None = None,
     tries: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Mean before and after, and the paired bootstrap interval of the difference, of every metric with values.
+    """Mean before and after, and paired bootstrap interval of the difference, for every metric that has values.
 
     Args:
-        before, after: Values, one a probe, by metric.
+        before, after: Values by metric, one per probe.
         config: Depth and confidence.
-        depth: Of the utility; None is that of the others.
-        weights: Of the utility's probes; None counts all alike.
-        tries: Candidates that were compared with the same live version before.
+        depth: Depth of the utility; None uses that of the other metrics.
+        weights: Weights of the utility's probes; None weighs all equally.
+        tries: Number of candidates compared with the same live version before.
     """
-    # A candidate may win by either of two metrics, and whoever tries often succeeds by chance: the error that is
-    # allowed is shared between both metrics and between tries, the first try getting most.
+    # Corrects for testing two metrics, and for repeated testing (alpha spending): the allowed error is divided between
+    # the metrics and between the tries, and the first try gets the most.
     confidence = 1.0 - (1.0 - config.confidence) / 2 / (1 + tries) ** 2
     figures = {}
     for name in before:
@@ -84,20 +84,22 @@ def decide(
 ) -> Decision:
     """Compare a candidate with the live version on the confirm split.
 
-    The LM utility of what is retrieved or the nDCG of known items must rise by ``gate.gain``, its whole interval above
-    0. The others must not fall: the utility, the known items, and the utility by a teacher weighed carefully, as
-    a candidate that only repeats the teacher is fooled by a teacher weighed too heavily. Whether one fell is a test of
-    non-inferiority whose margin is what so many probes can tell: a candidate that is worse by the margin passes with
-    5 %, one that changes nothing passes with 80 %. The margin is a quarter of ``gate.margin`` at least. Where it would
-    be above ``gate.margin``, the answer is that it cannot be told, and how many probes would do.
+    The LM utility of the retrieved documents or the nDCG of known items must rise by ``gate.gain``, with its whole
+    interval above 0. The other metrics must not fall: the LM utility, the nDCG of known items, and the LM utility by a
+    teacher with a careful weight. The last one detects candidates that only repeat a teacher with too high a weight.
+
+    The test for a fall is a non-inferiority test. Its margin is the difference that the number of probes can detect: a
+    candidate that is worse by the margin passes with 5 %, one that changes nothing passes with 80 %. The margin is at
+    least a quarter of ``gate.margin``. If it would exceed ``gate.margin``, the candidate is rejected, and the reason
+    gives the number of probes that are needed.
 
     Args:
-        before: Values of the live version, one a probe, by metric.
+        before: Values of the live version by metric, one per probe.
         after: Values of the candidate for the same probes.
         config: Depth, confidence and margin.
-        depth: Of the utility; None is that of the others.
-        weights: Of the utility's probes; None counts all alike.
-        tries: Candidates that the same live version has seen off before.
+        depth: Depth of the utility; None uses that of the other metrics.
+        weights: Weights of the utility's probes; None weighs all equally.
+        tries: Number of candidates that were rejected against the same live version before.
     """
     figures = compare(before, after, config, depth, weights, tries)
     k, need, depth = config.k, config.min_probes, depth or config.k
@@ -105,7 +107,7 @@ def decide(
     for label, name in names.items():
         count = figures[name]["probes"] if name in figures else 0
         if count < need:
-            return Decision(False, f"only {count} held-out probes tell {label}, {need} are needed to decide", figures)
+            return Decision(False, f"only {count} held-out probes measure {label}, {need} are needed", figures)
     sure = [label for label, name in names.items() if figures[name]["low"] > 0]
     risen = [label for label in sure if figures[names[label]]["change"] >= config.gain]
     if sure and not risen:
@@ -120,16 +122,16 @@ def decide(
         if fault is not None:
             return Decision(False, f"{risen[0]} rose, but {label} {fault}", figures)
     held = [label for label in names if label not in risen and names[label] in figures]
-    told = " and ".join(f"{label} rose ({_change(figures[names[label]])})" for label in risen)
+    gained = " and ".join(f"{label} rose ({_change(figures[names[label]])})" for label in risen)
     kept = ", ".join(f"{label} held ({_change(figures[names[label]])})" for label in held)
-    return Decision(True, told + (f"; {kept}" if kept else ""), figures)
+    return Decision(True, gained + (f"; {kept}" if kept else ""), figures)
 
 
 def fallen(figure: Mapping[str, Any], margin: float) -> str | None:
-    """Reason why a metric cannot be said to have held, or None.
+    """Reason why a metric is not proven to have held, or None.
 
     Args:
-        figure: ``change``, ``low``, ``error`` and ``probes``, as of `compare`.
+        figure: ``change``, ``low``, ``error`` and ``probes``, as returned by `compare`.
         margin: ``gate.margin``.
     """
     if figure["low"] > 0:
@@ -137,7 +139,10 @@ def fallen(figure: Mapping[str, Any], margin: float) -> str | None:
     seen = (_DOUBT + _POWER) * figure["error"]
     if seen > margin:
         need = math.ceil(figure["probes"] * (seen / margin) ** 2)
-        return f"cannot be told within {margin:g} with {figure['probes']} probes, {need} are needed ({_change(figure)})"
+        return (
+            f"cannot be measured within {margin:g} with {figure['probes']} probes, {need} are needed "
+            f"({_change(figure)})"
+        )
     allowed = max(seen, _SMALL * margin)
     if figure["change"] - _DOUBT * figure["error"] < -allowed:
         return f"may have fallen by more than {allowed:.3f} ({_change(figure)})"

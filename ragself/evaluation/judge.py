@@ -1,4 +1,4 @@
-"""Judging a ranking on held-out probes, without labels."""
+"""Evaluation of rankings on held-out probes, without labels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def judge(
     config: GateConfig,
     progress: Progress = silent,
 ) -> list[dict[str, Values]]:
-    """Rank the candidates of each probe, one value a probe, so that rankings compare in pairs.
+    """Evaluate rankings of each probe's candidates: one value per probe, for paired comparison.
 
     Args:
-        study: The probes and what the teacher knows of them.
-        rows: Which probes, rows of the study.
-        rankings: What is compared.
-        weight: The teacher's, for the utility.
-        config: Depth, and how many probes a verdict needs.
-        progress: Receives the number of rankings done.
+        dataset: The probes and their gains.
+        rows: Rows of the probes to use.
+        rankings: Rankings to compare.
+        weight: The teacher's weight, for the utility.
+        config: Depth, and minimum number of probes.
+        progress: Called with the number of rankings done.
 
     Returns:
-        Of each ranking, ``utility`` at `Dataset.depth`: of the user's own queries, or of all probes where there are too
-        few of those; ``careful utility``: the same by a teacher that is weighed at `CAREFUL` at most; ``ndcg``,
-        ``mrr`` and ``recall`` at k of known items.
+        For each ranking: ``utility`` at `Dataset.depth`, of user queries, or of all probes if there are too few of
+        them; ``careful utility``, the same by a teacher with a weight of at most `CAREFUL`; ``ndcg``, ``mrr`` and
+        ``recall`` at k of known items.
     """
     values = []
     for done, ranking in enumerate(rankings):
@@ -50,10 +50,10 @@ def judge(
 def _values(
     dataset: Dataset, rows: NDArray[np.int64], scores: NDArray[np.float32], weight: float, config: GateConfig
 ) -> dict[str, Values]:
-    """Figures of one ranking, from its scores (len(rows), K)."""
-    asked = _asked(dataset, rows, config)
-    gains, floor, lengths = dataset.gains[rows[asked]], dataset.floor[rows[asked]], dataset.lengths[rows[asked]]
-    seen = np.where(np.isneginf(gains), -np.inf, scores[asked]).astype(np.float32)
+    """Values of one ranking by metric, from its scores (len(rows), K)."""
+    used = _asked(dataset, rows, config)
+    gains, floor, lengths = dataset.gains[rows[used]], dataset.floor[rows[used]], dataset.lengths[rows[used]]
+    seen = np.where(np.isneginf(gains), -np.inf, scores[used]).astype(np.float32)
     found = {
         name: utility(law(gains, floor, trust(each, lengths), dataset.tau), seen, dataset.depth(config.k))
         for name, each in (("utility", weight), ("careful utility", min(weight, CAREFUL)))
@@ -63,11 +63,11 @@ def _values(
 
 
 def weights(dataset: Dataset, rows: NDArray[np.int64], config: GateConfig) -> Values:
-    """How much each value of the utility counts that `judge` makes of the same probes."""
+    """Weights of the values of ``utility`` that `judge` returns for the same probes."""
     return dataset.weights[rows[_asked(dataset, rows, config)]].astype(np.float64)
 
 
 def _asked(dataset: Dataset, rows: NDArray[np.int64], config: GateConfig) -> NDArray[np.int64]:
-    """Which of the rows have a utility: the user's own queries, or all where there are too few of those."""
+    """Positions in `rows` of the probes with a utility: user queries, or all if there are too few of them."""
     traffic = dataset.positive[rows] < 0
     return np.flatnonzero(dataset.judged[0][rows] & (traffic if traffic.sum() >= config.min_probes else True))

@@ -1,4 +1,4 @@
-"""Retrieval metrics on plain arrays. Every function returns one value a query, so that intervals can be paired."""
+"""Retrieval metrics on arrays. Each function returns one value per query, for paired intervals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ndcg(relevance: NDArray[np.float64], ideal: NDArray[np.float64], k: int) -> 
 
 
 def recall(relevance: NDArray[np.float64], total: NDArray[np.int64], k: int) -> Values:
-    """Share of the relevant documents within the first `k`.
+    """Share of the relevant documents within the top `k`.
 
     Args:
         relevance: (queries, depth) gain at each rank.
@@ -66,7 +66,7 @@ def utility(mass: NDArray[np.float32], scores: NDArray[np.float32], k: int) -> V
     """LM utility@k: the share of the teacher's mass that lies in the student's top k.
 
     Args:
-        mass: (queries, candidates) teacher's law over each query's candidates, rows sum to 1.
+        mass: (queries, candidates) teacher's target distribution over each query's candidates, rows sum to 1.
         scores: (queries, candidates) student's scores of the same candidates.
         k: Depth.
 
@@ -91,14 +91,14 @@ class Interval:
 def bootstrap(
     values: Values, confidence: float, seed: int = 0, samples: int = 10_000, weights: Values | None = None
 ) -> Interval:
-    """Percentile bootstrap of a mean (Efron 1979); of a difference, give paired differences.
+    """Percentile bootstrap of a mean (Efron 1979). For a difference, pass paired differences.
 
     Args:
-        values: (n,) one value a query, n at least 1.
-        confidence: Two-sided, such as .95.
-        weights: (n,) how much each counts in the mean; None counts all alike.
-        seed: Of the resampling.
-        samples: Resamples.
+        values: (n,) one value per query, n at least 1.
+        confidence: Two-sided confidence, such as .95.
+        seed: Seed for the resampling.
+        samples: Number of resamples.
+        weights: (n,) weight of each value in the mean; None weighs all equally.
     """
     rng = np.random.default_rng(seed)
     weights = np.ones(len(values)) if weights is None else weights
@@ -114,12 +114,12 @@ def bootstrap(
 def relevance_of(
     ranking: Sequence[Sequence[str]], qrels: Sequence[Mapping[str, int]], depth: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Turn rankings and judgements into the arrays above.
+    """Convert rankings and judgements into the arrays that the metrics take.
 
     Args:
         ranking: Document ids of each query, best first.
         qrels: Gain of each judged document of each query; 0 or less means not relevant.
-        depth: Ranks to keep.
+        depth: Number of ranks to keep.
 
     Returns:
         ``relevance`` (queries, depth), ``ideal`` (queries, most relevant), ``total`` (queries,).

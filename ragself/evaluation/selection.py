@@ -1,4 +1,4 @@
-"""From several candidates to one, on the select split, and what the gate says of it, on the confirm split."""
+"""Selection of one candidate on the select split, and its evaluation by the gate on the confirm split."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ragself.evaluation.judge import judge, weights
 from ragself.probes.dataset import Dataset
 from ragself.progress import Progress, silent
 
-WEAKER = (0.75, 0.5, 0.25)  # of the way from the untrained ranking to a candidate, tried where none passes as it is
+WEAKER = (0.75, 0.5, 0.25)  # interpolations between the untrained ranking and a candidate, tried if none passes
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidate to put before the gate.
+    """The candidate for the gate.
 
     Attributes:
         name: Its name, such as ``residual`` or ``residual x 0.5``.
         ranking: The candidate.
-        table: Name, figures and reason of each that was looked at.
+        table: Name, decision, reason and figures of each candidate that was evaluated.
     """
 
     name: str
@@ -40,34 +40,34 @@ def choose(
     config: GateConfig,
     progress: Progress = silent,
 ) -> Choice:
-    """The candidate that passes with the highest rise, of the select split; weaker ones where none passes.
+    """Choose the candidate that passes with the highest rise on the select split; if none passes, try weaker ones.
 
-    One candidate alone goes before the gate, so that many do not give chance many chances.
+    Only one candidate goes to the gate: more would make a success by chance more likely.
 
     Args:
-        study: The probes.
+        dataset: The probes.
         rankings: Candidates by name, at least one.
-        live: What the live version ranks by.
-        weight: The teacher's.
-        config: Of the gate.
-        progress: Told of rankings judged.
+        live: Ranking of the live version.
+        weight: The teacher's weight.
+        config: Settings of the gate.
+        progress: Called with the number of rankings evaluated and the total.
     """
     rows, depth = dataset.rows("select"), dataset.depth(config.k)
     counts, table, seen = weights(dataset, rows, config), list[dict[str, Any]](), dict(rankings)
 
-    def look(some: Mapping[str, Ranking]) -> None:
+    def evaluate(some: Mapping[str, Ranking]) -> None:
         before, *after = judge(dataset, rows, [live, *some.values()], weight, config, progress)
         for name, values in zip(some, after, strict=True):
             found = decide(before, values, config, depth, counts)
             table.append({"name": name, "passes": found.promote, "reason": found.reason, "figures": found.figures})
 
-    look(rankings)
+    evaluate(rankings)
     best = _best(table, depth, config.k)
-    # Where none passes, one between the untrained ranking and the best may; but none that reads all documents.
+    # If none passes, an interpolation of the best may; but not of one that encodes all documents again.
     if not best["passes"] and not reads(seen[best["name"]].adapter, "document"):
         weaker = {f"{best['name']} x {alpha:g}": rankings[best["name"]].interpolated(alpha) for alpha in WEAKER}
         seen |= weaker
-        look(weaker)
+        evaluate(weaker)
         best = _best(table, depth, config.k)
     return Choice(best["name"], seen[best["name"]], table)
 
@@ -75,15 +75,15 @@ def choose(
 def confirm(
     dataset: Dataset, ranking: Ranking, live: Ranking, weight: float, config: GateConfig, tries: int
 ) -> Decision:
-    """What the gate says of a candidate on the confirm split.
+    """The gate's decision on a candidate, on the confirm split.
 
     Args:
-        study: The probes.
+        dataset: The probes.
         ranking: The candidate.
-        live: What the live version ranks by.
-        weight: The teacher's.
-        config: Of the gate.
-        tries: Candidates that this live version has seen off before.
+        live: Ranking of the live version.
+        weight: The teacher's weight.
+        config: Settings of the gate.
+        tries: Number of candidates that were rejected against this live version before.
     """
     rows = dataset.rows("confirm")
     before, after = judge(dataset, rows, [live, ranking], weight, config)
@@ -91,6 +91,6 @@ def confirm(
 
 
 def _best(table: list[dict[str, Any]], depth: int, k: int) -> dict[str, Any]:
-    """The one with the largest sum of both changes, among those that pass if any does."""
+    """The row with the largest sum of both changes, among those that pass if any does."""
     names = (f"utility@{depth}", f"ndcg@{k}")
     return max(table, key=lambda row: (row["passes"], sum(row["figures"].get(n, {}).get("change", 0.0) for n in names)))

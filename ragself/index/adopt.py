@@ -1,6 +1,6 @@
-"""Following a collection that somebody else fills: what was embedded there, by which model, and what has changed.
+"""Follows a collection that another program fills: checks its model, and applies its changes.
 
-Its vectors are taken over where the base model is seen to reproduce them, so that nothing needs to be encoded.
+Its vectors are reused if the base model reproduces them, so that nothing needs to be encoded.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from ragself.index.row_formats import flatten
 from ragself.progress import Progress, silent
 from ragself.schema import Added, Chunk, Skipped
 
-_SAMPLE = 64  # texts that are encoded to compare
-_PROOF = 16  # of each page, before its vectors are taken over
-_MOST = 0.95  # of the sample must agree: some rows may have been altered since they were embedded
+_SAMPLE = 64  # texts that are encoded for the comparison
+_PROOF = 16  # texts of each page that are encoded before its vectors are reused
+_MOST = 0.95  # share of the sample that must agree: some rows may have been altered since they were embedded
 _UNIT = 1e-3
-_NAME_IT = "Name that one as the encoder (`embed_model` in LlamaIndex, `embedding` in LangChain, --encoder here)."
+_NAME_IT = "Name that model as the encoder (`embed_model` in LlamaIndex, `embedding` in LangChain, --encoder here)."
 
 
 def verify_origin(origin: Origin, encoder: Encoder, progress: Progress = silent) -> bool:
-    """Make sure that a collection was embedded by this encoder, and that cosine ranks it as its own distance does.
+    """Check that a collection was embedded by this encoder, and that cosine ranks it as its own distance does.
 
     Args:
         origin: The collection.
         encoder: The base model.
-        progress: Told of the rows that are compared.
+        progress: Called with the stage, rows compared and total.
 
     Returns:
         Whether line breaks were embedded as spaces.
 
     Raises:
-        InputError: It is empty, holds no text, or its vectors are of another model or not comparable by cosine.
+        InputError: It is empty or holds no text, or its vectors are from another model or not comparable by cosine.
         StoreError: It cannot be read.
     """
     name = origin.place.collection
@@ -51,20 +51,20 @@ def verify_origin(origin: Origin, encoder: Encoder, progress: Progress = silent)
     chunks, vectors = origin.rows([ids[row] for row in drawn])
     if not chunks:
         raise InputError(
-            f"The collection {name!r} holds no row with a text and a vector ({len(drawn)} of {len(ids)} rows looked "
-            "at). ragself learns from texts: build the collection with documents."
+            f"The collection {name!r} holds no row with a text and a vector (checked {len(drawn)} of {len(ids)} rows). "
+            "ragself trains on texts: build the collection with documents."
         )
     width = vectors.shape[1]
     if width != encoder.dimension:
         raise InputError(
-            f"The vectors of the collection {name!r} are {width} wide, but {encoder.name} makes {encoder.dimension}: "
-            f"it was built with another model. {_NAME_IT}"
+            f"The vectors of the collection {name!r} have {width} dimensions, but those of {encoder.name} have "
+            f"{encoder.dimension}: it was built with another model. {_NAME_IT}"
         )
     lengths = np.linalg.norm(vectors, axis=1)
     if origin.space != "cosine" and float(np.ptp(lengths)) > _UNIT * float(lengths.mean()):
         raise InputError(
-            f"The collection {name!r} ranks by {origin.space}, and its vectors are from {lengths.min():.3f} to "
-            f"{lengths.max():.3f} long. ragself ranks by cosine, which would give another order. Build the collection "
+            f"The collection {name!r} ranks by {origin.space}, and its vectors have lengths from {lengths.min():.3f} "
+            f"to {lengths.max():.3f}. ragself ranks by cosine, which would give another order. Build the collection "
             "with normalised vectors, or with the space cosine."
         )
     progress("compare vectors", 0, len(chunks))
@@ -76,8 +76,8 @@ def verify_origin(origin: Origin, encoder: Encoder, progress: Progress = silent)
         return True
     raise InputError(
         f"{encoder.name} does not reproduce the vectors of the collection {name!r}: their cosine is "
-        f"{np.median(cosines):.3f} in the middle ({cosines.min():.3f} to {cosines.max():.3f}) of {len(chunks)} "
-        f"rows, expected {AGREEMENT}. It was built with another model, or with other prompts. {_NAME_IT}"
+        f"{np.median(cosines):.3f} (median of {len(chunks)} rows; {cosines.min():.3f} to {cosines.max():.3f}), "
+        f"expected {AGREEMENT}. It was built with another model, or with other prompts. {_NAME_IT}"
     )
 
 
@@ -93,19 +93,19 @@ def _agreement(stored: NDArray[np.float32], encoded: NDArray[np.float32]) -> NDA
 
 
 def follow_origin(origin: Origin, journal: Journal, base: BaseVectors, progress: Progress = silent) -> Added:
-    """Bring the journal up to what the origin holds now; a kill costs at most one page.
+    """Apply all changes of the origin to the journal; a kill loses at most one page.
 
     Args:
         origin: The collection.
-        journal: What is known of it, and what was added besides.
-        base: Base vectors, to which those of the origin are added where the encoder reproduces them.
-        progress: Told of rows looked at.
+        journal: The chunks adopted so far, and those added otherwise.
+        base: Base vectors; those of the origin are added to them if the encoder reproduces these.
+        progress: Called with the stage, rows read and total.
 
     Returns:
-        What was done.
+        The numbers of added, unchanged and removed chunks, and the skipped rows.
 
     Raises:
-        InputError: The collection is empty: rather than deleting everything, nothing is done.
+        InputError: The collection is empty. Nothing is deleted then.
         StoreError: It cannot be read.
     """
     ids = origin.ids()
@@ -134,14 +134,14 @@ def follow_origin(origin: Origin, journal: Journal, base: BaseVectors, progress:
 
 
 def _sift(page: Sequence[Chunk], own: set[str]) -> tuple[list[Chunk], list[Skipped]]:
-    """Chunks that can be stored, and why others cannot."""
+    """Chunks that can be stored, and the others, each with the reason."""
     reasons = ["it was added here before" if chunk.id in own else fault(chunk) for chunk in page]
     kept = [chunk for chunk, reason in zip(page, reasons, strict=True) if reason is None]
     return kept, [Skipped(chunk.id, reason) for chunk, reason in zip(page, reasons, strict=True) if reason is not None]
 
 
 def _take_over(origin: Origin, changed: Sequence[Chunk], base: BaseVectors) -> None:
-    """Keep the origin's vectors of these chunks if the encoder reproduces a sample of them, all of it."""
+    """Reuse the origin's vectors of these chunks if the encoder reproduces every vector of a sample."""
     chunks, stored = origin.rows([chunk.id for chunk in changed])
     if not chunks or stored.shape[1] != base.dimension:
         return

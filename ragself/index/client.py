@@ -1,4 +1,4 @@
-"""The Chroma database that holds a version. With `index`, `connect` and `origin`, all that knows chromadb."""
+"""The Chroma database that holds a version. Only `collection`, `connection`, `origin` and this file use chromadb."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ragself.index.connection import Connection, server
 # Recall@10 against exact search at 100,000 chunks: .998 with these, .978 with the defaults, for .7 ms a query;
 # on SciFact 1.000 and .996, for .3 ms (tests/benchmarks/hybrid.py graph).
 _GRAPH: CreateHNSWConfiguration = {"ef_construction": 200, "ef_search": 200, "max_neighbors": 32}
-_PATIENCE = 120.0  # seconds until a server that does not answer is taken for gone
+_PATIENCE = 120.0  # seconds without an answer until a server counts as unreachable
 
-# Rows written to a server at once. It answers nobody while it writes: 2 to 3 s for 1000 rows, .1 to .2 s for 50.
+# Rows per write to a server. It answers no request while it writes: 2 to 3 s for 1000 rows, .1 to .2 s for 50.
 _SHARE = 50
 
 _opened = itertools.count()
@@ -34,12 +34,12 @@ class Chroma:
 
         Args:
             place: The folder, or the URL.
-            create: Make a folder's database where there is none.
-            view: Who opens a folder in this process with the same number sees and writes as one; None sees what is
-                on disk now.
+            create: Create a folder's database if there is none.
+            view: All that open a folder in this process with the same number share one view of it; None opens a new
+                view of what is on disk now.
 
         Raises:
-            StoreError: Chroma cannot open it, there is none, or no server answers.
+            StoreError: Chroma cannot open the database, there is none, or no server answers.
         """
         self.place = place
         if isinstance(place, str):
@@ -56,7 +56,7 @@ class Chroma:
         self._client: Any = connection.client
 
     def create(self, name: str, fingerprint: str) -> Index:
-        """Make an empty collection, whose vectors are compared by cosine, in place of any of that name."""
+        """Create an empty collection with cosine distance, replacing any of that name."""
         self.delete(name)
         with explained(self.place):
             collection = self._client.create_collection(
@@ -71,7 +71,7 @@ class Chroma:
         """Open a collection.
 
         Raises:
-            StoreError: It is missing, or carries another fingerprint.
+            StoreError: The collection is missing, or carries another fingerprint.
         """
         try:
             with explained(self.place):
@@ -99,7 +99,7 @@ class Chroma:
         return found
 
     def delete(self, name: str) -> None:
-        """Delete a collection; does nothing where there is none of that name."""
+        """Delete a collection; does nothing if there is none of that name."""
         try:
             with explained(self.place):
                 self._client.delete_collection(name)
@@ -116,14 +116,14 @@ class Chroma:
 
 
 def _folder(place: Path, view: int | None) -> Any:
-    # Chroma shares what is open under one spelling of a path, and shows what another process wrote only to who
-    # opens it anew: so each opening has a spelling of its own, but for those that are to share.
+    # Chroma shares what is open under one spelling of a path, and only a new opening shows what another process wrote.
+    # Therefore each opening uses a spelling of its own, except those that share a view.
     number, end = (next(_opened), "") if view is None else (view, "/")
     spelling = f"{place}" + "".join("/." if bit == "1" else "//." for bit in f"{number:b}") + end
     try:
         return chromadb.PersistentClient(spelling, Settings(anonymized_telemetry=False))
     except Exception as error:  # the Rust bindings raise bare Exceptions and InternalErrors
         raise StoreError(
-            f"Chroma cannot open {place}: {error}. Free some space where it is full; if that folder is damaged, delete "
-            "it and run `ragself gc`: the index is built again from the documents, none of which is lost."
+            f"Chroma cannot open {place}: {error}. Free some space if the disk is full; if that folder is damaged, "
+            "delete it and run `ragself gc`: the index is built again from the documents, none of which is lost."
         ) from error

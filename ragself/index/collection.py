@@ -17,15 +17,15 @@ from ragself.schema import Chunk, Hit
 
 FINGERPRINT = "ragself:fingerprint"
 
-_PAGE = 1000  # ids named at once; SQLite takes 32,766 values in all
-_MOST = 10_000  # hits whose texts Chroma is asked for together with the nearest
+_PAGE = 1000  # ids per request; SQLite takes 32,766 values in all
+_MOST = 10_000  # maximum number of hits whose texts are requested in the same query
 
 
 class Index:
-    """A collection of chunks with their vectors. Reading is safe from several threads."""
+    """A collection of chunks with their vectors. Several threads may read it."""
 
     def __init__(self, collection: chromadb.Collection, batch: int) -> None:
-        """Wrap an open collection that is written `batch` rows at a time; `Chroma` makes these."""
+        """Wrap an open collection, which is written `batch` rows at a time; `Chroma` creates these objects."""
         self._collection = collection
         self._batch = batch
 
@@ -37,8 +37,8 @@ class Index:
     def upsert(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
         """Write chunks with their vectors, (len(chunks), dimension) float32; existing ids are replaced.
 
-        A chunk that is replaced is not found for the moment that this takes. Chroma's own upsert has no such
-        moment, but it keeps metadata keys that are gone, and leaves some changed vectors unreachable.
+        A chunk cannot be found for the moment in which it is replaced. Chroma's own upsert has no such moment, but it
+        keeps removed metadata keys, and leaves some changed vectors unreachable.
         """
         for start in range(0, len(chunks), self._batch):
             part = chunks[start : start + self._batch]
@@ -55,7 +55,7 @@ class Index:
                 )
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete chunks; ids that are not there are passed over."""
+        """Delete chunks; ids that do not exist are ignored."""
         for start in range(0, len(ids), self._batch):
             with _writing():
                 self._collection.delete(ids=list(ids[start : start + self._batch]))
@@ -66,12 +66,12 @@ class Index:
             return set(self._collection.get(include=[])["ids"])
 
     def find(self, where: Mapping[str, Any]) -> list[str]:
-        """Ids of the chunks that a metadata filter finds. Raises InputError where Chroma refuses it."""
+        """Ids of the chunks that match a metadata filter. Raises InputError if Chroma refuses it."""
         with _asking(where):
             return list(self._collection.get(where=dict(where), include=[])["ids"])
 
     def allowed(self, ids: Sequence[str], where: Mapping[str, Any]) -> set[str]:
-        """Those of `ids` that a metadata filter finds. Raises InputError where Chroma refuses the filter."""
+        """Those of `ids` that match a metadata filter. Raises InputError if Chroma refuses the filter."""
         found: set[str] = set()
         for start in range(0, len(ids), _PAGE):
             with _asking(where):
@@ -81,9 +81,9 @@ class Index:
         return found
 
     def vectors(self, ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Stored vectors, (len(ids), dimension) float32, in the order of `ids`, and which are there; others are 0.
+        """Stored vectors, (len(ids), dimension) float32, in the order of `ids`, and which of them exist; others are 0.
 
-        Where none is there the dimension is 0.
+        If none exists the dimension is 0.
         """
         rows: dict[str, NDArray[np.float32]] = {}
         for start in range(0, len(ids), _PAGE):
@@ -101,9 +101,9 @@ class Index:
 
         Args:
             vector: (dimension,) float32.
-            k: At most this many hits.
+            k: Maximum number of hits.
             where: Chroma's metadata filter, or None for all chunks.
-            version: Number written into the hits.
+            version: Number of the version, stored in the hits.
 
         Raises:
             InputError: Chroma does not understand the filter.
@@ -118,7 +118,7 @@ class Index:
                 include=["documents", "metadatas", "distances"],
             )
         documents, metadatas, distances = found["documents"], found["metadatas"], found["distances"]
-        assert documents and metadatas and distances  # asked for in `include`
+        assert documents and metadatas and distances  # requested by `include`
         return [
             _hit(id, text, metadata, 1.0 - distance, version)
             for id, text, metadata, distance in zip(
@@ -129,11 +129,11 @@ class Index:
     def near(
         self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[list[str], NDArray[np.float64]]:
-        """Ids of the `k` nearest chunks, nearest first, and their cosines, (<=k,). Texts would take twice the time.
+        """Ids of the `k` nearest chunks, nearest first, and their cosines, (<=k,). Texts would double the time.
 
         Args:
             vector: (dimension,) float32.
-            k: At most so many, however many there are.
+            k: Maximum number of chunks, without an upper limit.
             where: Chroma's metadata filter, or None for all chunks.
 
         Raises:
@@ -146,17 +146,17 @@ class Index:
                 where=dict(where) if where else None,
                 include=["distances"],
             )
-        assert found["distances"]  # asked for in `include`
+        assert found["distances"]  # requested by `include`
         return found["ids"][0], 1.0 - np.asarray(found["distances"][0], dtype=np.float64)
 
     def _many(self, vector: NDArray[np.float32], k: int, where: Mapping[str, Any] | None, version: int) -> list[Hit]:
-        """As `query`, for more chunks than Chroma gives out at once."""
+        """As `query`, for more chunks than Chroma returns at once."""
         ids, scores = self.near(vector, k, where)
         shown: dict[str, tuple[Any, Any]] = {}
         for start in range(0, len(ids), _PAGE):
             with _asking():
                 found = self._collection.get(ids=ids[start : start + _PAGE], include=["documents", "metadatas"])
-            assert found["documents"] and found["metadatas"]  # asked for in `include`
+            assert found["documents"] and found["metadatas"]  # requested by `include`
             shown.update(zip(found["ids"], zip(found["documents"], found["metadatas"], strict=True), strict=True))
         return [
             _hit(id, *shown[id], score, version) for id, score in zip(ids, scores.tolist(), strict=True) if id in shown
@@ -169,7 +169,7 @@ class Index:
                 found = self._collection.query(
                     query_embeddings=vectors[start : start + 100], n_results=k, include=["distances"]
                 )
-            assert found["distances"]  # asked for in `include`
+            assert found["distances"]  # requested by `include`
             for ids, distances in zip(found["ids"], found["distances"], strict=True):
                 yield [(id, 1.0 - distance) for id, distance in zip(ids, distances, strict=True)]
 
@@ -180,14 +180,14 @@ def _hit(id: str, text: Any, metadata: Any, score: float, version: int) -> Hit:
 
 @contextmanager
 def explained(place: Path | str) -> Iterator[None]:
-    """Turn what a database does that is gone or broken into a StoreError; what is merely not there is the caller's."""
+    """Turn errors of a missing or broken database into StoreError; the caller handles names that do not exist."""
     try:
         yield
     except (NotFoundError, ValueError, StoreError):
         raise
-    except Exception as error:  # the Rust bindings and the HTTP library raise what they like
-        way = "Start its server" if isinstance(place, str) else "Free some space or mend the permissions"
-        raise StoreError(f"Chroma at {place} cannot do what is asked: {error}. {way} and run it again.") from error
+    except Exception as error:  # the Rust bindings and the HTTP library raise various exceptions
+        way = "Start its server" if isinstance(place, str) else "Free some space or fix the permissions"
+        raise StoreError(f"Chroma at {place} cannot execute the request: {error}. {way} and run it again.") from error
 
 
 @contextmanager
@@ -197,8 +197,8 @@ def _asking(where: Mapping[str, Any] | None = None) -> Iterator[None]:
     except (ValueError, TypeError, ChromaError) as error:
         if where and "too many SQL variables" in str(error):
             raise InputError(
-                "The filter names more values than SQLite takes at once, 32,766 in all. Ask in parts, or mark these "
-                "chunks in their metadata."
+                "The filter contains more values than SQLite takes at once, 32,766 in all. Split it into several "
+                "queries, or mark these chunks in their metadata."
             ) from error
         refused = not isinstance(error, ChromaError) or (error.code() < 500 and not isinstance(error, NotFoundError))
         if where and refused:
@@ -206,9 +206,9 @@ def _asking(where: Mapping[str, Any] | None = None) -> Iterator[None]:
                 f"Chroma refuses the filter {dict(where)!r}: {error} "
                 'Expected for example {"source": "a.md"} or {"year": {"$gte": 2020}}.'
             ) from error
-        raise StoreError(f"Chroma cannot read: {error}. Try again; if it stays so, run `ragself gc`.") from error
-    except Exception as error:  # the Rust bindings and the HTTP library raise what they like
-        raise StoreError(f"Chroma cannot be asked: {error}. If it is a server, is that running?") from error
+        raise StoreError(f"Chroma cannot read: {error}. Try again; if the error persists, run `ragself gc`.") from error
+    except Exception as error:  # the Rust bindings and the HTTP library raise various exceptions
+        raise StoreError(f"Chroma cannot be queried: {error}. If it is a server, check that it runs.") from error
 
 
 @contextmanager
@@ -217,6 +217,6 @@ def _writing() -> Iterator[None]:
         yield
     except Exception as error:
         raise StoreError(
-            f"Chroma cannot write: {error}. Nothing acknowledged is lost; free some space, mend the permissions or "
+            f"Chroma cannot write: {error}. No acknowledged write is lost; free some space, fix the permissions or "
             "start its server, and run the same command again."
         ) from error

@@ -1,4 +1,4 @@
-"""Connections to somebody else's Chroma: a server, or a copy of an embedded database."""
+"""Connections to Chroma: to a server, or to a copy of another program's embedded database."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from chromadb.config import Settings
 from ragself.errors import StoreError
 from ragself.index import folder_copy as copy
 
-_PATIENCE = 30.0  # seconds for a server to answer at all
+_PATIENCE = 30.0  # seconds to wait for a server's first answer
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An open client, and what else has to be done when it is closed."""
+    """An open client, and a function to call after closing it."""
 
     client: Any
     after: Callable[[], None] = lambda: None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the client and its HTTP connections."""
         servers = [self.client._server, self.client._admin_client._server]
         self.client.close()
         for server in servers:  # Chroma leaves the connections of its HTTP clients open
@@ -45,12 +45,12 @@ def connect(place: str, collection: str, tenant: str, database: str) -> Connecti
 
     Args:
         place: URL of the server, or the folder.
-        collection: What is to be read.
-        tenant: Of Chroma's.
-        database: Of Chroma's.
+        collection: Name of the collection to read.
+        tenant: Chroma's tenant.
+        database: Chroma's database.
 
     Raises:
-        StoreError: There is no Chroma, or it cannot be read now.
+        StoreError: There is no Chroma database, or it cannot be read now.
     """
     if place.startswith(("http://", "https://")):
         return server(place, tenant, database)
@@ -59,12 +59,12 @@ def connect(place: str, collection: str, tenant: str, database: str) -> Connecti
     folder = TemporaryDirectory(prefix="ragself-", ignore_cleanup_errors=True)
     try:
         command = [sys.executable, "-I", str(copy.__file__), place, folder.name, collection]
-        said = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-        if said.returncode:
-            reason = (said.stderr.strip() or "it failed").splitlines()[-1]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            reason = (done.stderr.strip() or "it failed").splitlines()[-1]
             raise StoreError(
                 f"Cannot copy the database in {place} to {folder.name}, to read it there: {reason}. Try again, pass "
-                "the open collection in place of its name, or set TMPDIR where space is missing."
+                "the open collection in place of its name, or set TMPDIR to a folder with more space."
             )
         settings = Settings(anonymized_telemetry=False)
         return Connection(chromadb.PersistentClient(folder.name, settings, tenant, database), folder.cleanup)
@@ -79,22 +79,22 @@ def connect(place: str, collection: str, tenant: str, database: str) -> Connecti
 
 
 def server(url: str, tenant: str, database: str) -> Connection:
-    """Connect to a server. Raises StoreError where none answers."""
+    """Connect to a server. Raises StoreError if none answers."""
     parts = urlsplit(url)
     ssl = parts.scheme == "https"
     port = parts.port or (443 if ssl else 8000)
     settings = Settings(anonymized_telemetry=False)
     try:
-        with suppress(HTTPError):  # it answers, whatever
-            # Chroma's own client would wait for ever. The URL is http or https: whoever calls has seen to that.
+        with suppress(HTTPError):  # any answer will do
+            # Chroma's own client would wait for ever. All callers pass an http or https URL.
             urlopen(f"{url}/api/v2/heartbeat", timeout=_PATIENCE).close()  # noqa: S310
         return Connection(
             chromadb.HttpClient(
                 parts.hostname or "", port, ssl=ssl, settings=settings, tenant=tenant, database=database
             )
         )
-    except Exception as error:  # whatever the HTTP library raises
+    except Exception as error:  # the HTTP library raises various exceptions
         raise StoreError(
-            f"No Chroma server answers at {url}: {error}. Start it: chroma run --path FOLDER. Where it wants a token, "
+            f"No Chroma server answers at {url}: {error}. Start it: chroma run --path FOLDER. If it needs a token, "
             "set CHROMA_CLIENT_AUTH_PROVIDER and CHROMA_CLIENT_AUTH_CREDENTIALS, or pass the open collection."
         ) from error

@@ -1,9 +1,9 @@
-"""A copy of somebody else's embedded Chroma database, to be read in its place.
+"""Copies another program's embedded Chroma database, so that the copy can be read in its place.
 
-Chroma writes even where it only opens a database, and two processes that have one open, or two SQLite libraries in one
-process, can damage it. This file is therefore run as a program of its own, with nothing but the standard library::
+Chroma writes even when it only opens a database. Two processes that have one open, or two SQLite libraries in one
+process, can damage it. This file therefore runs as a program of its own, with nothing but the standard library::
 
-    python copy.py SOURCE TARGET COLLECTION
+    python folder_copy.py SOURCE TARGET COLLECTION
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-_PAGES = 16384  # of 4 kB, that are copied while the writer has to wait
+_PAGES = 16384  # of 4 kB, copied in one step while the writer waits
 _TRIES = 10
 _PAUSE = 0.5  # seconds
-_BUSY = "it is written to all the time"
+_BUSY = "another process keeps writing to it"
 
 Signature = dict[str, tuple[int, int]]
 
@@ -29,10 +29,10 @@ def copy(source: Path, target: Path, collection: str) -> bool:
     Args:
         source: Folder of the database; it is only read.
         target: A new folder.
-        collection: The others keep their rows in the copy, but not their vectors.
+        collection: Name of the collection; others keep their rows in the copy, but not their vectors.
 
     Returns:
-        Whether nobody wrote to it meanwhile; if not, the copy is worth nothing.
+        Whether no process wrote to it meanwhile; otherwise the copy is unusable.
     """
     database = sqlite3.connect(f"file:{quote(str(source / 'chroma.sqlite3'))}?mode=ro", uri=True)
     try:
@@ -50,7 +50,7 @@ def copy(source: Path, target: Path, collection: str) -> bool:
 
 
 class _Patience:
-    """SQLite begins a copy anew when somebody writes: so often and no more."""
+    """Limit on restarts: SQLite restarts a copy when another process writes."""
 
     def __init__(self) -> None:
         self._remaining = 0
@@ -69,7 +69,7 @@ def _signature(source: Path, graphs: list[str]) -> Signature:
 
 
 def main(source: Path, target: Path, collection: str) -> str | None:
-    """Try until nobody writes meanwhile. Returns what is wrong, or None."""
+    """Retry until no process writes during the copy. Returns the error, or None."""
     failed = _BUSY
     for _ in range(_TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Hybrid search: candidates by vector and by words, ranked by one exact law (`ragself.lexical.law`)."""
+"""Hybrid search: candidates by vector and by words, ranked by one exact formula (`ragself.lexical.law`)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ragself.lexical.view import View
 from ragself.schema import Embedding, Hit
 
 _PARTS = ("vector", "language_model", "bm25")
-DEPTH = 100  # candidates of each kind, or as many as are asked for
-_BEFORE_FILTER = 3  # times as many by words are put to a filter, before it is asked for all that it allows
+DEPTH = 100  # candidates of each kind; the number of hits if that is larger
+_BEFORE_FILTER = 3  # times as many candidates by words are filtered before all chunks that match the filter are read
 
 
 class HybridSearch:
-    """Ranks the union of the nearest chunks and the best ones by words. Threads may share it."""
+    """Hybrid ranking of the nearest chunks and the best chunks by words. Threads may share it."""
 
     def __init__(self, lexical: LexicalIndex, base: BaseVectors, reader: JournalReader) -> None:
-        """Name the words of the documents, their base vectors, and their texts."""
+        """Store the lexical index of the documents, their base vectors, and the reader of their texts."""
         self._lexical, self._base, self._reader = lexical, base, reader
         self._unit: float | None = None
         self._measuring = threading.Lock()
@@ -43,24 +43,24 @@ class HybridSearch:
         where: Mapping[str, Any] | None = None,
         given: Embedding | None = None,
     ) -> list[Hit]:
-        """The best `k` chunks, best first; chunks of one score by id. Arguments as of `Snapshot.search`.
+        """The best `k` chunks, best first; ties are ordered by id. Arguments as for `Snapshot.search`.
 
-        Of several queries the cosine is that to the middle of their vectors, and the lexical scores are the mean.
+        For several queries, the cosine is that to the mean of their vectors, and the lexical scores are averaged.
 
         Raises:
-            InputError: An empty query without an embedding, or a filter that Chroma does not understand.
+            InputError: A query is empty and has no embedding, or Chroma does not understand the filter.
         """
         queries, depth = _texts(snapshot, query, given), max(k, DEPTH)
         vector = snapshot.vector(queries, given)
         ids, cosines = snapshot.index.near(vector, depth, where)
         view = self._lexical.view()
         near = view.rows(ids)
-        there = near >= 0  # the others were deleted
+        there = near >= 0  # the other chunks were deleted
         near, cosines = near[there], cosines[there]
-        asked = [Query.of(text, view) for text in queries]
-        new = np.setdiff1d(_by_words(asked, view, snapshot, depth, where), near)
+        parsed = [Query.of(text, view) for text in queries]
+        new = np.setdiff1d(_by_words(parsed, view, snapshot, depth, where), near)
         rows = np.concatenate([near, new])
-        lexical = self._lexical_parts(snapshot, asked, view, rows)
+        lexical = self._lexical_parts(snapshot, parsed, view, rows)
         hopeful = np.flatnonzero(_may_enter(cosines, lexical[0] + lexical[1], k, depth))
         further, known = self._cosines(snapshot, vector, view, new[hopeful])
         kept = np.concatenate([np.arange(len(near)), len(near) + hopeful[known]])
@@ -68,7 +68,7 @@ class HybridSearch:
         return self._hits(snapshot, view, rows[kept], parts, k)
 
     def unit(self) -> float:
-        """The encoder's unit of lexical scores, computed once; the first time ever that encodes forty texts."""
+        """The encoder's unit of lexical scores, computed once. The very first computation encodes forty texts."""
         if self._unit is None:
             with self._measuring:
                 if self._unit is None:
@@ -78,19 +78,19 @@ class HybridSearch:
     def _cosines(
         self, snapshot: Snapshot, vector: NDArray[np.float32], view: View, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Cosines (n,) of chunks, and which of them are known.
+        """Cosines (n,) of chunks, and which of them are known, (n,).
 
-        Vectors come from the lexical index, where it was written with them, or from the cache. Chroma is slower, and is
-        asked for what these lack.
+        Vectors come from the lexical index, if it was written with them, or from the cache. Chroma is slower, and is
+        queried only for the rest.
         """
         adapter = snapshot.embedder.adapter
-        if reads(adapter, "document"):  # the base vectors of the documents do not tell theirs
+        if reads(adapter, "document"):  # its document vectors do not follow from base vectors
             vectors, known = snapshot.index.vectors(view.ids(rows))
             return _cosines(vectors, vector), known
         vectors = self._base_vectors(view, rows)
         known = np.asarray(~np.isnan(vectors).any(axis=1))
         if adapter is not None:
-            vectors = adapter.documents(vectors, [""] * len(rows))  # maps vectors, and does not look at texts
+            vectors = adapter.documents(vectors, [""] * len(rows))  # maps vectors only; texts are ignored
         cosines = _cosines(vectors, vector)
         if not known.all():
             lacking = np.flatnonzero(~known)
@@ -99,7 +99,7 @@ class HybridSearch:
         return cosines, known
 
     def _base_vectors(self, view: View, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Base vectors of chunks, (n, dimension) float32; NaN where they are not known."""
+        """Base vectors of chunks, (n, dimension) float32; NaN where unknown."""
         vectors = view.vectors(rows, self._base.dimension)
         lacking = np.flatnonzero(np.isnan(vectors).any(axis=1))
         if len(lacking):
@@ -109,12 +109,12 @@ class HybridSearch:
     def _hits(
         self, snapshot: Snapshot, view: View, rows: NDArray[np.int64], parts: tuple[NDArray[np.float64], ...], k: int
     ) -> list[Hit]:
-        """The best `k` of n candidates, given the parts of their scores, (n,) each."""
+        """The best `k` of n candidates, from the parts of their scores, (n,) each."""
         if not len(rows):
             return []
         scores = parts[0] + parts[1] + parts[2]
         best = np.arange(len(rows))
-        if len(rows) > k:  # with those that tie with the last, whose order is that of their ids
+        if len(rows) > k:  # including ties with the last, which are ordered by id
             best = np.flatnonzero(scores >= _kth(scores, k))
         ids = dict(zip(best.tolist(), view.ids(rows[best]), strict=True))
         order = sorted(ids, key=lambda row: (-scores[row], ids[row]))[:k]
@@ -133,30 +133,30 @@ class HybridSearch:
         ]
 
     def _lexical_parts(
-        self, snapshot: Snapshot, asked: Sequence[Query], view: View, rows: NDArray[np.int64]
+        self, snapshot: Snapshot, parsed: Sequence[Query], view: View, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What the language model and BM25 add to the scores, (n,) each."""
+        """Contributions of the language model and of BM25 to the scores, (n,) each."""
         both = np.zeros((2, len(rows)))
-        for query in asked:
+        for query in parsed:
             both += match(query, view, rows).parts(query, snapshot.weights)
-        both *= self.unit() / len(asked)
+        both *= self.unit() / len(parsed)
         return both[0], both[1]
 
 
 def _may_enter(cosines: NDArray[np.float64], lexical: NDArray[np.float64], k: int, depth: int) -> NDArray[np.bool_]:
-    """Which candidates by words alone may be among the best `k`: only their cosines have to be looked up.
+    """Mask, (m,), of the candidates by words alone that may be among the best `k`; only these need their cosines.
 
-    They are no nearer than the farthest of the nearest. As the graph of Chroma misses some chunks, the best `k` of them
-    by words may enter in any case.
+    Their cosines are at most the smallest cosine of the nearest chunks. Because Chroma's graph misses some chunks, the
+    best `k` of them by words are included in any case.
 
     Args:
-        cosines: (n,) of the nearest.
-        lexical: (n + m,) lexical scores of those, and then of the candidates by words alone.
-        k: How many hits.
-        depth: How many nearest were asked for.
+        cosines: (n,) cosines of the nearest chunks.
+        lexical: (n + m,) lexical scores of these chunks, then of the candidates by words alone.
+        k: Number of hits.
+        depth: Number of nearest chunks that were requested.
     """
     near, rest = lexical[: len(cosines)], lexical[len(cosines) :]
-    if len(cosines) < max(depth, k + 1) or len(rest) <= k:  # a filter, or all there are: nothing is known of the others
+    if len(cosines) < max(depth, k + 1) or len(rest) <= k:  # a filter, or all chunks: no bound on the others
         return np.ones(len(rest), np.bool_)
     return np.asarray((rest + cosines.min() >= _kth(cosines + near, k)) | (rest >= _kth(rest, k)))
 
@@ -167,7 +167,7 @@ def _kth(scores: NDArray[np.float64], k: int) -> float:
 
 
 def _texts(snapshot: Snapshot, query: str | Sequence[str], given: Embedding | None) -> list[str]:
-    """The texts of the queries; none are needed where an embedding stands for them, which then decides alone."""
+    """Texts of the queries. If `given` belongs to the snapshot, they may be empty, and it alone decides."""
     try:
         return list(check_queries(query))
     except InputError:
@@ -177,18 +177,18 @@ def _texts(snapshot: Snapshot, query: str | Sequence[str], given: Embedding | No
 
 
 def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosines of normalised vectors (n, dimension) with another of any length, as Chroma computes them."""
+    """Cosines of normalised vectors (n, dimension) with a vector of any length, as Chroma computes them."""
     if not vectors.shape[1]:
         return np.zeros(len(vectors))
     return (vectors @ (vector / max(float(np.linalg.norm(vector)), 1e-12))).astype(np.float64)
 
 
 def _by_words(
-    asked: Sequence[Query], view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
+    parsed: Sequence[Query], view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
 ) -> NDArray[np.int64]:
-    """Rows of the best `depth` chunks by the words of each query."""
+    """Rows of the best `depth` chunks by words for each query."""
     find = _filtered if where else _best
-    rows = [find(query, view, snapshot, depth, where) for query in asked]
+    rows = [find(query, view, snapshot, depth, where) for query in parsed]
     return np.unique(np.concatenate(rows))
 
 
@@ -201,7 +201,7 @@ def _best(
 def _filtered(
     query: Query, view: View, snapshot: Snapshot, depth: int, where: Mapping[str, Any] | None
 ) -> NDArray[np.int64]:
-    """The best that a filter allows: of the best without it, where these are enough, else of all that it allows."""
+    """Best chunks that match a filter: taken from the best without it if these suffice, else from all that match."""
     assert where
     wanted, index = _BEFORE_FILTER * depth, snapshot.index
     rows = query.candidates(view, snapshot.weights, wanted)

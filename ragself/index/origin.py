@@ -1,4 +1,4 @@
-"""A Chroma collection that somebody else fills, and that a knowledge base follows. It is only ever read."""
+"""Reads a Chroma collection that another program fills and a knowledge base follows; never writes to it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PAGE = 2000
 
 
 class Origin:
-    """Reads a collection, by whatever client it was opened."""
+    """Reader of a collection that any client has opened."""
 
     def __init__(
         self, collection: chromadb.Collection, place: str | None = None, connection: Connection | None = None
     ) -> None:
-        """Wrap an open collection; where `place` is None, its client is asked for it. `connection` is ours to close."""
+        """Wrap an open collection. Without `place`, its client gives it; `close` closes `connection`."""
         self._collection = collection
         self._connection = connection
         self.place = Followed(
@@ -36,10 +36,10 @@ class Origin:
 
     @classmethod
     def of(cls, collection: Any, place: str | Path | None = None) -> Origin:
-        """That of an open `chromadb.Collection`, or of the name of one, which is opened at `place`.
+        """Wrap an open `chromadb.Collection`, or open the collection of that name at `place`.
 
         Raises:
-            InputError: It is a name, and `place` is None.
+            InputError: `collection` is a name, and `place` is None.
             StoreError: There is no database, or no such collection.
         """
         if not isinstance(collection, str):
@@ -56,9 +56,9 @@ class Origin:
 
         Args:
             place: Folder of an embedded database, or URL of a server.
-            name: Of the collection.
-            tenant: Of Chroma's, where there are several.
-            database: The same.
+            name: Name of the collection.
+            tenant: Chroma's tenant, if there are several.
+            database: Chroma's database, likewise.
 
         Raises:
             StoreError: There is no database, or no such collection.
@@ -76,10 +76,10 @@ class Origin:
 
     @classmethod
     def again(cls, collection: chromadb.Collection) -> Origin:
-        """What the client of an open collection has by its name now: it may have been deleted and made anew.
+        """Reopen a collection by name with its client: it may have been deleted and created again.
 
         Raises:
-            StoreError: It has none, or cannot be asked any more.
+            StoreError: There is none, or the client cannot be used any more.
         """
         before, client = cls(collection).place, collection._client
         with _reading(before):
@@ -87,34 +87,34 @@ class Origin:
         return cls(chromadb.Collection(client, model, embedding_function=None))
 
     def close(self) -> None:
-        """Close the connection if it was opened here: what others write is seen by a new one."""
+        """Close the connection if this object opened it. Only a new connection shows what others write."""
         if self._connection is not None:
             self._connection.close()
 
     @property
     def space(self) -> str:
-        """Its distance: l2, cosine or ip."""
-        configured = self._collection.configuration_json  # `configuration` would make its embedding function
+        """Distance of the collection: l2, cosine or ip."""
+        configured = self._collection.configuration_json  # `configuration` would build its embedding function
         for graph in (configured.get("hnsw"), configured.get("spann")):
             if graph and graph.get("space"):
                 return str(graph["space"])
         return str((self._collection.metadata or {}).get("hnsw:space", "l2"))
 
     def ids(self) -> list[str]:
-        """Ids of all rows. Raises StoreError where the database does not tell them all."""
+        """Ids of all rows. Raises StoreError if the database does not return all of them."""
         with _reading(self.place):
             before = self._collection.count()
             ids = list(self._collection.get(include=[])["ids"])
             least = min(before, self._collection.count())
         if len(ids) < least:
             raise StoreError(
-                f"The collection {self.place.collection!r} has {least} rows, but told the ids of {len(ids)} only: is "
-                "there a quota? Nothing was changed here."
+                f"The collection {self.place.collection!r} has {least} rows, but returned the ids of {len(ids)} only. "
+                "Check whether there is a quota. Nothing was changed here."
             )
         return ids
 
     def chunks(self, ids: Sequence[str]) -> Iterator[tuple[list[Chunk], list[Skipped]]]:
-        """Rows as chunks, page by page, and those that hold no text. Rows that are gone are passed over."""
+        """Rows as chunks, page by page, and those without text. Rows that no longer exist are skipped."""
         for start in range(0, len(ids), PAGE):
             with _reading(self.place):
                 found = self._collection.get(ids=list(ids[start : start + PAGE]), include=["documents", "metadatas"])
@@ -123,7 +123,7 @@ class Origin:
             yield [chunk for chunk in chunks.values() if chunk is not None], textless
 
     def rows(self, ids: Sequence[str]) -> tuple[list[Chunk], NDArray[np.float32]]:
-        """Rows that hold a text and a vector that points somewhere, as they are at one moment.
+        """Rows with a text and a non-zero, finite vector. Text and vector of a row are read at the same moment.
 
         Returns:
             Their chunks, and their vectors, (len(chunks), dimension) float32.
@@ -146,7 +146,7 @@ class Origin:
         return chunks, np.array(vectors, dtype=np.float32)
 
     def _chunks(self, found: chromadb.GetResult) -> list[Chunk | None]:
-        """A chunk for each row, None for one that holds no text."""
+        """A chunk for each row, None for a row without text."""
         rows = zip(found["ids"], found["documents"] or [], found["metadatas"] or [], strict=True)
         chunks = [as_chunk(id, text, metadata) if text and text.strip() else None for id, text, metadata in rows]
         if not self.place.flattened:
@@ -155,7 +155,7 @@ class Origin:
 
 
 def _place(collection: chromadb.Collection) -> str | None:
-    """Where another program can reach a collection; None for one in memory."""
+    """Folder or URL by which another program can reach a collection; None if it is in memory."""
     settings = collection._client.get_settings()
     if settings.chroma_server_host:
         scheme = "https" if settings.chroma_server_ssl_enabled else "http"
@@ -169,13 +169,13 @@ def _reading(place: Followed) -> Iterator[None]:
         yield
     except NotFoundError as error:
         raise StoreError(
-            f"The collection {place.collection!r} is gone: {error}. Nothing was changed here; put it back, or adopt "
+            f"The collection {place.collection!r} is gone: {error}. Nothing was changed here; restore it, or adopt "
             "another into a new knowledge base."
         ) from error
     except (ChromaError, AttributeError, RuntimeError) as error:  # a client that was closed raises AttributeError
         raise StoreError(
             f"The collection {place.collection!r} cannot be read: {error}. Open its client again and pass the "
-            "collection anew."
+            "collection again."
         ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in ("httpx", "httpcore"):

@@ -1,4 +1,4 @@
-"""Building the index of a version from the journal, and checking it before anything is switched."""
+"""Builds the index of a version from the journal, and verifies it before a switch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ragself.errors import VerificationError
 from ragself.index.collection import Index
 from ragself.progress import Progress, silent
 
-_SAMPLE = 200  # chunks that are asked for by their own vector
-_UNREACHABLE = 0.02  # HNSW graphs lose some points; more than this share is a broken build
-_TOLERANCE = 1e-3  # cosine distance that fp32 on another machine or batch size can make
-_TIE = 1e-4  # of scores, relative to the largest: chunks with one text hide each other
+_SAMPLE = 200  # chunks that are compared, and searched for by their own text
+_UNREACHABLE = 0.02  # HNSW graphs lose some points; a larger share means a broken build
+_TOLERANCE = 1e-3  # cosine distance that another machine or batch size can cause in fp32
+_TIE = 1e-4  # difference of scores, relative to the largest: chunks with the same text hide each other
 
 
 def document_vectors(
     base: BaseVectors, adapter: Adapter | None, texts: Sequence[str], progress: Progress = silent
 ) -> NDArray[np.float32]:
-    """Vectors of documents in a version's space, (len(texts), dimension) float32."""
+    """Document vectors in a version's space, (len(texts), dimension) float32."""
     vectors = base.documents(texts, progress)
     return vectors if adapter is None else adapter.documents(vectors, texts)
 
@@ -40,23 +40,23 @@ def apply_changes(
     progress: Progress = silent,
     stage: str = "index",
 ) -> int:
-    """Bring an index up to the journal's head, batch by batch.
+    """Apply all pending changes of the journal to an index, batch by batch.
 
-    Chroma writes its graph in place, and what a kill leaves of it may lie or crash the process that opens it. The
-    collection is therefore marked in the journal until this has come to its end; `Store.repair` replaces those whose
-    mark stayed.
+    Chroma writes its graph in place. After a kill, the graph may return wrong results or crash the process that opens
+    it. The journal therefore flags the collection until this function has finished; `VersionStore.repair` replaces
+    collections that are still flagged.
 
     Args:
         journal: The documents.
-        name: Name of the collection, under which the journal remembers how far it is.
+        name: Name of the collection, under which the journal stores its position.
         index: The collection.
         base: Base vectors.
-        adapter: Of the version, or None for the plain base model.
-        progress: Told of changes applied.
-        stage: The name to tell it.
+        adapter: Adapter of the version, or None for the plain base model.
+        progress: Called with `stage`, changes applied and total.
+        stage: Name of the stage.
 
     Returns:
-        How many changes were applied.
+        Number of changes applied.
     """
     done = 0
     total = journal.pending(journal.applied(name))
@@ -75,7 +75,7 @@ def apply_changes(
             done += len(batch)
             try:
                 progress(stage, done, max(total, done))
-            except BaseException as error:  # a caller that wants it to stop does so between two writes
+            except BaseException as error:  # a caller may stop this between two writes
                 stopped = error
                 break
     if stopped is not None:
@@ -86,21 +86,21 @@ def apply_changes(
 def verify(
     journal: Journal, name: str, index: Index, base: BaseVectors, encoder: Encoder, adapter: Adapter | None
 ) -> None:
-    """Check a built index: every chunk is there, its vector is the right one, and it is found where it belongs.
+    """Check a new index: every chunk is there, its vector is correct, and searches find it.
 
-    Some chunks are asked for by their own text, as queries; what HNSW brings must be no worse than what it is known
-    to hold.
+    The texts of some chunks serve as queries. The results of HNSW must be no worse than what the index is known to
+    hold.
 
     Args:
-        journal: The documents that must be in it, those that have come since the index last followed aside.
+        journal: The documents that must be in it, except changes that were not applied to the index yet.
         name: Name of the collection.
-        index: What was built.
+        index: The new index.
         base: Base vectors from the cache.
-        encoder: The encoder itself, to encode a few chunks again as canaries.
-        adapter: Of the version, as read back from disk; None for the plain base model.
+        encoder: The encoder, which encodes a few chunks again as canaries.
+        adapter: Adapter of the version, as read back from disk; None for the plain base model.
 
     Raises:
-        VerificationError: With what was found and expected.
+        VerificationError: The check failed; the message says what was found and expected.
     """
     there = journal.chunks()
     later = {change.id for batch in journal.changes(journal.applied(name)) for change in batch}
@@ -117,7 +117,7 @@ def verify(
     sample = [chunks[row] for row in rows]
     stored, _ = index.vectors([chunk.id for chunk in sample])
     should = document_vectors(base, adapter, [chunk.text for chunk in sample])
-    _compare(stored, should, "stored vectors", "the vectors that were computed")
+    _compare(stored, should, "stored vectors", "computed vectors")
 
     canaries = [chunk.text for chunk in sample[:8]]
     fresh = encoder.documents(canaries)
@@ -126,39 +126,39 @@ def verify(
     _compare(stored[: len(canaries)], fresh, "stored vectors", "canaries encoded again")
 
     texts = [chunk.text for chunk in sample]
-    asked = base.documents(texts)
-    asked = asked if adapter is None else adapter.queries(asked, texts)
-    lost = _unreached(index, asked, stored, [chunk.id for chunk in sample])
+    queries = base.documents(texts)
+    queries = queries if adapter is None else adapter.queries(queries, texts)
+    lost = _unreached(index, queries, stored, [chunk.id for chunk in sample])
     if lost > _UNREACHABLE * len(sample):
         raise VerificationError(
-            f"{lost} of {len(sample)} chunks are not found where they are among the ten best, expected at most "
+            f"{lost} of {len(sample)} chunks are not found although they are among the ten best, expected at most "
             f"{_UNREACHABLE:.0%}. Nothing was switched; run it again to build another index."
         )
 
 
 def _compare(stored: NDArray[np.float32], should: NDArray[np.float32], what: str, other: str) -> None:
     worst = agreement(stored, should)
-    if not worst >= 1.0 - _TOLERANCE:  # nan is no agreement
+    if not worst >= 1.0 - _TOLERANCE:  # fails for nan, too
         raise VerificationError(
             f"The new index's {what} {stored.shape} and {other} {should.shape} agree only to a cosine of {worst:.4f}, "
             f"expected {1 - _TOLERANCE}. Nothing was switched; delete cache.db, which may be damaged, and run it again."
         )
 
 
-def _unreached(index: Index, asked: NDArray[np.float32], stored: NDArray[np.float32], ids: Sequence[str]) -> int:
-    """How many of the stored vectors score above what a query brings, and are not among it; each is counted once.
+def _unreached(index: Index, queries: NDArray[np.float32], stored: NDArray[np.float32], ids: Sequence[str]) -> int:
+    """Number of stored vectors that score above a hit of a query but are not among its hits; each counts once.
 
     Args:
-        index: That brings the ten nearest.
-        asked: (n, dimension) queries.
-        stored: (n, dimension) vectors that it holds.
-        ids: Of those.
+        index: The index, which returns the ten nearest.
+        queries: (n, dimension) vectors of queries.
+        stored: (n, dimension) vectors that the index holds.
+        ids: Ids of the stored vectors.
     """
-    scores = asked @ stored.T
+    scores = queries @ stored.T
     missed = set()
-    for row, found in zip(scores, index.nearest(asked, 10), strict=True):
+    for row, found in zip(scores, index.nearest(queries, 10), strict=True):
         worst = min(score for _, score in found)
         tie = _TIE * max(abs(score) for _, score in found)
-        brought = {id for id, _ in found}
-        missed |= {ids[at] for at in np.flatnonzero(row > worst + tie).tolist() if ids[at] not in brought}
+        hits = {id for id, _ in found}
+        missed |= {ids[at] for at in np.flatnonzero(row > worst + tie).tolist() if ids[at] not in hits}
     return len(missed)

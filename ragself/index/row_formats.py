@@ -1,7 +1,7 @@
-"""How frameworks lay chunks out in Chroma: what was embedded, which is not always what is stored as the document.
+"""Row formats of frameworks in Chroma: the embedded text is not always the stored document.
 
-Plain chromadb and LangChain embed the document. LlamaIndex embeds the node's metadata with it, and keeps in
-``_node_content`` how (`llama_index.core.schema.BaseNode.get_content` in `MetadataMode.EMBED`).
+Plain chromadb and LangChain embed the document. LlamaIndex embeds the node's metadata with it, and stores the format of
+that in ``_node_content`` (`llama_index.core.schema.BaseNode.get_content` in `MetadataMode.EMBED`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _NODE = "_node_content"
 
 
 def layout(metadata: Mapping[str, Any]) -> Layout:
-    """Who laid out a chunk with this metadata."""
+    """Format of a row with this metadata."""
     return "llama_index" if _NODE in metadata else "plain"
 
 
 def as_chunk(id: str, document: str, metadata: Mapping[str, Any] | None) -> Chunk:
-    """The chunk of one row of a collection; its text is what was embedded."""
+    """Chunk of one row of a collection; its text is the embedded text."""
     metadata = metadata or {}
     text = document
     if layout(metadata) == "llama_index":
-        with suppress(ValueError, KeyError, TypeError, AttributeError):  # altered: LlamaIndex too takes the document
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # altered: LlamaIndex, too, takes the document
             text = _embedded(json.loads(metadata[_NODE]), document)
     return Chunk(id, text, metadata, document if document != text else None)
 
 
 def flatten(chunk: Chunk) -> Chunk:
-    """The chunk with spaces for line breaks in what is embedded, as LangChain's `HuggingFaceEmbeddings` has it."""
+    """The chunk with spaces for line breaks in the embedded text, as in LangChain's `HuggingFaceEmbeddings`."""
     text = chunk.text.replace("\n", " ")
     return Chunk(chunk.id, text, chunk.metadata, chunk.shown if chunk.shown != text else None)
 
@@ -52,7 +52,7 @@ def _embedded(node: Mapping[str, Any], document: str) -> str:
 
 
 def _fill(template: str, **values: str) -> str:
-    """Fill a template that came with the data: names only, neither attributes nor widths."""
+    """Fill a template from the data. Only plain names are allowed, neither attributes nor widths."""
     out = []
     for literal, name, width, conversion in Formatter().parse(template):
         out.append(literal)

@@ -20,7 +20,7 @@ from ragself.versions.registry import Registry
 logger = logging.getLogger(__name__)
 
 
-class Following:
+class AdoptedCollection:
     """Follows one collection of somebody else's.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""Search by words: an inverted index over the chunks, derived from the journal and built again where it is damaged."""
+"""Lexical search: an inverted index of the chunks, derived from the journal and rebuilt if it is damaged."""

@@ -1,13 +1,13 @@
-"""The inverted index of a knowledge base: it follows the journal, in RAM first, and is published in segments.
+"""Inverted index of a knowledge base. It applies the changes of the journal in RAM and publishes them in segments.
 
-<kb>/lexical/manifest.json     what is published, up to which change of the journal
-             segment-…/        the words and base vectors of some chunks, in arrays that never change
+<kb>/lexical/manifest.json     the published segments, and the last change of the journal in them
+             segment-…/        the words and base vectors of some chunks, in immutable arrays
              dead-….npy        the rows of a segment that were replaced or deleted since
              lock              held by the process that publishes
 
-All of it follows from ``corpus.db``: whatever is damaged is built again from there, and of two processes that
-publish either is right. Tombstones of changes that are published may be pruned from the journal. So a process
-that finds another manifest than it knows starts from that one, whatever it has read of the journal.
+All of it is derived from ``corpus.db``, and damaged parts are rebuilt from there. If two processes publish, both
+results are right. Tombstones of published changes may be pruned from the journal. A process that finds a new manifest
+therefore restarts from it, whatever it has read of the journal.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from ragself.progress import Progress, silent
 logger = logging.getLogger(__name__)
 
 _STAGE = "indexing words"
-_IN_RAM = 8  # segments
-_ON_DISK = 6  # segments
-_GROWTH = 8  # times that a segment is at least larger than the next: most corpora are one, and a few small ones
-_DEAD = 0.2  # share of a segment that may be dead
-_AT_ONCE = 20_000  # documents in a segment that is built
-_CHARACTERS = 50_000_000  # in them
-_ATTEMPTS = 5  # to open what another process replaces at the same time
+_IN_RAM = 8  # maximum number of segments
+_ON_DISK = 6  # maximum number of segments
+_GROWTH = 8  # minimum size ratio of a segment to the next: most corpora are one large segment and a few small ones
+_DEAD = 0.2  # maximum share of dead rows in a segment
+_AT_ONCE = 20_000  # documents per segment that is built
+_CHARACTERS = 50_000_000  # characters in them
+_ATTEMPTS = 5  # attempts to open files that another process may replace at the same time
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _State:
-    """What the index knows up to one change.
+    """State of the index after one change of the journal.
 
     Attributes:
         view: The parts, those on disk first.
-        seq: That change.
-        published: The change up to which those on disk go, which is what the manifest says.
-        pending: How many changes were read since.
-        stamp: Of that manifest.
-        damaged: What is on disk is not to be used.
+        seq: Sequence number of that change.
+        published: Sequence number of the last change in the parts on disk, as in the manifest.
+        pending: Number of changes read since then.
+        stamp: Stamp of that manifest.
+        damaged: Whether the files on disk are unusable.
     """
 
     view: View
@@ -63,19 +63,19 @@ class _State:
 
 
 class LexicalIndex:
-    """The words of all chunks. Threads may share it, and processes may have one each on the same folder."""
+    """Inverted index of the words of all chunks. Threads may share it. Each process may open one on the same folder."""
 
     def __init__(
         self, directory: Path, corpus: Path, owner: str, key: Callable[[str], bytes], vectors: Vectors
     ) -> None:
-        """Open the index of a knowledge base; nothing is read yet.
+        """Open the index of a knowledge base. Nothing is read yet.
 
         Args:
-            directory: Where segments are; made when there is something to publish.
-            corpus: The file of the journal, which must exist.
+            directory: Folder of the segments. Created at the first publication.
+            corpus: File of the journal, which must exist.
             owner: Id of the knowledge base.
-            key: Gives the 16 bytes that name the base vector of a text.
-            vectors: Gives the base vectors that segments are written with.
+            key: Returns the 16-byte key of the base vector of a text.
+            vectors: Returns the base vectors that are written with segments.
 
         Raises:
             StoreError: The journal cannot be read.
@@ -84,12 +84,12 @@ class LexicalIndex:
         self._journal = JournalReader(corpus)
         self._lock = threading.Lock()
         self._state: _State | None = None
-        self._version: int | None = None  # of the journal, when all of it had been read
+        self._version: int | None = None  # version of the journal when it was last read to its end
         self._complained = False
 
     @property
     def seq(self) -> int:
-        """The change of the journal that what is published goes up to, 0 where nothing is."""
+        """Sequence number of the last published change of the journal; 0 if nothing is published."""
         with self._lock:
             state = self._state
         if state is not None and manifest.stamp(self._directory) == state.stamp:
@@ -100,7 +100,7 @@ class LexicalIndex:
             return 0
 
     def view(self, progress: Progress = silent) -> View:
-        """All documents as of now. What has changed is read first; where nothing has, that takes microseconds.
+        """Current view of all documents. New changes are read first; without changes this takes microseconds.
 
         Raises:
             StoreError: The journal cannot be read.
@@ -109,28 +109,28 @@ class LexicalIndex:
             return self._follow(progress).view
 
     def checkpoint(self, least: int = 1000) -> bool:
-        """Publish what is in RAM, where at least `least` changes are.
+        """Publish the changes in RAM if there are at least `least` of them.
 
         Returns:
-            Whether it was published. It is not where another process is publishing, and where the disk is full or
-            cannot be written: then that is logged, and search goes on.
+            Whether they were published. They are not if another process is publishing, or if the disk is full or not
+            writable. The latter is logged, and search continues.
         """
         with self._lock:
             state = self._follow(silent)
         return _due(state, least) and self._publish(least, whole=False)
 
     def merge(self) -> bool:
-        """Publish all documents as one segment without dead rows. Returns as `checkpoint` does."""
+        """Publish all documents as one segment without dead rows. Returns the same as `checkpoint`."""
         return self._publish(0, whole=True)
 
     def close(self) -> None:
-        """Close the journal. Views stay as they are. Safe to call twice."""
+        """Close the journal. Existing views do not change. Safe to call twice."""
         with self._lock:
             self._journal.close()
             self._state = None
 
     def _follow(self, progress: Progress) -> _State:
-        """Read what was committed since the last look, if anything was."""
+        """Read the changes committed since the last call, if there are any."""
         version = self._journal.version()
         if self._state is None or version != self._version:
             self._state = self._caught_up(self._state or self._load(), progress)
@@ -138,13 +138,13 @@ class LexicalIndex:
         return self._state
 
     def _caught_up(self, state: _State, progress: Progress) -> _State:
-        """The state after all changes of the journal."""
+        """Return the state after all changes of the journal."""
         reading = _Reading(state.seq)
         done, total = 0, 0
         while True:
             changes = self._journal.after(reading.seq)
             if manifest.stamp(self._directory) != state.stamp:
-                # Looked at after the journal was: tombstones missing there are in this manifest.
+                # The stamp is read after the journal: tombstones missing from the journal are in this manifest.
                 state = self._load()
                 reading = _Reading(state.seq)
                 done = 0
@@ -166,7 +166,7 @@ class LexicalIndex:
         return state
 
     def _load(self) -> _State:
-        """The state that is published, or the empty one where that cannot be used."""
+        """Return the published state, or an empty one if it is unusable."""
         for _ in range(_ATTEMPTS):
             stamp = manifest.stamp(self._directory)
             try:
@@ -175,17 +175,17 @@ class LexicalIndex:
             except StoreError as error:
                 problem = str(error)
             else:
-                head = self._journal.head()  # asked after the manifest was read, it is behind in no sound one
+                head = self._journal.head()  # read after the manifest, so never behind an intact one
                 if found.seq <= head:
                     return _State(View(parts), found.seq, found.seq, 0, stamp)
-                problem = f"{self._directory} goes up to change {found.seq}, and the documents up to {head}."
-            if manifest.stamp(self._directory) == stamp:  # else another process has just replaced it
+                problem = f"{self._directory} ends at change {found.seq}, but the documents end at change {head}."
+            if manifest.stamp(self._directory) == stamp:  # otherwise another process has just replaced the manifest
                 break
-        logger.warning("The index of words cannot be used: %s It is built again from the documents.", problem)
+        logger.warning("The lexical index is unusable: %s It is built again from the documents.", problem)
         return _State(View(()), 0, 0, 0, stamp, damaged=True)
 
     def _publish(self, least: int, *, whole: bool) -> bool:
-        """Publish under the lock of the folder. Returns whether that was done."""
+        """Publish under the lock of the folder. Returns whether it was published."""
         try:
             self._directory.mkdir(exist_ok=True)
             with FileLock(self._directory / manifest.LOCK, timeout=0):
@@ -197,14 +197,14 @@ class LexicalIndex:
             return False
         except OSError as error:
             if not self._complained:
-                logger.warning("Cannot write %s: %s. The index of words stays in memory.", self._directory, error)
+                logger.warning("Cannot write %s: %s. The lexical index stays in memory.", self._directory, error)
             self._complained = True
             return False
 
     def _write(self, least: int, *, whole: bool) -> bool:
         with self._lock:
             if self._state is not None and manifest.stamp(self._directory) != self._state.stamp:
-                self._state = None  # another process has published: its segments are the ones to go on from
+                self._state = None  # another process has published: continue from its segments
             state = self._follow(silent)
         if not _due(state, least) and not (whole and _scattered(state.view.parts)):
             return False
@@ -213,14 +213,14 @@ class LexicalIndex:
         kept = [self._on_disk(group) for group in groups]
         stamp = manifest.publish(self._directory, self._owner, state.seq, kept)
         with self._lock:
-            # What changed meanwhile is read again: in the next view, on top of what is on disk now.
+            # The next view reads later changes again, on top of the segments now on disk.
             self._state = _State(View(tuple(kept)), state.seq, state.seq, 0, stamp)
             self._version = None
         self._complained = False
         return True
 
     def _on_disk(self, group: Sequence[Part]) -> Part:
-        """One part with a name for some that lie side by side. Raises OSError."""
+        """Return one part on disk for neighbouring parts. Raises OSError."""
         only = group[0]
         if len(group) == 1 and only.name is not None and len(only.dead) <= _DEAD * len(only.segment):
             return only
@@ -230,7 +230,7 @@ class LexicalIndex:
 
 
 class _Reading:
-    """Changes that were read and are not in the state yet."""
+    """Changes that were read but are not applied to the state yet."""
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
@@ -240,11 +240,11 @@ class _Reading:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to make a segment of them."""
+        """Whether they are enough for a segment."""
         return len(self._documents) >= _AT_ONCE or self._characters >= _CHARACTERS
 
     def add(self, changes: Sequence[tuple[int, str, str | None]], key: Callable[[str], bytes]) -> None:
-        """Take over changes, each of which replaces an earlier one of its id."""
+        """Add changes. Each replaces an earlier change of its id."""
         for seq, id, text in changes:
             self._documents.pop(id, None)
             if text is None:
@@ -256,7 +256,7 @@ class _Reading:
         self._read += len(changes)
 
     def applied(self, state: _State) -> _State:
-        """The state after these changes."""
+        """Return the state after these changes."""
         if not self._read:
             return state
         parts = [*state.view.parts]
@@ -283,7 +283,7 @@ def _scattered(parts: Sequence[Part]) -> bool:
 
 
 def _grouped(parts: Sequence[Part], most: int) -> list[list[Part]]:
-    """Which neighbours to merge, so that each is `_GROWTH` times as large as the next, and there are at most `most`."""
+    """Group neighbours to merge. Each group is `_GROWTH` times as large as the next, and at most `most` remain."""
     groups: list[list[Part]] = []
     sizes: list[int] = []
     for part in parts:

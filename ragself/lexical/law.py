@@ -1,10 +1,10 @@
-"""The ranking law: what a chunk scores for a query. Exact, and the same in search, in training and in the gate.
+"""The ranking law: the score of a chunk for a query. It is exact, and the same in search, in training and in the gate.
 
     score(q, d) = cosine(q, d) + u * s(q) * (a * L(q, d) + b * B(q, d))
 
 **L**, the document language model, in nats: the log-likelihood ratio of the query given the document against the query
 given the corpus, smoothed with Dirichlet priors (Zhai and Lafferty 2004), of words and of pairs of neighbouring words
-(MacKay and Peto 1995). For a query of n informative words, with c(t, d) how often d holds t and p(t) the share of t
+(MacKay and Peto 1995). For a query of n informative words, with c(t, d) the count of t in d and p(t) the share of t
 among all words of the corpus,
 
     p(t | d) = (c(t, d) + mu p(t)) / (|d| + mu)
@@ -13,23 +13,23 @@ among all words of the corpus,
       + 1 / sqrt(10 n) * sum over pairs s t of q of log(1 + c(s t, d) / (nu p(t | d))) + log(nu / (c(s, d) + nu))
       + 3/4 sqrt(n / 10) log(mu / (|d| + mu))
 
-Three quarters of the last term, and not all of it, suit corpora whose documents differ much in length.
+The factor 3/4 of the last term, instead of 1, suits corpora whose documents differ much in length.
 
-**B**, BM25 (Robertson and others 1994; Lucene's variant, k1 = 1.5, b = .75) over the square root of n. Words that are
-in over a fifth of the documents are stop words: they are not among the n, and B leaves them out.
+**B**, BM25 (Robertson and others 1994; Lucene's variant, k1 = 1.5, b = .75) divided by the square root of n. Words in
+more than a fifth of the documents are stop words: n does not count them, and B ignores them.
 
-**s(q)**, how far the words of the query single documents out. With g the gap between the best and the tenth best
-document by B, and B1 the best,
+**s(q)**, a measure of how well the words of the query separate documents. With g the gap between the best and the
+tenth best score B, and B1 the best score,
 
     s = (g / 1.6) ** .35 * (g / (B1 / 2)) ** .5    at least .8, at most 3; 1 for a query of one informative word
 
-Where ten documents hold the words of a query alike, words tell little; where one alone holds a rare word, such as the
-number of a part, they tell all. Form and constants were chosen on the development collections; see
+If ten documents match the words of a query equally well, words are of little use. If only one document contains a rare
+word, such as a part number, they decide. Form and constants were chosen on the development collections; see
 ``tests/benchmarks/law.py``.
 
-**u**, the unit: how widely the encoder spreads its cosines, compared with all-MiniLM-L6-v2 (`ragself.encoders.spread`).
+**u**, the unit: the spread of the encoder's cosines, relative to all-MiniLM-L6-v2 (`ragself.encoders.spread`).
 
-**a, b, w(t)**: `Weights`, what a version may learn.
+**a, b, w(t)**: `Weights`, which a version may train.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from ragself.corpus.words import words
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 
-MU = 200.0  # words of the corpus that every document is smoothed with
-NU = 100.0  # words of a document that its pairs are smoothed with
+MU = 200.0  # Dirichlet prior, in words of the corpus added to every document
+NU = 100.0  # Dirichlet prior of pairs, in words of the document
 K1, SLOPE = 1.5, 0.75
-COMMON = 0.2  # share of the documents from which a word is a stop word
-SMALL = 50  # documents below which that share is taken of so many
+COMMON = 0.2  # share of the documents above which a word is a stop word
+SMALL = 50  # that share is taken of at least this many documents
 
-_WORDS = 10.0  # a query of so many words counts by its mean gain, longer ones by more
-_LENGTH = 0.75  # of the length term
-_LEVELS = 256  # counts of a word in a document that candidates are told apart by
-_GAP, _RELATIVE = 1.6, 0.5  # gaps, absolute and relative to the best, of a query whose words count as they are
+_WORDS = 10.0  # query length at which L is a mean gain per word; longer queries count more
+_LENGTH = 0.75  # factor of the length term
+_LEVELS = 256  # number of distinct counts of a word in a document, for candidates
+_GAP, _RELATIVE = 1.6, 0.5  # absolute gap, and gap relative to the best, at which s(q) is 1
 _GAP_POWER, _RELATIVE_POWER = 0.35, 0.5
 _LEAST, _MOST = 0.8, 3.0
-_DECIDING = 128  # the rarest words of a long query, which choose its candidates
+_DECIDING = 128  # number of rarest words of a long query that select its candidates
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A query as the lexical scores see it, with what the corpus says of its words.
+    """A query analysed for the lexical scores, with corpus statistics of its words.
 
     Attributes:
-        terms: t distinct words that the corpus holds, in the order of the query.
-        order: (m,) int64, each known word of the query as one of the terms, in their order; -1 for one that is unknown.
-        times: (t,) int64, how often the query holds each.
+        terms: t distinct words that the corpus contains, in the order of the query.
+        order: (m,) int64, index into `terms` of each word of the query, in order; -1 for an unknown word.
+        times: (t,) int64, count of each term in the query.
         share: (t,) float64, p(t).
         idf: (t,) float64, Lucene's inverse document frequency; 0 for stop words.
         informative: n, at least 1.
@@ -104,13 +104,13 @@ class Query:
     ) -> NDArray[np.int64]:
         """Rows of the `k` best documents by L without pairs and without stop words, best first.
 
-        Only documents that hold a word that counts. Stop words count where the query has no other words: they are most
-        of the work, and tell next to nothing.
+        Documents without a counting word are excluded. Stop words count only if the query has no other words, as they
+        cost most of the time and carry almost no information.
 
         Args:
             corpus: The documents.
-            weights: Of single words.
-            k: At most so many.
+            weights: Weights of single words.
+            k: Maximum number of rows.
             allowed: Ids of documents that may be found; None allows all.
         """
         order = np.argsort(self.share, kind="stable")
@@ -119,19 +119,19 @@ class Query:
         counts = np.arange(_LEVELS, dtype=np.float64)
         scale = self.times[terms] * weights.of(self.terms)[terms] / np.sqrt(_WORDS * self.informative)
         impact = scale[:, None] * np.log1p(counts[None, :] / (MU * self.share[terms][:, None]))
-        asked = [self.terms[term] for term in terms.tolist()]
+        chosen = [self.terms[term] for term in terms.tolist()]
         level = _LENGTH * float(np.sqrt(self.informative / _WORDS))
-        return corpus.top(asked, impact.astype(np.float32), level, k, allowed, MU)[0]
+        return corpus.top(chosen, impact.astype(np.float32), level, k, allowed, MU)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """The lexical scores of n documents for one query.
+    """Lexical scores of n documents for one query.
 
     Attributes:
         language_model: (n,) float64, L with all word weights 1.
         bm25: (n,) float64, B.
-        gain: (n, t) float32, what each term adds to L with a weight of 1, over all its occurrences in the query.
+        gain: (n, t) float32, contribution of each term to L at weight 1, summed over its occurrences in the query.
     """
 
     language_model: NDArray[np.float64]
@@ -146,7 +146,7 @@ class Match:
         Args:
             query: The query.
             weights: a, b and the weights of words.
-            standing_out: s(q); None takes it from these documents.
+            standing_out: s(q); None computes it from these documents.
         """
         scale = stands_out(query, self.bm25) if standing_out is None else standing_out
         learned = self.language_model
@@ -156,12 +156,12 @@ class Match:
 
 
 def match(query: Query, corpus: View, rows: NDArray[np.int64]) -> Match:
-    """The lexical scores of documents; 0 for a query of which the corpus holds no word.
+    """Lexical scores of documents; 0 if the corpus contains no word of the query.
 
     Args:
-        query: Analysed against the same corpus, or against one whose statistics are to count.
-        corpus: Holds the documents.
-        rows: (n,) of them.
+        query: Query analysed against the same corpus, or against the corpus whose statistics apply.
+        corpus: View with the documents.
+        rows: (n,) int64, rows of the documents.
     """
     size = len(query.terms)
     if not size or not len(rows):
@@ -173,11 +173,11 @@ def match(query: Query, corpus: View, rows: NDArray[np.int64]) -> Match:
     gain = norm * query.times * np.log1p(counts / (MU * query.share))
     level = _LENGTH * np.sqrt(query.informative / _WORDS) * np.log(MU / (lengths + MU))
     total = gain.sum(axis=1) + level
-    asked = (query.order[:-1] >= 0) & (query.order[1:] >= 0)
-    if asked.any():
+    known = (query.order[:-1] >= 0) & (query.order[1:] >= 0)
+    if known.any():
         together = (place[1:] == place[:-1] + 1) & (owner[:-1] == owner[1:])
         held = found[:-1][together] * size + found[1:][together]
-        pairs = query.order[:-1][asked] * size + query.order[1:][asked]
+        pairs = query.order[:-1][known] * size + query.order[1:][known]
         total = total + norm * _pairs(pairs, counts, lengths, query.share, owner[:-1][together], held)
     longer = K1 * (1.0 - SLOPE + SLOPE * lengths / query.mean_length)
     bm25 = (counts / (counts + longer[:, None])) @ (query.times * query.idf) / np.sqrt(query.informative)
@@ -185,7 +185,7 @@ def match(query: Query, corpus: View, rows: NDArray[np.int64]) -> Match:
 
 
 def stands_out(query: Query, bm25: NDArray[np.float64]) -> float:
-    """s(q), of the BM25 scores of a query's candidates, (n,) in any order."""
+    """s(q), from the BM25 scores of the candidates of a query, (n,) in any order."""
     best = np.sort(bm25)[::-1]
     if query.informative <= 1.0 or not len(best) or best[0] <= 0.0:
         return 1.0
@@ -202,7 +202,7 @@ def _pairs(
     owner: NDArray[np.int64],
     held: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """The sum over pairs of words, (n,): `pairs` are the query's, `held` those of the documents `owner`, as codes."""
+    """Sum over pairs of words, (n,). `pairs` are codes of the query's pairs, `held` those in the documents `owner`."""
     size = counts.shape[1]
     distinct, times = np.unique(pairs, return_counts=True)
     first, second = np.divmod(distinct, size)

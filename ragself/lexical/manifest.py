@@ -1,4 +1,4 @@
-"""Which segments are published, and up to which change of the journal they go: one small file, replaced in one step."""
+"""Manifest of the published segments and of the last journal change in them: one small file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ LOCK = "lock"
 _NAME = "manifest.json"
 
 Stamp: TypeAlias = tuple[int, int, int] | None
-"""What tells one published manifest from another without reading it; None: there is none."""
+"""Inode, modification time in ns and size of a manifest: identifies it without reading it. None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is published.
+    """The published segments.
 
     Attributes:
-        seq: The newest change of the journal that the segments know of.
+        seq: Sequence number of the newest change of the journal in the segments.
         segments: Names of their folders, in order.
-        dead: By the name of a segment, the file with its rows that are dead.
+        dead: Name of the file with the dead rows of a segment, by the name of the segment.
     """
 
     seq: int
@@ -43,7 +43,7 @@ class Manifest:
 
 
 def stamp(directory: Path) -> Stamp:
-    """What the manifest is known by; None where there is none."""
+    """Stamp of the manifest; None if there is none."""
     try:
         found = (directory / _NAME).stat()
     except OSError:
@@ -52,16 +52,16 @@ def stamp(directory: Path) -> Stamp:
 
 
 def read(directory: Path, owner: str) -> Manifest:
-    """Read what is published; where nothing is, that is the manifest of no segment.
+    """Read the manifest. If there is none, return one without segments.
 
     Raises:
-        StoreError: It is damaged, of another format or of another knowledge base than `owner`.
+        StoreError: It is damaged, has another format or belongs to another knowledge base than `owner`.
     """
     path = directory / _NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if (found["format"], found["owner"]) != (stored.FORMAT, owner):
-            raise StoreError(f"{path} has format {found['format']} and is of {found['owner']}.")
+            raise StoreError(f"{path} has format {found['format']} and belongs to {found['owner']}.")
         names, dead = tuple(map(str, found["segments"])), {str(name): str(file) for name, file in found["dead"].items()}
         manifest = Manifest(int(found["seq"]), names, dead)
     except FileNotFoundError:
@@ -69,12 +69,12 @@ def read(directory: Path, owner: str) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"Cannot read {path}: {type(error).__name__}: {error}.") from error
     if any(Path(name).name != name for name in (*names, *dead.values())):
-        raise StoreError(f"{path} names files of other folders.")
+        raise StoreError(f"{path} names files in other folders.")
     return manifest
 
 
 def parts_of(directory: Path, manifest: Manifest, owner: str) -> tuple[Part, ...]:
-    """Map what a manifest names. Raises StoreError where any of it is damaged."""
+    """Map the segments of a manifest. Raises StoreError if any of them is damaged."""
     parts = []
     for name in manifest.segments:
         segment = Segment.open(directory / name, owner)
@@ -90,14 +90,14 @@ def parts_of(directory: Path, manifest: Manifest, owner: str) -> tuple[Part, ...
 
 
 def save(directory: Path, segment: Segment, owner: str, vectors: Vectors) -> str:
-    """Write a segment that nobody knows of yet, with base vectors. Returns its name. Raises OSError."""
+    """Write a segment with its base vectors, without publishing it. Returns its name. Raises OSError."""
     name = f"segment-{uuid.uuid4().hex[:16]}"
     segment.save(directory / name, owner, vectors)
     return name
 
 
 def publish(directory: Path, owner: str, seq: int, parts: Sequence[Part]) -> Stamp:
-    """Replace what is published by parts that have names. Raises OSError; then the old is still there, or the new."""
+    """Publish parts on disk. Raises OSError; then either the old or the new manifest is in place."""
     dead: dict[str, str] = {}
     for part in parts:
         if len(part.dead):
@@ -114,11 +114,11 @@ def publish(directory: Path, owner: str, seq: int, parts: Sequence[Part]) -> Sta
 
 
 def sweep(directory: Path, owner: str) -> None:
-    """Remove what the manifest does not name: what was replaced, and what a kill or a full disk left behind."""
+    """Remove files that the manifest does not name: replaced ones, and leftovers of a kill or a full disk."""
     try:
         manifest = read(directory, owner)
     except StoreError:
-        return  # it may be readable tomorrow
+        return  # it may be readable later
     named = {_NAME, LOCK, *manifest.segments, *manifest.dead.values()}
     for path in directory.iterdir():
         if path.name in named:
@@ -129,4 +129,4 @@ def sweep(directory: Path, owner: str) -> None:
         try:
             path.unlink()
         except OSError as error:
-            logger.debug("%s stays: %s", path, error)
+            logger.debug("Cannot remove %s: %s", path, error)

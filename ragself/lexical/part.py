@@ -1,4 +1,4 @@
-"""A segment with the rows of it that are dead: what a view searches, one part after the other."""
+"""A segment with its dead rows, the unit that a view searches."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 
 from ragself.lexical.segment import MOST, Segment
 
-_FEW = 16  # so many times rarer than the postings of a term, dead rows are looked up among them one by one
+_FEW = 16  # dead rows fewer than postings of a term by this factor are searched one by one
 _lookup = threading.local()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Part:
-    """A segment as it stands after some change of the journal. Killing a row makes another part of the same segment.
+    """A segment after some change of the journal. Marking rows dead creates another part of the same segment.
 
     Attributes:
-        segment: n documents.
+        segment: Segment with n documents.
         alive: (n,) bool.
         dead: (d,) uint32 ascending, the other rows.
-        words: Words of the documents that are alive.
-        name: What the segment is called on disk; None where it is in RAM only.
+        words: Number of words in the documents that are alive.
+        name: Name of the segment on disk; None if it is in RAM only.
     """
 
     segment: Segment
@@ -36,12 +36,12 @@ class Part:
 
     @classmethod
     def of(cls, segment: Segment, dead: NDArray[Any] | None = None, name: str | None = None) -> Part:
-        """A segment without its `dead` rows. Raises IndexError where it has no such row."""
+        """A segment without its `dead` rows. Raises IndexError if it has no such row."""
         whole = cls(segment, np.ones(len(segment), dtype=bool), np.empty(0, dtype=np.uint32), len(segment.tokens), name)
         return whole if dead is None else whole.without(dead)
 
     def without(self, rows: NDArray[Any]) -> Part:
-        """The part after the death of `rows`, which may be dead already."""
+        """Return the part with `rows` marked dead. They may be dead already."""
         alive = self.alive.copy()
         alive[rows] = False
         dead = np.flatnonzero(~alive)
@@ -50,18 +50,18 @@ class Part:
 
     @property
     def documents(self) -> int:
-        """How many are alive."""
+        """Number of documents that are alive."""
         return len(self.alive) - len(self.dead)
 
     def find(self, blob: NDArray[np.uint8], bounds: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows of ids as `Segment.find` takes them; -1 where there is no document alive."""
+        """Rows of ids, given as in `Segment.find`; -1 for an id without a document alive."""
         found = self.segment.find(blob, bounds, hashes)
         held = np.flatnonzero(found >= 0)
         found[held[~self.alive[found[held]]]] = -1
         return found
 
     def statistics(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of terms (t,): how many documents that are alive hold each, and how often it occurs in them."""
+        """Numbers of documents alive that contain each term, and of its occurrences in them: (t,) int64 each."""
         segment = self.segment
         terms = segment.locate(keys)
         frequency, occurrences = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
@@ -78,7 +78,7 @@ class Part:
         return frequency, occurrences
 
     def _dead_postings(self, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Which of some rows, ascending, are dead."""
+        """Positions in `rows`, ascending, of dead rows."""
         found: NDArray[np.int64]
         if len(self.dead) * _FEW > len(rows):
             found = np.flatnonzero(~self.alive[rows])
@@ -89,7 +89,7 @@ class Part:
         return np.compress(hit, found[fits])
 
     def _occurrences(self, term: int, rows: NDArray[np.uint32], counts: NDArray[np.uint8]) -> int:
-        """How often a term occurs in some of its documents, those that hold it very often counted."""
+        """Number of occurrences of a term in some of its documents. Counts at the limit of uint8 are recounted."""
         total = int(counts.sum(dtype=np.int64))
         often = rows[counts == MOST].astype(np.int64)
         if len(often):
@@ -105,7 +105,7 @@ class Part:
         mu: float,
         allowed: NDArray[np.int64] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best rows (<=k,), unordered, and their scores; `allowed` are the rows that may be among them."""
+        """Best rows (<=k,), unordered, and their scores. Only rows in `allowed`, or all if None."""
         segment = self.segment
         scores = np.zeros(len(segment), dtype=np.float32)
         signed = bool(impact.size) and float(impact.min()) < 0
@@ -131,13 +131,13 @@ class Part:
     def held(
         self, keys: NDArray[np.uint64], rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-        """Where the words of `rows`, one after the other, are one of the terms: places, which term, lengths of rows."""
+        """Occurrences of the terms in the concatenated words of `rows`: places, columns of terms, lengths of rows."""
         segment = self.segment
         lengths = segment.lengths(rows)
         tokens = segment.text(rows)
         column = _column_of(len(segment.terms))
         terms = segment.locate(keys)
-        known = np.flatnonzero(terms >= 0)[::-1]  # of a term that is asked for twice, the first column counts
+        known = np.flatnonzero(terms >= 0)[::-1]  # if a term occurs twice in `keys`, its first column counts
         try:
             column[terms[known]] = known
             found = column[tokens]
@@ -148,13 +148,13 @@ class Part:
 
 
 def best_first(scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k best rows, best first, those alike in their order. Scores and rows: (m,)."""
+    """Order of the k best rows, best first. Ties are ordered by row. Scores and rows: (m,)."""
     order: NDArray[np.int64] = np.lexsort((rows, -scores))[:k]
     return order
 
 
 def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Places of the k best of some scores, ascending; of those alike at the end the first."""
+    """Positions of the k best scores, ascending. Among ties for the last position the first ones win."""
     if len(scores) <= k:
         return np.arange(len(scores))
     if k <= 0:
@@ -165,7 +165,7 @@ def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
 
 
 def _column_of(terms: int) -> NDArray[np.int32]:
-    """An array of -1 for the terms of a segment, the thread's own, to be left as it was found."""
+    """Array of -1 for the terms of a segment, one per thread. Callers must restore it."""
     column: NDArray[np.int32] | None = getattr(_lookup, "column", None)
     if column is None or len(column) < terms:
         column = _lookup.column = np.full(max(terms, 1024), -1, dtype=np.int32)
@@ -173,5 +173,5 @@ def _column_of(terms: int) -> NDArray[np.int32]:
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """One part in RAM of what is alive in some."""
+    """Merge the documents alive in some parts into one part in RAM."""
     return Part.of(Segment.merge([part.segment for part in parts], [part.alive for part in parts]))

@@ -1,4 +1,4 @@
-"""One segment of the index: the words of some chunks, by term and by document, in arrays that never change."""
+"""One segment of the index: the words of some chunks, by term and by document, in immutable arrays."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from ragself.lexical.terms import bounds_of, encoded, id_hashes, runs, term_key,
 __all__ = ["MOST", "Document", "Segment", "Vectors", "term_key", "term_keys"]
 
 Document: TypeAlias = tuple[str, int, str, bytes]
-"""Id, sequence number, text, 16 bytes that name the text's base vector."""
+"""Id, sequence number, text, and the 16-byte key of the text's base vector."""
 
 Vectors: TypeAlias = Callable[[Sequence[bytes]], NDArray[np.float32]]
-"""Gives the base vectors of keys: (n, dimension) float32, NaN where it has none."""
+"""Returns the base vectors of keys: (n, dimension) float32, NaN where there is none."""
 
-_BLOCK = 4096  # vectors in RAM when a segment is written
-MOST = 255  # a count above it is kept as this
-_REMEMBERED = 4  # log-lengths, one for each `mu`
+_BLOCK = 4096  # vectors held in RAM at once when a segment is written
+MOST = 255  # maximum of stored counts; higher counts are stored as this
+_REMEMBERED = 4  # cached arrays of log-lengths, one for each `mu`
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segment:
-    """n documents with T words, V of them distinct, and P postings; in RAM or mapped from a folder.
+    """Index of n documents with T words, V of them distinct, and P postings; in RAM or mapped from a folder.
 
     Attributes:
-        terms: (V,) uint64 ascending, the keys of the terms.
-        starts: (V+1,) int64, where the postings of a term begin.
-        rows: (P,) uint32, the documents that hold a term, ascending inside a term.
-        counts: (P,) uint8, how often; 255 stands for all that is more.
-        occurrences: (V,) int64, how often a term occurs in all.
-        tokens: (T,) uint32, the words of the documents in order, as indices into `terms`.
-        bounds: (n+1,) int64, where the words of a document begin.
-        ids: uint8, the ids as one blob of UTF-8.
-        id_bounds: (n+1,) int64, where an id begins.
+        terms: (V,) uint64 ascending, keys of the terms.
+        starts: (V+1,) int64, offsets at which the postings of a term begin.
+        rows: (P,) uint32, documents that contain a term, ascending within a term.
+        counts: (P,) uint8, count of the term in the document; 255 means 255 or more.
+        occurrences: (V,) int64, total occurrences of a term.
+        tokens: (T,) uint32, words of the documents in order, as indices into `terms`.
+        bounds: (n+1,) int64, offsets at which the words of a document begin.
+        ids: uint8, ids as one blob of UTF-8.
+        id_bounds: (n+1,) int64, offsets at which an id begins.
         id_order: (n,) uint32, rows in the order of the hashes of their ids.
         id_hashes: (n,) uint64 ascending, those hashes.
-        sequence: (n,) int64, the journal's number of the change that wrote the document.
-        keys: (n, 16) uint8, what names the base vector of the text.
-        vectors: (n, dimension) float32, those vectors; NaN where they were not known. No columns in RAM.
-        files: Of a segment on disk, where a search reads runs of the large arrays.
+        sequence: (n,) int64, sequence number of the journal change that wrote the document.
+        keys: (n, 16) uint8, keys of the base vectors of the texts.
+        vectors: (n, dimension) float32, those vectors; NaN where unknown. No columns for a segment in RAM.
+        files: Files from which a search reads runs of the large arrays; empty for a segment in RAM.
     """
 
     terms: NDArray[np.uint64]
@@ -70,8 +70,8 @@ class Segment:
 
     @classmethod
     def build(cls, documents: Sequence[Document]) -> Segment:
-        """Index documents, whose ids are unique among themselves, in the order given."""
-        number: defaultdict[str, int] = defaultdict(count().__next__)  # of a word, by its first occurrence
+        """Index documents with unique ids, in the given order."""
+        number: defaultdict[str, int] = defaultdict(count().__next__)  # number of a word, by its first occurrence
         flat: list[int] = []
         ends = [0]
         for _, _, text, _ in documents:
@@ -103,16 +103,16 @@ class Segment:
 
     @classmethod
     def merge(cls, segments: Sequence[Segment], alive: Sequence[NDArray[np.bool_]]) -> Segment:
-        """One segment of those documents that are alive, in the order of the segments.
+        """Merge the documents that are alive into one segment, in the order of the segments.
 
         Args:
             segments: At least one.
-            alive: (n,) bool for each.
+            alive: (n,) bool for each segment.
         """
         pieces = [_Piece.of(segment, mask) for segment, mask in zip(segments, alive, strict=True)]
         terms = np.unique(np.concatenate([piece.segment.terms[piece.held] for piece in pieces]))
         frequency = np.zeros(len(terms), dtype=np.int64)
-        places = [np.searchsorted(terms, segment.terms) for segment in segments]  # of a term that is gone: anything
+        places = [np.searchsorted(terms, segment.terms) for segment in segments]  # arbitrary for a term that is gone
         for piece, place in zip(pieces, places, strict=True):
             frequency[place[piece.held]] += piece.frequency[piece.held]
         starts = bounds_of(frequency)
@@ -120,7 +120,7 @@ class Segment:
         counts = np.empty(starts[-1], dtype=np.uint8)
         occurrences = np.zeros(len(terms), dtype=np.int64)
         tokens: list[NDArray[np.uint32]] = []
-        free = starts[:-1].copy()  # where the next posting of a term goes: those of one segment stay together
+        free = starts[:-1].copy()  # position of the next posting of a term; postings of one segment stay together
         offset = 0
         for piece, place in zip(pieces, places, strict=True):
             own = place[piece.held]
@@ -157,10 +157,10 @@ class Segment:
         Args:
             folder: Must not exist yet.
             owner: Id of the knowledge base.
-            vectors: Where base vectors come from.
+            vectors: Returns the base vectors.
 
         Raises:
-            OSError: The disk is full, or cannot be written.
+            OSError: The disk is full or not writable.
         """
         arrays = {name: getattr(self, name) for name in stored.LAYOUT if name != "vectors"}
         blocks = (vectors([key.tobytes() for key in self.keys[rows]]) for rows in _blocks(len(self)))
@@ -171,7 +171,7 @@ class Segment:
         """Open a segment on disk.
 
         Raises:
-            StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
+            StoreError: It is missing, truncated, has another format or belongs to another knowledge base than `owner`.
         """
         arrays, files = stored.read(folder, owner)
         return cls(**arrays, files=files)
@@ -181,27 +181,27 @@ class Segment:
         return len(self.sequence)
 
     def postings(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-        """Documents that hold a term, (p,) uint32 ascending, and how often each holds it, (p,) uint8."""
+        """Documents that contain a term, (p,) uint32 ascending, and its count in each, (p,) uint8."""
         start, end = self.starts[term : term + 2].tolist()
         return self._runs("rows", [start], [end]), self._runs("counts", [start], [end])
 
     def text(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """The words of documents, those of one after those of the other, as indices into `terms`."""
+        """Concatenated words of documents, as indices into `terms`."""
         return self._runs("tokens", self.bounds[rows].tolist(), self.bounds[rows + 1].tolist())
 
     def base(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Base vectors of documents, (r, dimension) float32, NaN where they are not known; in RAM without columns."""
+        """Base vectors of documents, (r, dimension) float32, NaN where unknown. No columns for a segment in RAM."""
         return self._runs("vectors", rows.tolist(), (rows + 1).tolist())
 
     def _runs(self, name: str, starts: list[int], ends: list[int]) -> NDArray[Any]:
-        """Runs of one of the large arrays, one after the other."""
+        """Concatenated runs of one of the large arrays."""
         file = self.files.get(name)
         if file is not None:
             return file.runs(starts, ends)
         array: NDArray[Any] = getattr(self, name)
         if len(starts) == 1:
             return array[starts[0] : ends[0]]
-        # A quarter of the time of one gathering by index.
+        # Takes a quarter of the time of indexing with an array.
         return np.concatenate([array[:0], *(array[start:end] for start, end in zip(starts, ends, strict=True))])
 
     def lengths(self, rows: NDArray[Any]) -> NDArray[np.int64]:
@@ -210,18 +210,18 @@ class Segment:
         return lengths
 
     def locate(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Indices into `terms` of keys (t,) of terms; -1 where no document holds the term."""
+        """Indices into `terms` of term keys (t,); -1 for a term that no document contains."""
         if not len(self.terms):
             return np.full(len(keys), -1, dtype=np.int64)
         place = np.minimum(np.searchsorted(self.terms, keys), len(self.terms) - 1)
         return np.where(self.terms[place] == keys, place, -1)
 
     def find(self, blob: NDArray[np.uint8], bounds: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows (m,) of ids, given by their UTF-8, where each begins (m+1,), and hashes (m,); -1 where there is none."""
+        """Rows (m,) of ids, given as a UTF-8 blob with offsets (m+1,) and hashes (m,); -1 for an unknown id."""
         found = np.full(len(hashes), -1, dtype=np.int64)
         place = np.searchsorted(self.id_hashes, hashes)
         left = np.arange(len(hashes))
-        while len(left):  # once, save where two ids have the same hash
+        while len(left):  # runs once, unless two ids have the same hash
             left = left[place[left] < len(self)]
             left = left[self.id_hashes[place[left]] == hashes[left]]
             rows = self.id_order[place[left]].astype(np.int64)
@@ -232,24 +232,24 @@ class Segment:
         return found
 
     def _same(
-        self, rows: NDArray[np.int64], blob: NDArray[np.uint8], bounds: NDArray[np.int64], asked: NDArray[np.int64]
+        self, rows: NDArray[np.int64], blob: NDArray[np.uint8], bounds: NDArray[np.int64], places: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Whether rows (m,) have the ids at `asked` (m,) in the blob."""
+        """Whether rows (m,) have the ids at `places` (m,) in the blob."""
         lengths = self.id_bounds[rows + 1] - self.id_bounds[rows]
-        same: NDArray[np.bool_] = lengths == bounds[asked + 1] - bounds[asked]
+        same: NDArray[np.bool_] = lengths == bounds[places + 1] - bounds[places]
         some = np.flatnonzero(same & (lengths > 0))
         if len(some):
             size = lengths[some]
-            equal = self.ids[runs(self.id_bounds[rows[some]], size)] == blob[runs(bounds[asked[some]], size)]
+            equal = self.ids[runs(self.id_bounds[rows[some]], size)] == blob[runs(bounds[places[some]], size)]
             same[some] = np.logical_and.reduceat(equal, bounds_of(size)[:-1])
         return same
 
     def id(self, row: int) -> str:
-        """The id of one document."""
+        """Id of one document."""
         return bytes(self.ids[self.id_bounds[row] : self.id_bounds[row + 1]]).decode("utf-8", "surrogatepass")
 
     def shortness(self, mu: float) -> NDArray[np.float32]:
-        """``log(mu / (words + mu))`` of each document: (n,) float32, remembered."""
+        """``log(mu / (words + mu))`` of each document: (n,) float32, cached."""
         found = self._shortness.get(mu)
         if found is None:
             if len(self._shortness) >= _REMEMBERED:
@@ -260,13 +260,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What a merge takes over of one segment: the parts that belong to documents that are alive."""
+    """Content of one segment that a merge keeps: that of its documents that are alive."""
 
     segment: Segment
     kept: NDArray[np.int64]  # their rows
-    held: NDArray[np.bool_]  # (V,), whether any of them holds a term
-    frequency: NDArray[np.int64]  # by how many
-    rows: NDArray[np.uint32]  # of the postings, counted without the dead
+    held: NDArray[np.bool_]  # (V,), whether any of them contains a term
+    frequency: NDArray[np.int64]  # (V,), number of them that contain a term
+    rows: NDArray[np.uint32]  # rows of the postings, numbered without the dead
     counts: NDArray[np.uint8]
     tokens: NDArray[np.uint32]
     lengths: NDArray[np.int64]
@@ -282,7 +282,7 @@ class _Piece:
         lengths, id_lengths = np.diff(segment.bounds), np.diff(segment.id_bounds)
         if len(kept) < len(segment):
             holds = alive[rows]
-            # Differences of sums, as `reduceat` has no answer for a term without postings.
+            # Differences of cumulative sums, as `reduceat` cannot handle a term without postings.
             frequency = np.diff(bounds_of(holds)[segment.starts])
             rows, counts = (np.cumsum(alive) - 1).astype(np.uint32)[rows[holds]], counts[holds]
             tokens, ids = tokens[np.repeat(alive, lengths)], ids[np.repeat(alive, id_lengths)]
@@ -304,7 +304,7 @@ def _by_row(segment: Segment) -> NDArray[np.uint64]:
 def _postings(
     tokens: NDArray[np.uint32], bounds: NDArray[np.int64], terms: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.uint8]]:
-    """`starts`, `rows` and `counts` of documents whose words lie one after the other."""
+    """`starts`, `rows` and `counts` of documents with concatenated words."""
     shift = np.int64(len(bounds).bit_length())  # bits for the row: a pair sorts by term, then by row
     pairs = tokens.astype(np.int64) << shift
     pairs |= np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))

@@ -1,4 +1,4 @@
-"""A segment on disk: one ``.npy`` file for each array, and what they must be like in ``segment.json``."""
+"""A segment on disk: one ``.npy`` file per array, with their expected shapes and types in ``segment.json``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ LAYOUT = {
     "id_bounds": ("n+1", "<i8"), "id_order": ("n", "<u4"), "id_hashes": ("n", "<u8"), "sequence": ("n", "<i8"),
     "keys": ("n", "|u1"), "vectors": ("n", "<f4"),
 }  # fmt: skip
-"""Length and type of each array; what is called the same is as long. `keys` has 16 columns, `vectors` any number."""
+"""Length and type of each array. Equal symbols mean equal lengths. `keys` has 16 columns, `vectors` any number."""
 RUNS = ("rows", "counts", "tokens", "vectors")
-"""The large ones. A search reads a few runs of them, which would fill the memory of the process if they were mapped."""
-_ENDS = {"starts": "rows", "bounds": "tokens", "id_bounds": "ids"}  # the last number of one is the length of the other
+"""The large arrays. A search reads a few runs of them. Mapped, they would fill the memory of the process."""
+_ENDS = {"starts": "rows", "bounds": "tokens", "id_bounds": "ids"}  # the last value of one is the length of the other
 _DESCRIPTION = "segment.json"
 
 
 class File:
-    """A flat or two-dimensional array on disk, of which runs are read when they are needed.
+    """A one- or two-dimensional array on disk, from which runs of rows are read on demand.
 
-    What is read this way does not stay in the memory of the process, as pages of a mapped file do.
+    Unlike the pages of a mapped file, they do not stay in the memory of the process.
     """
 
     def __init__(self, path: Path, array: np.memmap[Any, Any]) -> None:
@@ -43,17 +43,17 @@ class File:
         weakref.finalize(self, os.close, self._descriptor)
 
     def run(self, start: int, end: int) -> NDArray[Any]:
-        """The rows from `start` to before `end`. Raises StoreError where the file is shorter than it was."""
+        """Rows from `start` to before `end`. Raises StoreError if the file was truncated."""
         return self.runs([start], [end])
 
     def runs(self, starts: list[int], ends: list[int]) -> NDArray[Any]:
-        """Several runs, one after the other."""
+        """Concatenated rows of several runs. Raises StoreError if the file was truncated."""
         size, first, descriptor, read = self._size, self._start, self._descriptor, os.pread
         spans = zip(starts, ends, strict=True)
         pieces = [read(descriptor, (end - start) * size, first + start * size) for start, end in spans]
         found = b"".join(pieces)
         if len(found) != size * (sum(ends) - sum(starts)):
-            raise StoreError(f"{self._path} was cut off while it was open. Open the knowledge base again.")
+            raise StoreError(f"{self._path} was truncated while it was open. Open the knowledge base again.")
         return np.frombuffer(found, self._dtype).reshape(-1, *self._row)
 
 
@@ -64,17 +64,17 @@ def write(
     arrays: Mapping[str, NDArray[Any]],
     blocks: Mapping[str, tuple[int, Iterable[NDArray[Any]]]],
 ) -> None:
-    """Write arrays into `folder`, whole or not at all, so that they survive a power cut.
+    """Write arrays into `folder`, completely or not at all, so that they survive a power cut.
 
     Args:
         folder: Must not exist yet.
         owner: Id of the knowledge base.
-        documents: How many rows there are.
-        arrays: All but those in `blocks`.
-        blocks: Arrays with a row for each document, of so many columns, which come in blocks of rows.
+        documents: Number of documents.
+        arrays: All arrays except those in `blocks`.
+        blocks: Number of columns and blocks of rows of each array that has one row per document.
 
     Raises:
-        OSError: The disk is full, or cannot be written.
+        OSError: The disk is full or not writable.
     """
     scratch = folder.with_name(folder.name + ".new")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -98,22 +98,22 @@ def write(
 
 
 def read(folder: Path, owner: str) -> tuple[dict[str, NDArray[Any]], dict[str, File]]:
-    """Map the arrays of `folder`, and open those in `RUNS`.
+    """Map the arrays of `folder`, and open the files of those in `RUNS`.
 
     Raises:
-        StoreError: It is missing, cut off, of another format or of another knowledge base than `owner`.
+        StoreError: It is missing, truncated, has another format or belongs to another knowledge base than `owner`.
     """
     try:
         found = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         if (found["format"], found["owner"]) != (FORMAT, owner):
-            raise StoreError(f"{folder} has format {found['format']} and is of {found['owner']}.")
+            raise StoreError(f"{folder} has format {found['format']} and belongs to {found['owner']}.")
         described = {name: (tuple(shape), kind) for name, (shape, kind) in found["arrays"].items()}
         arrays = {name: read_array(folder / f"{name}.npy") for name in LAYOUT}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"Cannot read {folder}: {error}.") from error
     for name, array in arrays.items():
         if described.get(name) != (array.shape, array.dtype.str):
-            raise StoreError(f"{folder / name}.npy is not what {_DESCRIPTION} says.")
+            raise StoreError(f"{folder / name}.npy does not match {_DESCRIPTION}.")
     _check(folder, found["documents"], arrays)
     try:
         files = {name: File(folder / f"{name}.npy", arrays[name]) for name in RUNS}
@@ -131,7 +131,7 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def read_array(path: Path) -> np.memmap[Any, Any]:
-    """Map one array. Raises OSError or ValueError where it is missing, cut off or none."""
+    """Map one array. Raises OSError or ValueError if it is missing, truncated or not an array."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except ArithmeticError as error:
@@ -150,7 +150,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make what was named in a folder survive a power cut. Raises OSError."""
+    """Make new names in a folder survive a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -159,7 +159,7 @@ def sync(folder: Path) -> None:
 
 
 def _write_blocks(path: Path, shape: tuple[int, int], kind: str, blocks: Iterable[NDArray[Any]]) -> None:
-    """Write one array that comes in blocks of rows durably. Raises OSError."""
+    """Write one array durably from blocks of rows. Raises OSError."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
         for block in blocks:
@@ -169,7 +169,7 @@ def _write_blocks(path: Path, shape: tuple[int, int], kind: str, blocks: Iterabl
 
 
 def _check(folder: Path, documents: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise StoreError where arrays do not fit each other."""
+    """Raise StoreError if arrays do not fit each other."""
     lengths: dict[str, int] = {"n": documents}
     for name, (length, kind) in LAYOUT.items():
         array = arrays[name]

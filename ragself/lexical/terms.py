@@ -1,4 +1,4 @@
-"""Words and ids as 64-bit numbers, and runs of rows: what the arrays of a segment are addressed by."""
+"""64-bit hashes of words and ids, and runs of rows: the addresses in the arrays of a segment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_REMEMBERED = 2_000_000  # terms
+_REMEMBERED = 2_000_000  # maximum number of cached terms
 
 _known: dict[str, int] = {}
 
 
 def term_key(term: str) -> int:
-    """The number that a term is known by, the same in every process: 64 bits of its BLAKE2b hash."""
+    """Key of a term, the same in every process: 64 bits of its BLAKE2b hash."""
     found = _known.get(term)
     if found is None:
         if len(_known) >= _REMEMBERED:
@@ -25,7 +25,7 @@ def term_key(term: str) -> int:
 
 
 def term_keys(terms: Iterable[str]) -> NDArray[np.uint64]:
-    """The numbers of many terms.
+    """Keys of many terms.
 
     Returns:
         (t,) uint64, in the order of `terms`.
@@ -34,7 +34,7 @@ def term_keys(terms: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """64-bit hashes of ids, which are not remembered.
+    """64-bit hashes of ids. They are not cached.
 
     Returns:
         (n,) uint64, in the order of `ids`.
@@ -46,21 +46,21 @@ def encoded(ids: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Ids as one blob of UTF-8.
 
     Returns:
-        The bytes, and (n+1,) where each id begins.
+        The bytes, and the offsets (n+1,) at which each id begins.
     """
     parts = [id.encode("utf-8", "surrogatepass") for id in ids]
     return np.frombuffer(b"".join(parts), dtype=np.uint8), bounds_of(np.array([len(part) for part in parts], np.int64))
 
 
 def bounds_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Where runs of these lengths (n,) begin when they lie one after the other, and where the last ends: (n+1,)."""
+    """Offsets of concatenated runs of these lengths (n,), and the end of the last one: (n+1,)."""
     bounds = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=bounds[1:])
     return bounds
 
 
 def runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of many runs, one after the other: ``starts[0], starts[0] + 1, …, starts[1], …``."""
+    """Concatenated positions of many runs: ``starts[0], starts[0] + 1, …, starts[1], …``."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(total, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What the index holds at one moment: statistics of terms, and the documents that hold them, exactly."""
+"""View of the index at one moment: exact statistics of terms, and the documents that contain them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NONE = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Statistics:
-    """How widespread terms (t,) are.
+    """Frequencies of t terms.
 
     Attributes:
-        frequency: (t,) int64, documents that hold the term.
-        occurrences: (t,) int64, times that it occurs.
+        frequency: (t,) int64, number of documents that contain the term.
+        occurrences: (t,) int64, total occurrences of the term.
     """
 
     frequency: NDArray[np.int64]
@@ -32,28 +32,28 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The documents after one change of the journal. Rows are of this view only: another one counts anew.
+    """The documents after one change of the journal. Row numbers are valid in this view only.
 
     Attributes:
-        parts: Searched one after the other; a row is that of its part, behind all rows of the parts before.
+        parts: Parts of the index. The rows of a part follow all rows of the parts before it.
     """
 
     parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> View:
-        """Texts in memory, each in the row of its place, with that as its id."""
+        """View of texts in memory. The row and the id of a text are its position."""
         documents = [(str(row), row + 1, text, bytes(16)) for row, text in enumerate(texts)]
         return cls((Part.of(Segment.build(documents)),))
 
     @cached_property
     def documents(self) -> int:
-        """How many there are."""
+        """Number of documents."""
         return sum(part.documents for part in self.parts)
 
     @cached_property
     def words(self) -> int:
-        """How many words they have in all."""
+        """Total number of words in the documents."""
         return sum(part.words for part in self.parts)
 
     def statistics(self, terms: Sequence[str]) -> Statistics:
@@ -75,21 +75,21 @@ class View:
         allowed: Sequence[str] | None = None,
         lengths_floor: float = 200.0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Find the best documents, of those with a positive impact of at least one term.
+        """Find the best documents among those with a positive impact of at least one term.
 
-        The score of a document is the sum of ``impact[t, times that it holds t]``, plus
+        The score of a document is the sum of ``impact[t, count of t in the document]``, plus
         ``level * log(mu / (words + mu))``.
 
         Args:
-            terms: t of them.
-            impact: (t, 256) float32; the last column is for 255 times and more.
-            level: What a document pays for its length.
-            k: How many.
-            allowed: Ids of the documents that may be found; None: all.
+            terms: t terms.
+            impact: (t, 256) float32; the last column is for counts of 255 and more.
+            level: Factor of the length term.
+            k: Maximum number of documents.
+            allowed: Ids of the documents that may be found; None allows all.
             lengths_floor: mu.
 
         Returns:
-            Rows (<=k,) int64 and scores float32, best first, those alike by row.
+            Rows (<=k,) int64 and scores float32, best first. Ties are ordered by row.
         """
         keys, impact = term_keys(terms), np.ascontiguousarray(impact, dtype=np.float32)
         within = None if allowed is None else self.rows(allowed)
@@ -108,7 +108,7 @@ class View:
         return all_rows[order], all_scores[order]
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Rows (n,) int64 of documents; -1 where there is none of that id."""
+        """Rows (n,) int64 of documents; -1 for an unknown id."""
         blob, bounds = encoded(ids)
         hashes = id_hashes(ids)
         found = np.full(len(hashes), -1, dtype=np.int64)
@@ -126,7 +126,7 @@ class View:
         return found
 
     def keys(self, rows: Sequence[int] | NDArray[np.int64]) -> list[bytes]:
-        """What names the base vectors of documents: 16 bytes each."""
+        """Keys of the base vectors of documents, 16 bytes each."""
         found = [b""] * len(rows)
         for part, places, own in self._split(rows):
             for place, key in zip(places.tolist(), part.segment.keys[own], strict=True):
@@ -134,7 +134,7 @@ class View:
         return found
 
     def vectors(self, rows: Sequence[int] | NDArray[np.int64], dimension: int) -> NDArray[np.float32]:
-        """Base vectors of documents, (n, dimension) float32; NaN where no segment on disk has them."""
+        """Base vectors of documents, (n, dimension) float32; NaN where no segment on disk has one."""
         found = np.full((len(rows), dimension), np.nan, dtype=np.float32)
         for part, places, own in self._split(rows):
             held = part.segment.base(own)
@@ -152,12 +152,12 @@ class View:
     def held(
         self, terms: Sequence[str], rows: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Where documents hold terms.
+        """Find the occurrences of terms in documents.
 
         Returns:
-            Of m words, in the order in which the documents hold them: their places, if the words of all `rows` stand
-            one after the other, (m,) int64; which of `terms` each is, (m,) int64; which of `rows` it is in, (m,) int64.
-            And the numbers of words of all documents, (n,) int64.
+            For m occurrences, in document order: positions in the concatenated words of all `rows`, (m,) int64; indices
+            into `terms`, (m,) int64; indices into `rows`, (m,) int64. And the numbers of words of all documents, (n,)
+            int64.
         """
         keys = term_keys(terms)
         lengths = self.lengths(rows)
@@ -177,21 +177,21 @@ class View:
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
-        """(p+1,): the first row of each part."""
+        """First row of each part: (p+1,)."""
         return bounds_of(np.array([len(part.segment) for part in self.parts], dtype=np.int64))
 
     def _split(
         self, rows: Sequence[int] | NDArray[np.int64]
     ) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.int64]]]:
-        """Parts with the places in `rows` that are theirs, and with their own numbers of those rows."""
-        asked: NDArray[Any] = np.asarray(rows, dtype=np.int64)
-        if len(asked) and not 0 <= asked.min() <= asked.max() < self._offsets[-1]:
-            raise IndexError(f"The view has rows 0 to {self._offsets[-1] - 1}, not {asked.min()} to {asked.max()}.")
+        """Yield each part with the positions in `rows` that belong to it, and with those rows as rows of the part."""
+        wanted: NDArray[Any] = np.asarray(rows, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self._offsets[-1]:
+            raise IndexError(f"The view has rows 0 to {self._offsets[-1] - 1}, not {wanted.min()} to {wanted.max()}.")
         if len(self.parts) == 1:
-            if len(asked):
-                yield self.parts[0], np.arange(len(asked)), asked
+            if len(wanted):
+                yield self.parts[0], np.arange(len(wanted)), wanted
             return
-        owner = np.searchsorted(self._offsets, asked, side="right") - 1
+        owner = np.searchsorted(self._offsets, wanted, side="right") - 1
         for number in np.unique(owner).tolist():
             places = np.flatnonzero(owner == number)
-            yield self.parts[number], places, asked[places] - self._offsets[number]
+            yield self.parts[number], places, wanted[places] - self._offsets[number]

@@ -1,4 +1,4 @@
-"""What a version may learn of words: how much the lexical scores weigh, and what single words weigh in them."""
+"""Trainable weights of the lexical scores: of the scores themselves, and of single words in them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ragself.lexical.terms import term_keys
 
-LANGUAGE_MODEL = 0.11  # cosine per nat: near the best on the development collections, the same for all
-BM25 = 0.02  # cosine per unit of BM25, the same
+LANGUAGE_MODEL = 0.11  # cosine per nat: one value for all collections, near the best on the development ones
+BM25 = 0.02  # cosine per unit of BM25, likewise
 
 
 def _no_keys() -> NDArray[np.uint64]:
@@ -28,14 +28,14 @@ def _no_logs() -> NDArray[np.float32]:
 class Weights:
     """Weights of the lexical scores in the ranking law, applied on the query's side.
 
-    A word is known by a hash, never by its letters, so that weights can be given away without the words of the
-    documents and queries that they were trained on.
+    Words are stored as hashes only. Weights can thus be shared without the words of the documents and queries that they
+    were trained on.
 
     Attributes:
         language_model: Weight a of the document language model, in cosine per nat, 0 or more.
         bm25: Weight b of BM25, in cosine per unit, 0 or more.
-        keys: (V,) uint64, hashes of the words that have weights of their own, ascending.
-        log_weight: (V,) float32, natural logarithms of their weights; any other word weighs 1.
+        keys: (V,) uint64, hashes of the words with individual weights, ascending.
+        log_weight: (V,) float32, natural logarithms of their weights. Any other word has weight 1.
     """
 
     language_model: float = LANGUAGE_MODEL
@@ -48,21 +48,21 @@ class Weights:
         out = np.ones(len(terms), np.float32)
         if not len(self.keys) or not terms:
             return out
-        asked = term_keys(terms)
-        rows = np.searchsorted(self.keys, asked).clip(max=len(self.keys) - 1)
-        known = self.keys[rows] == asked
+        wanted = term_keys(terms)
+        rows = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
+        known = self.keys[rows] == wanted
         out[known] = np.exp(self.log_weight[rows[known]])
         return out
 
     def interpolated(self, alpha: float) -> Weights:
-        """Between the untrained weights, `alpha` 0, and these, 1."""
+        """Interpolate between the untrained weights (`alpha` 0) and these (1)."""
         a = LANGUAGE_MODEL + alpha * (self.language_model - LANGUAGE_MODEL)
         b = BM25 + alpha * (self.bm25 - BM25)
         return Weights(a, b, self.keys, (alpha * self.log_weight).astype(np.float32))
 
     @property
     def digest(self) -> str:
-        """Hash of all of it; empty for the untrained weights."""
+        """Hash of all weights; empty for the untrained ones."""
         if not len(self.keys) and (self.language_model, self.bm25) == (LANGUAGE_MODEL, BM25):
             return ""
         digest = hashlib.blake2b(repr((self.language_model, self.bm25)).encode(), digest_size=16)
@@ -74,12 +74,12 @@ class Weights:
         """``fusion`` (2,) float64, ``keys`` as int64, and ``log_weight``."""
         return {
             "fusion": np.array([self.language_model, self.bm25], np.float64),
-            "keys": self.keys.view(np.int64),  # safetensors' numpy side is surest with signed integers
+            "keys": self.keys.view(np.int64),  # safetensors handles signed integers most reliably from numpy
             "log_weight": self.log_weight,
         }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Weights:
-        """Build from what `tensors` gave."""
+        """Restore weights from the result of `tensors`."""
         a, b = tensors["fusion"].tolist()
         return cls(float(a), float(b), tensors["keys"].view(np.uint64), tensors["log_weight"])

@@ -1,1 +1,1 @@
-"""Language models: likelihood of a text given a document, by counted words, transformers or vLLM."""
+"""Language models that compute the likelihood of a text given a document: word counts, transformers or vLLM."""

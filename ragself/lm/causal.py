@@ -1,4 +1,4 @@
-"""A causal language model in this process: any of transformers, logits only where they are needed."""
+"""A causal language model from transformers, in this process; computes logits only where they are needed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from ragself.lm.white_box import WhiteBox
     from ragself.schema import Account
 
-_WINDOW = 512  # pairs sorted by length at once: like lengths together, less padding
-_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}  # a batch, with its padding
-_LOGITS = {"cpu": 1 << 26, "mps": 1 << 27, "cuda": 1 << 30}  # numbers in the logits of a batch
-_LIMIT = 4096  # tokens of context and target: longer contexts are never asked for
+_WINDOW = 512  # pairs sorted by length at once: similar lengths share a batch, which saves padding
+_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32_768}  # per batch, padding included
+_LOGITS = {"cpu": 1 << 26, "mps": 1 << 27, "cuda": 1 << 30}  # number of logits per batch
+_LIMIT = 4096  # tokens of context and target; longer contexts are never scored
 _WRITTEN_AT_ONCE = 8
 
 
 class CausalLM:
-    """A model loaded here, never changed."""
+    """A frozen model in this process."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        """Load it: from a folder, the Hugging Face cache or the hub. Code that comes with a model is not run.
+        """Load the model from a folder, the Hugging Face cache or the hub. Code in the model repository is not run.
 
         Raises:
-            GeneratorError: It cannot be found or loaded, or is no causal language model.
+            GeneratorError: The model cannot be found or loaded, or is not a causal language model.
         """
-        # OpenMP threads that spin while they wait make torch ten times slower on a busy machine. Read when torch loads.
+        # Spinning OpenMP threads make torch ten times slower on a busy machine. torch reads this variable on import.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
@@ -91,35 +91,35 @@ class CausalLM:
             yield list(zip(rows, texts if chats else [text.split("\n")[0] for text in texts], strict=True))
 
     def white_box(self, account: Account | None = None) -> WhiteBox:
-        """The model seen from inside, for objectives that need its gradient.
+        """White-box access to the model, for objectives that need its gradient.
 
         Args:
-            account: Takes the tokens that are read; None begins one.
+            account: Account that the tokens read are added to; None creates one.
 
         Raises:
-            GeneratorError: Its attention cannot be decided from outside.
+            GeneratorError: The model's attention cannot be replaced.
         """
         from ragself.lm.white_box import WhiteBox
 
         return WhiteBox(self._model, self._asked, self.limit, account)
 
     def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         self._model = None
         if self._device.startswith("cuda"):
             self._torch.cuda.empty_cache()
 
     def _ask(self, writing: Writing, document: str, chats: bool) -> list[int]:
         if chats:
-            said = [{"role": "user", "content": writing.chat.format(document=document)}]
+            messages = [{"role": "user", "content": writing.chat.format(document=document)}]
             text = self._tokenizer.apply_chat_template(
-                said, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
             return list(self.encode([text])[0])
         return [*self.begin, *self.encode([writing.plain.format(document=document)])[0]]
 
     def _batches(self, window: list[tuple[int, Pair]]) -> Iterator[list[tuple[int, Pair]]]:
-        """Pairs of like length together, longest first, as many as memory allows."""
+        """Batches of pairs of similar length, longest first, as large as the limits of the device allow."""
         kind = self._device.split(":")[0]
         tokens, logits = _TOKENS.get(kind, 2048), _LOGITS.get(kind, 1 << 26)
         window.sort(key=lambda item: (-len(item[1][0]) - len(item[1][1]), -len(item[1][0])))
@@ -139,10 +139,10 @@ class CausalLM:
             yield batch
 
     def _score(self, pairs: Sequence[Pair]) -> list[Likelihoods | None]:
-        """One forward pass. Padding is at the right, where a causal model cannot see it: no mask is needed."""
+        """Run one forward pass. Padding is on the right, where a causal model does not see it: no mask is needed."""
         torch = self._torch
         lengths = [len(context) + len(target) for context, target in pairs]
-        first = min(len(context) for context, _ in pairs) - 1  # the earliest position that predicts a target
+        first = min(len(context) for context, _ in pairs) - 1  # the first position that predicts a target
         ids = torch.zeros((len(pairs), max(lengths)), dtype=torch.long)
         for row, (context, target) in enumerate(pairs):
             ids[row, : lengths[row]] = torch.tensor([*context, *target])
@@ -162,7 +162,7 @@ class CausalLM:
                     f"{self._device} has no memory for a text of {max(lengths)} tokens. Set generator.context lower, "
                     "or generator.device to cpu."
                 ) from error
-        if values is None:  # here the error no longer holds what the whole took
+        if values is None:  # outside the except block, the error no longer holds the memory of the full batch
             half = len(pairs) // 2
             return [*self._score(pairs[:half]), *self._score(pairs[half:])]
         out: list[Likelihoods | None] = []
@@ -184,11 +184,11 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, device: str) -> t
 
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is wrong is said below, in one sentence
+    transformers_logging.set_verbosity_error()  # errors are reported below, in one sentence
     try:
         where, revision = _locate(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             where,
             revision=revision,
             dtype=dtype,
@@ -199,35 +199,35 @@ def _load(name: str, revision: str | None, dtype: torch.dtype, device: str) -> t
         model = model.to(device).eval().requires_grad_(False)
     except GeneratorError:
         raise
-    except Exception as error:  # the hub client, safetensors and transformers raise dozens of kinds
+    except Exception as error:  # the hub client, safetensors and transformers raise dozens of types
         raise GeneratorError(
             f"Cannot load the language model {name!r} ({type(error).__name__}: {_first_line(error)}). Expected the "
-            "folder of a causal language model in safetensors, one in the Hugging Face cache, a hub that can be "
-            f"reached, or the URL of a vLLM server. A small model of a free licence is {DEFAULT_GENERATOR}."
+            "folder of a causal language model in safetensors, a model in the Hugging Face cache or on a reachable "
+            f"hub, or the URL of a vLLM server. A small model with a free licence is {DEFAULT_GENERATOR}."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    _refuse_others(name, model, told["missing_keys"])
+    _refuse_others(name, model, info["missing_keys"])
     return model, tokenizer
 
 
 def _locate(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Folder, or name and commit, of a model: a local folder, then the Hugging Face cache, then the hub."""
+    """Find a model: a local folder, then the Hugging Face cache, then the hub. Returns folder, or name and commit."""
     local = Path(name).expanduser()
     if local.is_dir():
         wanted = {"config.json": "config.json", "*.safetensors": "weights (*.safetensors)", "tokenizer*": "tokenizer"}
         missing = [what for pattern, what in wanted.items() if not any(local.glob(pattern))]
         if missing:
             raise GeneratorError(
-                f"The folder {name} holds no {', no '.join(missing)}. Expected those of a causal language model; "
-                f"a small one of a free licence is {DEFAULT_GENERATOR}."
+                f"The folder {name} holds no {', no '.join(missing)}. Expected the files of a causal language model; "
+                f"a small one with a free licence is {DEFAULT_GENERATOR}."
             )
         return str(local), None
     if name.startswith(("/", ".", "~")) or name.endswith("/") or local.exists():
         found = "is a file" if local.is_file() else "does not exist"
         raise GeneratorError(
             f"The language model {name!r} {found}. Expected the folder of a model, the name of one, or the URL of a "
-            f"vLLM server. A small model of a free licence is {DEFAULT_GENERATOR}."
+            f"vLLM server. A small model with a free licence is {DEFAULT_GENERATOR}."
         )
     cached = cached_snapshot(name, revision, "config.json")
     if cached is not None:
@@ -236,21 +236,21 @@ def _locate(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _refuse_others(name: str, model: Any, missing: Collection[str]) -> None:
-    """Refuse what loads as a causal language model and is none: weights made up, or a model that sees what follows."""
+    """Reject models that load but are not causal language models: weights are missing, or later tokens are visible."""
     import torch
 
     if missing:
         raise GeneratorError(
-            f"{name} lacks the weights {', '.join(sorted(missing)[:3])}: it is no causal language model (an embedding "
-            f"model?) or its files are incomplete. A small one of a free licence is {DEFAULT_GENERATOR}."
+            f"{name} lacks the weights {', '.join(sorted(missing)[:3])}: it is not a causal language model (an "
+            f"embedding model?) or its files are incomplete. A small one with a free licence is {DEFAULT_GENERATOR}."
         )
     ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device) % model.config.get_text_config().vocab_size
     with torch.inference_mode():
         first, second = model(input_ids=ids).logits[:, :2].float()
     if not torch.allclose(first, second, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise GeneratorError(
-            f"{name} sees the tokens that follow: it is no causal language model. "
-            f"A small one of a free licence is {DEFAULT_GENERATOR}."
+            f"{name} sees the tokens that follow: it is not a causal language model. "
+            f"A small one with a free licence is {DEFAULT_GENERATOR}."
         )
 
 
@@ -275,7 +275,7 @@ def _best_dtype(device: str) -> torch.dtype:
 
 
 def _fingerprint(model: Any) -> str:
-    """Hash of the weights and of what decides how they are used."""
+    """Hash of the weights and of the model settings that affect the output."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)

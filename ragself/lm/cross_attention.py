@@ -1,7 +1,7 @@
-"""How chunks of a batch see each other in a language model, as much as a retriever finds them alike: Revela.
+"""Attention between the chunks of a batch in a language model, weighted by retriever similarity (Revela).
 
-Each layer adds to a chunk's own attention what its tokens find in every other chunk, weighted by the retriever
-(Revela, arXiv 2506.16552). The others are seen as the model reads them alone, whole.
+Each layer adds to a chunk's own attention the attention of its tokens to every other chunk, weighted by the retriever
+(Revela, arXiv 2506.16552). The keys and values of another chunk come from reading that chunk alone, in full.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from ragself.lm.white_box import WhiteBox, causal
 
-_NOTHING = 1e-4  # a weight below which another chunk is not looked at
-_EVEN = 8  # dimensions of a head are a multiple of it, for fast kernels
+_NOTHING = 1e-4  # chunks with a lower weight are skipped
+_EVEN = 8  # head dimensions are padded to a multiple of this, for fast kernels
 
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Chunks as the model reads each of them alone.
+    """Keys and values of chunks that the model has read separately.
 
     Attributes:
         keys, values: By layer, (B, H, T, d).
-        lengths: Tokens of each chunk; what comes after is padding.
+        lengths: Number of tokens of each chunk; the rest is padding.
     """
 
     keys: Sequence[Tensor]
@@ -35,13 +35,13 @@ class Alone:
 
 
 def read(box: WhiteBox, ids: Tensor, lengths: Sequence[int], learns: bool = False) -> Alone:
-    """Have the model read each chunk alone; with a gradient where the model itself learns.
+    """Let the model read each chunk separately; with a gradient if the model itself is trained.
 
     Args:
         box: The model.
-        ids: (B, T) int64, padded at the right.
-        lengths: B.
-        learns: Whether the model has weights that are trained.
+        ids: (B, T) int64, padded on the right.
+        lengths: Number of tokens of each of the B chunks.
+        learns: Whether the model has trainable weights.
     """
     with torch.set_grad_enabled(learns):
         return Alone(*box.alone(ids), lengths)
@@ -49,13 +49,13 @@ def read(box: WhiteBox, ids: Tensor, lengths: Sequence[int], learns: bool = Fals
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """Attention of chunks that see the others.
+    """Attention function for chunks that attend to the other chunks.
 
     Attributes:
-        alone: The same chunks, read alone.
-        weights: (B, B) float32, how much chunk i takes from chunk j; 0 for itself.
-        even: Divide what is found in a chunk by the mean length of the values that it is made of, so that chunks whose
-            values are long have no louder voice: better for prose (the paper's V-norm).
+        alone: The same chunks, read separately.
+        weights: (B, B) float32, weight of chunk j in the attention of chunk i; 0 for itself.
+        even: Divide the attention output of a chunk by the attention-weighted mean norm of its values, so that chunks
+            with large value vectors do not dominate. It is better for prose (the paper's V-norm).
     """
 
     alone: Alone
@@ -63,17 +63,17 @@ class Crossing:
     even: bool = True
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attend: to the tokens before, and to all of the others; see `Attend`."""
+        """Attend to preceding tokens and to all other chunks; see `Attend`."""
         keys, values = self.alone.keys[layer], self.alone.values[layer]
-        # Computed again for the gradient: what is kept grows with the tokens, not with pairs of chunks.
+        # Recomputed for the gradient, so that memory grows with the tokens and not with pairs of chunks.
         found: Tensor = checkpoint(self._others, query, keys, values, self.weights, scale, use_reentrant=False)
         return causal(layer, query, key, value, scale) + found
 
     def _others(self, query: Tensor, keys: Tensor, values: Tensor, weights: Tensor, scale: float) -> Tensor:
-        looked = weights.detach() > _NOTHING
+        visible = weights.detach() > _NOTHING
         found = torch.zeros_like(query)
         for other, length in enumerate(self.alone.lengths):
-            rows = looked[:, other].nonzero()[:, 0]
+            rows = visible[:, other].nonzero()[:, 0]
             if not len(rows):
                 continue
             seen = self._look(query[rows], keys[other, :, :length], values[other, :, :length], scale)
@@ -81,9 +81,9 @@ class Crossing:
         return found
 
     def _look(self, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """What tokens (n, H, T, d) find in one chunk, (H, S, d) keys and values."""
+        """Attention of tokens (n, H, T, d) to one chunk with keys and values (H, S, d)."""
         count, heads, tokens, width = query.shape
-        if self.even:  # one dimension more, of the values' lengths
+        if self.even:  # an additional dimension holds the norms of the values
             values = torch.cat([values, values.norm(dim=-1, keepdim=True)], dim=-1)
             wide = -(-values.shape[-1] // _EVEN) * _EVEN
             query, keys, values = (pad(each, (0, wide - each.shape[-1])) for each in (query, keys, values))

@@ -1,4 +1,4 @@
-"""A causal language model, wherever it runs: what it must be able to do to supervise."""
+"""The protocol of a causal language model that scores and writes texts, in this process or on a server."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ragself.lm.prompts import Writing
 from ragself.lm.score_cache import ModelRecord, ScoreCache
 
 Pair: TypeAlias = tuple[list[int], list[int]]
-"""Token ids of a context, at least one, and of a target, at least one."""
+"""Token ids of a context and of a target, at least one each."""
 
 Likelihoods: TypeAlias = NDArray[np.float32]
 """(target tokens,) float32, log p of each target token in nats."""
 
 CANARY = "The quick brown fox jumps over the lazy dog. 3.14159 is not 2.71828, and Zürich is not Genève."
-"""A text whose likelihood tells one model from another that is served under the same name."""
+"""A fixed text; its likelihood distinguishes models that are served under the same name."""
 
 
 class Generator(Protocol):
     """A causal language model.
 
     Attributes:
-        name: Where it runs, and model and revision or weights: what decides its answers.
-        limit: Tokens of context and target together, at most.
+        name: Everything that determines its scores: where it runs, the model, and the revision or weights.
+        limit: Maximum number of tokens of context and target together.
         begin: Ids that its tokenizer puts before every text, often one or none.
     """
 
@@ -37,7 +37,7 @@ class Generator(Protocol):
 
     @property
     def begin(self) -> list[int]:
-        """Ids before every text."""
+        """Ids that the tokenizer puts before every text."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -45,31 +45,31 @@ class Generator(Protocol):
         ...
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
-        """Score pairs, taken as they are needed.
+        """Score pairs, which are consumed lazily.
 
         Returns:
-            Batches as they are done, in any order: position of the pair, and its log p; None where the model has
-            none to give, such as NaN.
+            Batches in order of completion: position of each pair and its log p; None where the model has none, for
+            example NaN.
 
         Raises:
-            GeneratorError: The model cannot be reached or cannot do it; what was yielded before stays good.
+            GeneratorError: The model cannot be reached or cannot score; batches yielded before remain valid.
         """
         ...
 
     def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
-        """Write a question that each document answers, worded as `writing` asks; in batches, as `score` does."""
+        """Write a question that each document answers, with the prompt `writing`; in batches, like `score`."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and memory. Safe to call twice."""
+        """Release connections and memory. Safe to call twice."""
         ...
 
 
 def identify(generator: Generator, cache: ScoreCache) -> ModelRecord:
-    """Ask the model for the likelihood of a fixed text, and find under whose name its answers are stored.
+    """Score a fixed text with the model and find or create the model's record in the cache.
 
     Raises:
-        GeneratorError: It has none.
+        GeneratorError: The model has no likelihood for the text.
     """
     ids = generator.encode([CANARY])[0]
     half = generator.limit // 2
@@ -83,10 +83,10 @@ def identify(generator: Generator, cache: ScoreCache) -> ModelRecord:
 
 
 def open_generator(config: GeneratorConfig) -> Generator | None:
-    """Open the model that the settings name, None where they name none.
+    """Open the model that the settings name; None if they name none.
 
     Raises:
-        GeneratorError: It cannot be loaded or reached.
+        GeneratorError: The model cannot be loaded or reached.
     """
     if config.url:
         from ragself.lm.vllm.generator import Vllm

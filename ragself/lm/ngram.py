@@ -1,4 +1,4 @@
-"""The embedded language model: smoothed word and bigram counts of each document, no download, milliseconds."""
+"""The built-in language model: smoothed word and bigram counts of each document. No download, milliseconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ragself.corpus.words import Vocabulary, words
 from ragself.progress import Progress, silent
 from ragself.schema import Probe
 
-_BATCH = 256  # targets scored at once: bounds memory to _BATCH x documents floats
+_BATCH = 256  # targets scored at once; limits memory to _BATCH x documents floats
 
 
 class NgramScorer:
-    """A bigram language model of each document, smoothed with its words, and those with the corpus.
+    """A bigram language model of each document, smoothed with its unigrams, which are smoothed with the corpus.
 
         p(t | d)    = (c(t, d) + mu p(t)) / (|d| + mu)                      Zhai and Lafferty 2004
         p(t | s, d) = (c(s t, d) + nu p(t | d)) / (c(s, d) + nu)            MacKay and Peto 1995
 
-    The gain of a target is the mean over its words of log p(t | s, d) - log p(t). Words that the corpus
-    does not hold say nothing about any document and are left out.
+    The gain of a target is the mean over its words of log p(t | s, d) - log p(t). Words that are not in the
+    corpus carry no information about any document and are left out.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class NgramScorer:
 
         Args:
             documents: N texts that targets are scored against.
-            corpus: The first so many are the corpus that smooths all of them; None means all.
+            corpus: Number of leading documents that form the corpus for smoothing; None means all.
             mu: Weight of the corpus against a document's words, in words.
             nu: Weight of a document's words against its bigrams, in words.
         """
@@ -45,7 +45,7 @@ class NgramScorer:
         occurrences = self._vocabulary.occurrences
         self._share = occurrences / max(int(occurrences.sum()), 1)
 
-        # log p(t|d) - log p(t) = log(1 + c / (mu p(t))) + log(mu / (|d| + mu)): sparse, plus one number a document
+        # log p(t|d) - log p(t) = log(1 + c / (mu p(t))) + log(mu / (|d| + mu)): sparse, plus one number per document
         strength = np.log1p(self._counts.data / (mu * self._share[self._counts.indices]))
         self._words = _like(self._counts, strength).T.tocsr()
         self._context = _like(self._counts, np.log(nu / (self._counts.data + nu))).T.tocsr()
@@ -55,7 +55,7 @@ class NgramScorer:
     def gains(
         self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
     ) -> NDArray[np.float32]:
-        """Gain of each target from its candidates, (P, K) float32, nats per word; 0 for a target of unknown words."""
+        """Gain of each target from its candidates, (P, K) float32, nats per word; 0 if all its words are unknown."""
         out = np.empty(candidates.shape, dtype=np.float32)
         for start in range(0, len(probes), _BATCH):
             progress("score", start, len(probes))
@@ -75,8 +75,8 @@ class NgramScorer:
         total = _dense(counts @ self._words) + _dense(contexts @ self._context)
 
         distinct, which = np.unique(pairs, return_inverse=True)
-        asked = coo_matrix((ones, (owner, which)), (len(targets), len(distinct))).tocsr()
-        total += _dense(asked @ self._pair_strength(distinct))
+        bigrams = coo_matrix((ones, (owner, which)), (len(targets), len(distinct))).tocsr()
+        total += _dense(bigrams @ self._pair_strength(distinct))
 
         lengths = np.asarray(counts.sum(axis=1), dtype=np.float32)
         gains = total / np.maximum(lengths, 1.0) + self._length[None, :]
@@ -84,7 +84,7 @@ class NgramScorer:
         return np.asarray(gains, dtype=np.float32)
 
     def _pair_strength(self, pairs: NDArray[np.int64]) -> csr_matrix:
-        """log(1 + c(s t, d) / (nu p(t | d))) of each pair in each document that holds it, (pairs, documents)."""
+        """log(1 + c(s t, d) / (nu p(t | d))) of each pair in each document that contains it, (pairs, documents)."""
         shape = (len(pairs), len(self._lengths))
         if not len(pairs) or not len(self._bigrams):
             return csr_matrix(np.zeros(shape, dtype=np.float32))
@@ -98,7 +98,7 @@ class NgramScorer:
         return csr_matrix((data, (found.row, found.col)), shape)
 
     def _list_bigrams(self, tokenised: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every pair of neighbouring known words as one number, and the text that it is in."""
+        """Every pair of adjacent known words as one number, and the index of its text."""
         index, size = self._vocabulary.index, len(self._vocabulary)
         pairs, owner = [], []
         for text, tokens in enumerate(tokenised):

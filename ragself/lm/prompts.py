@@ -1,4 +1,4 @@
-"""What a language model is asked: how a document, a query and a target become one text. Templates are data."""
+"""Prompts for the language model: templates that join a document, a query and a target into one text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ragself.schema import Probe, ProbeKind
 
-QUESTION_TOKENS = 48  # that a written question may have
-TARGET_TOKENS = 128  # of a target that are scored; its end says little that its beginning does not
+QUESTION_TOKENS = 48  # maximum length of a written question
+TARGET_TOKENS = 128  # maximum length of a scored target; its end adds little to its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,9 @@ class Template:
     """The text around a document.
 
     Attributes:
-        name: With its version; part of the key of stored scores, so that a change of wording scores anew.
-        head: Before the document.
-        tail: After the document and before the target; ``{query}`` stands for the probe's text.
+        name: Name and version; part of the key of cached scores, so that a changed wording is scored again.
+        head: Text before the document.
+        tail: Text between document and target; ``{query}`` is replaced by the probe's text.
     """
 
     name: str
@@ -41,12 +41,12 @@ TEMPLATES: Mapping[ProbeKind, Template] = {
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a question is asked for. The likeliest answer is taken: nothing is drawn at random.
+    """Prompts for writing a question. Decoding is greedy, not random.
 
     Attributes:
-        name: With its version; part of the key of stored questions.
-        chat: For a model that follows instructions.
-        plain: For one that continues texts.
+        name: Name and version; part of the key of cached questions.
+        chat: Prompt for a model that follows instructions.
+        plain: Prompt for a base model that continues texts.
     """
 
     name: str
@@ -72,10 +72,10 @@ WRITINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One thing to score, as pieces that are tokenised apart, so that the target's tokens are always the same.
+    """A text to score, in pieces that are tokenised separately, so that the target's tokens are always the same.
 
-    The language model reads head, document, tail and target in one; log p of the target's tokens is the score.
-    A piece begins with its space: byte-level tokenizers cut there anyway.
+    The language model reads head, document, tail and target as one text; log p of the target's tokens is the score.
+    A piece begins with its space, because byte-level tokenizers split there anyway.
     """
 
     head: str
@@ -85,16 +85,16 @@ class Prompt:
 
 
 def template(probe: Probe) -> Template:
-    """The template of a probe: by its kind, or a continuation where its target is not its text."""
+    """The template of a probe: by its kind, or a continuation if its target is not its text."""
     return TEMPLATES[probe.kind] if probe.target == probe.text else CONTINUATION
 
 
 def prompt(document: str, probe: Probe) -> Prompt:
-    r"""What is scored: log p(target | document, query), worded by the template of the probe.
+    r"""Build the prompt for log p(target | document, query) with the template of the probe.
 
     Args:
         document: The context.
-        probe: Whose target is scored. Its text is the query, which the context holds too where it is not the target.
+        probe: Probe whose target is scored. Its text is the query; if it is not the target, the context contains it.
 
     >>> probe = Probe("1", "how fast may I call?", "how fast may I call?", "traffic", None, "train")
     >>> prompt("Five requests a second.", probe)
@@ -113,16 +113,16 @@ def lay_out(
     room: int,
     limit: int,
 ) -> tuple[list[int], list[int]]:
-    """Put the tokens of a prompt together so that it fits; the document gives way, the target survives.
+    """Join the tokens of a prompt within the limits: the document is cut first, the target is kept.
 
     Args:
-        begin: What the model's tokenizer puts before every text, often one token or none.
+        begin: Tokens that the model's tokenizer puts before every text, often one or none.
         head: Tokens of the piece before the document.
         document: Tokens of the document; its end is cut.
-        tail: Tokens of the piece after the document; its beginning is cut where even that must be.
-        target: Tokens to score, the first `TARGET_TOKENS` of which are taken.
-        room: Tokens of the document at most.
-        limit: Tokens of all at most; at least 16.
+        tail: Tokens of the piece after the document; its beginning is cut if cutting the document is not enough.
+        target: Tokens to score; only the first `TARGET_TOKENS` are used.
+        room: Maximum number of tokens of the document.
+        limit: Maximum number of tokens in total; at least 16.
 
     Returns:
         Context and target.

@@ -1,4 +1,4 @@
-"""What supervises: the likelihood of a text, given a document."""
+"""The protocol of the teacher: likelihood gains of texts, given documents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ragself.schema import Probe
 
 
 class LikelihoodScorer(Protocol):
-    """A language model that says how much likelier documents make a text.
+    """A language model that measures how much a document raises the likelihood of a text.
 
     Attributes:
-        name: What decides its answers besides the texts: model, revision, settings.
+        name: Everything besides the texts that determines its scores: model, revision, settings.
     """
 
     name: str
@@ -24,14 +24,14 @@ class LikelihoodScorer(Protocol):
     def gains(
         self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
     ) -> NDArray[np.float32]:
-        """Mean over the target's tokens of log p(token | document) - log p(token | no telling document).
+        """Mean over the target's tokens of log p(token | document) - log p(token | no relevant document).
 
         Args:
             probes: P probes.
             candidates: (P, K) rows of the scorer's documents.
-            progress: Told of what is scored.
+            progress: Called with the stage, scores done and total.
 
         Returns:
-            (P, K) float32, nats per token; -inf where there is no answer to be had.
+            (P, K) float32, nats per token; -inf where the model has no likelihood.
         """
         ...

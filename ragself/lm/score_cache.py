@@ -1,6 +1,6 @@
-"""What a language model has said: log-probabilities and written questions, by content, in SQLite.
+"""Cache of language model output in SQLite: log-probabilities and written questions, keyed by content.
 
-Losing this file costs time and nothing else. It may be shared by scorers, processes and knowledge bases.
+Losing this file costs only time. Scorers, processes and knowledge bases may share it.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ CREATE TABLE IF NOT EXISTS texts (
 ) WITHOUT ROWID;
 """
 _NEXT = "(SELECT coalesce(max(seen), 0) + 1 FROM models)"
-_LOOKUP = 1000  # keys a statement
-_SAME_MODEL = 0.05  # nats per token that two answers of one model to the canary may lie apart, in any precision
-_FRESH = 7  # days for which reading a score again is not written down
+_LOOKUP = 1000  # keys per SQL statement
+_SAME_MODEL = 0.05  # maximum nats per token by which one model's scores of the canary differ, in any precision
+_FRESH = 7  # days after which another use of a score is recorded
 
 
 def same_model(canary: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """Whether two answers to the canary, log p of each of its tokens, are those of one model."""
+    """Whether two scores of the canary, log p of each of its tokens, come from the same model."""
     return canary.shape == other.shape and float(np.abs(canary - other).mean()) <= _SAME_MODEL
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A language model whose answers are stored.
+    """A language model with cached output.
 
     Attributes:
-        id: Part of the key of its answers.
-        name: What it calls itself.
-        floor: Noise of its answers in nats per token, None where it was not measured yet.
-        rate: Tokens that it scored a second when it last did, None where it never did.
+        id: Part of the cache keys.
+        name: Name that the model reports.
+        floor: Noise of its scores in nats per token; None if not measured yet.
+        rate: Tokens scored per second, as last measured; None if never measured.
     """
 
     id: int
@@ -59,16 +59,16 @@ class ModelRecord:
 
 
 class ScoreCache:
-    """Answers of language models that need not be asked for again."""
+    """Cached output of language models."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file at `path`. Raises StoreError where it is damaged."""
+        """Open or create the file at `path`. Raises StoreError if it is damaged."""
         self._db = Database(path, _SCHEMA, durable=False)
 
     # models ---------------------------------------------------------------------------------------
 
     def latest(self, name: str) -> ModelRecord | None:
-        """The model last seen under a name, None where there was none."""
+        """The model most recently used under a name; None if there is none."""
         with self._db.read() as db:
             row = db.execute(
                 "SELECT id, name, floor, rate FROM models WHERE name = ? ORDER BY seen DESC LIMIT 1", (name,)
@@ -76,10 +76,10 @@ class ScoreCache:
         return ModelRecord(*row) if row else None
 
     def identify(self, name: str, canary: NDArray[np.float32]) -> ModelRecord:
-        """The model of this name that answers like this; a new record where the answers are another model's.
+        """Find the model with this name and this score of the canary; add a new record if there is none.
 
         Args:
-            name: What the model calls itself.
+            name: Name that the model reports.
             canary: Its log p of each token of a fixed text.
         """
         with self._db.write() as db:
@@ -96,18 +96,18 @@ class ScoreCache:
         return ModelRecord(int(cursor.lastrowid or 0), name, None, None)
 
     def note(self, model: ModelRecord) -> None:
-        """Remember floor and rate of a model."""
+        """Store floor and rate of a model."""
         with self._db.write() as db:
             db.execute("UPDATE models SET floor = ?, rate = ? WHERE id = ?", (model.floor, model.rate, model.id))
 
     # log-probabilities ----------------------------------------------------------------------------
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Log p of each target token, float32, of those of `keys` that are here."""
+        """Log p of each target token, float32, for the `keys` that are cached."""
         return {key: np.frombuffer(blob, dtype=np.float32) for key, blob in self._find("scores", "logprobs", keys)}
 
     def store(self, model: ModelRecord, answers: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
-        """Keep a batch of answers, all or none of it."""
+        """Store a batch of scores in one transaction."""
         rows = [(key, model.id, _today(), values.astype(np.float32).tobytes()) for key, values in answers]
         with self._db.write() as db:
             db.executemany("INSERT OR IGNORE INTO scores (key, model, day, logprobs) VALUES (?, ?, ?, ?)", rows)
@@ -115,31 +115,31 @@ class ScoreCache:
     # texts ----------------------------------------------------------------------------------------
 
     def look_up_texts(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """Written texts of those of `keys` that are here."""
+        """Written texts for the `keys` that are cached."""
         return dict(self._find("texts", "text", keys))
 
     def store_texts(self, model: ModelRecord, answers: Iterable[tuple[bytes, str]]) -> None:
-        """Keep a batch of written texts, all or none of it."""
+        """Store a batch of written texts in one transaction."""
         rows = [(key, model.id, _today(), text) for key, text in answers]
         with self._db.write() as db:
             db.executemany("INSERT OR IGNORE INTO texts (key, model, day, text) VALUES (?, ?, ?, ?)", rows)
 
     def __len__(self) -> int:
-        """Number of stored answers."""
+        """Number of cached scores."""
         with self._db.read() as db:
             return int(db.execute("SELECT count(*) FROM scores").fetchone()[0])
 
-    # keeping house --------------------------------------------------------------------------------
+    # maintenance ----------------------------------------------------------------------------------
 
     def prune(self, days: int) -> int:
-        """Remove answers that no pass has used for so many days, at least eight. Returns how many."""
+        """Remove entries unused for `days` days, but at least eight. Returns the number removed."""
         removed = 0
         days = max(days, _FRESH + 1)
         with self._db.write() as db:
             for table in ("scores", "texts"):
                 removed += db.execute(f"DELETE FROM {table} WHERE day < ?", (_today() - days,)).rowcount
         if removed:
-            with suppress(StoreError), self._db.read() as db:  # another process reads: the space is used again later
+            with suppress(StoreError), self._db.read() as db:  # if another process reads, the space is reused later
                 db.execute("VACUUM")
         return removed
 
@@ -168,7 +168,7 @@ class ScoreCache:
 
 
 def digest(*parts: str) -> bytes:
-    """16 bytes that stand for texts; no two lists of parts have the same."""
+    """16-byte hash of a list of texts, which covers the boundaries between them."""
     hash = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

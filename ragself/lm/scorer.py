@@ -1,4 +1,4 @@
-"""A causal language model as a scorer: what is asked, what is stored, and what is made of the answers."""
+"""Scorer that computes likelihood gains with a causal language model and caches its scores."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from ragself.schema import Account, Probe
 
 logger = logging.getLogger(__name__)
 
-NOISE_PAIRS = 200  # asked twice, once for a model
-_SMALLEST = 16  # tokens that a model must take
-_BLOCK = 64  # probes looked up at once
+NOISE_PAIRS = 200  # pairs scored twice to measure noise, once per model
+_SMALLEST = 16  # minimum token limit of a model
+_BLOCK = 64  # probes per cache lookup
 _TOGETHER = 32  # pairs tokenised at once
-_REMEMBERED = 4096  # tokenised texts kept
-_BROKEN = 0.1  # share of pairs without an answer from which the model itself is broken
+_REMEMBERED = 4096  # tokenised texts kept in memory
+_BROKEN = 0.1  # share of pairs without a likelihood above which the model itself counts as broken
 
 
 class LanguageModelScorer:
-    """Gains by a causal language model, each pair asked for once and kept.
+    """Gains computed by a causal language model; each pair is scored once and cached.
 
     The gain of document d for a target of T tokens is
 
         1/T sum_t clip( log p(y_t | d, y_<t) - mean_n log p(y_t | n, y_<t), -3, 3 )
 
-    over irrelevant documents n of about the same length, so that neither the format of the prompt nor the length of
-    its context counts as help (REPLUG, Shi et al. 2023, without the subtraction; the subtraction as in InfoGain-RAG).
+    over irrelevant documents n of about the same length, so that neither the prompt format nor the context length
+    counts as a gain (REPLUG, Shi et al. 2023, without the subtraction; the subtraction as in InfoGain-RAG).
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class LanguageModelScorer:
         config: GeneratorConfig,
         account: Account | None = None,
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare the scorer; nothing is scored yet.
 
         Args:
             documents: Texts that targets are scored against.
-            corpus: The first so many may serve as irrelevant ones.
+            corpus: Number of leading documents that may serve as irrelevant ones.
             generator: The language model.
-            cache: Where its answers are kept.
-            config: How much of a document it reads.
-            account: Costs are added to this.
+            cache: Cache of its scores.
+            config: Settings; the maximum number of tokens read from a document.
+            account: Account that costs are added to; None creates one.
 
         Raises:
-            GeneratorError: The model takes too few tokens.
+            GeneratorError: The model's token limit is too low.
         """
         if generator.limit < _SMALLEST:
             raise GeneratorError(
-                f"{generator.name} takes {generator.limit} tokens, at least {_SMALLEST} are needed and some hundreds "
-                "make sense. Serve it with a higher --max-model-len, or take another model."
+                f"{generator.name} takes {generator.limit} tokens; at least {_SMALLEST} are needed, and some hundreds "
+                "are recommended. Serve it with a higher --max-model-len, or use another model."
             )
         self.name = generator.name
         self.account = account if account is not None else Account()
@@ -78,30 +78,30 @@ class LanguageModelScorer:
         self._lengths = np.array([len(text) for text in documents], dtype=np.int64)
         self._digests: dict[int, bytes] = {}
         self._model: ModelRecord | None = cache.latest(generator.name)
-        self._sure = False  # whether the model was seen to be the one that was stored
+        self._sure = False  # whether the model is confirmed to be the one in the cache
         self._unanswered: set[bytes] = set()
         self._remembered: OrderedDict[str, list[int]] = OrderedDict()
 
     def gains(
         self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent
     ) -> NDArray[np.float32]:
-        """Gain of each probe's target from its candidates; see `LikelihoodScorer.gains`.
+        """Compute the gain of each probe's target from its candidates; see `LikelihoodScorer.gains`.
 
-        Differences below three times the model's noise are levelled. What was answered stays stored whatever happens.
+        Gains that differ by less than three times the model's noise become equal. Scores so far stay cached on errors.
 
         Raises:
-            GeneratorError: The model is lost, or has no likelihood for a tenth of what was asked.
+            GeneratorError: The model is lost, or has no likelihood for a tenth of the pairs.
         """
         rows = np.concatenate([candidates, self._irrelevant(probes, candidates)], axis=1)
         out = np.empty(candidates.shape, dtype=np.float32)
-        # Probes with the same target lie together, so that no pair is asked for twice.
+        # Probes with the same target are adjacent, so that no pair is scored twice.
         order = sorted(range(len(probes)), key=lambda row: (probes[row].target, probes[row].kind))
         missing = self._fill(order, probes, rows, out)
         unmeasured = self._model is None or self._model.floor is None
         if len(order) and (missing or unmeasured) and not self._sure:
             known, self._model, self._sure = self._model, identify(self._generator, self._cache), True
             if known is not None and known.id != self._model.id:
-                logger.warning("%s is another model than when its scores were stored: scoring anew", self.name)
+                logger.warning("%s is not the model whose scores are cached: scoring again", self.name)
                 missing = self._fill(order, probes, rows, out)
         if missing:
             self._ask(missing, probes, rows, progress)
@@ -116,17 +116,17 @@ class LanguageModelScorer:
         return level(out, FLOORS * self.account.floor)
 
     def time(self, probes: Sequence[Probe], candidates: NDArray[np.int64], progress: Progress = silent) -> float:
-        """Tokens a second of asking for a few pairs, whose answers are kept. Raises GeneratorError."""
+        """Measure tokens per second on a few pairs, whose scores are cached. Raises GeneratorError."""
         self._model, self._sure = identify(self._generator, self._cache), True
         self._ask(range(len(probes)), probes, candidates, progress)
         return self._model.rate or 1.0
 
-    # what is there --------------------------------------------------------------------------------
+    # cached scores --------------------------------------------------------------------------------
 
     def _fill(
         self, order: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64], out: NDArray[np.float32]
     ) -> list[int]:
-        """Compute the gains of probes whose answers are all here. Returns the other probes."""
+        """Compute the gains of probes whose scores are all cached. Returns the other probes."""
         missing: list[int] = []
         for start in range(0, len(order), _BLOCK):
             block = order[start : start + _BLOCK]
@@ -140,12 +140,12 @@ class LanguageModelScorer:
         return missing
 
     def _keys(self, probe: Probe, rows: NDArray[np.int64]) -> list[bytes]:
-        """Key of a probe's answer to each of some documents: model, wording, query, target, what is read, document."""
+        """Cache keys of a probe and some documents: model, template, query, target, token limits, document."""
         if self._model is None:
             return [b""] * len(rows)
         made = template(probe)
-        asked = probe.text if "{query}" in made.tail else ""
-        head = digest(f"{self.name}#{self._model.id}", made.name, asked, probe.target, f"{self._room}/{self._limit}")
+        query = probe.text if "{query}" in made.tail else ""
+        head = digest(f"{self.name}#{self._model.id}", made.name, query, probe.target, f"{self._room}/{self._limit}")
         return [head + self._digest(row) for row in rows.tolist()]
 
     def _digest(self, row: int) -> bytes:
@@ -155,7 +155,7 @@ class LanguageModelScorer:
         return found
 
     def _irrelevant(self, probes: Sequence[Probe], candidates: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Random documents that are no candidates, of those drawn the nearest in length to the candidates, (P, 2)."""
+        """Random documents that are not candidates: of those drawn, the nearest to the candidates in length, (P, 2)."""
         out = np.empty((len(probes), IRRELEVANT), dtype=np.int64)
         for row, probe in enumerate(probes):
             random = np.random.default_rng(int.from_bytes(digest(probe.id)[:8], "big"))
@@ -166,7 +166,7 @@ class LanguageModelScorer:
             out[row] = free[np.argsort(np.abs(self._lengths[free] - length), kind="stable")[:IRRELEVANT]]
         return out
 
-    # asking ---------------------------------------------------------------------------------------
+    # scoring --------------------------------------------------------------------------------------
 
     def _ask(
         self, missing: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64], progress: Progress
@@ -199,9 +199,9 @@ class LanguageModelScorer:
     def _wanted(
         self, missing: Sequence[int], probes: Sequence[Probe], rows: NDArray[np.int64]
     ) -> Iterator[tuple[bytes, int, int]]:
-        """Key, probe and document of each answer that is not here, each once."""
+        """Key, probe and document of each score that is not cached, each once."""
         target: str | None = None
-        seen: set[bytes] = set()  # of the present target: no other has the same keys
+        seen: set[bytes] = set()  # keys of the current target; no other target has the same ones
         for start in range(0, len(missing), _BLOCK):
             fresh: dict[bytes, tuple[int, int]] = {}
             for row in missing[start : start + _BLOCK]:
@@ -221,7 +221,7 @@ class LanguageModelScorer:
         rows: NDArray[np.int64],
         flying: dict[int, tuple[bytes, int]],
     ) -> Iterator[Pair]:
-        """Pairs as the generator takes them; in `flying` the key and the tokens of each."""
+        """Pairs, as the generator consumes them; records the key and token count of each in `flying`."""
         position = 0
         wanted = self._wanted(missing, probes, rows)
         while few := list(itertools.islice(wanted, _TOGETHER)):
@@ -258,9 +258,9 @@ class LanguageModelScorer:
     # noise ----------------------------------------------------------------------------------------
 
     def _noise(self, probes: Sequence[Probe], rows: NDArray[np.int64]) -> float:
-        """Root mean square difference between two answers of the model to the same 200 pairs, nats per token.
+        """Root mean square difference between two scores of the same 200 pairs, nats per token.
 
-        Measured once for a model: answers move with what else is in a batch, most of all in bfloat16.
+        It is measured once per model: scores vary with the other texts in a batch, most of all in bfloat16.
         """
         if self._model is None:
             return 0.0

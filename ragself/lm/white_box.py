@@ -1,7 +1,7 @@
-"""A causal language model seen from inside: how its tokens attend is decided here, and a gradient comes back.
+"""White-box access to a causal language model: replaces its attention function and returns gradients.
 
-Nothing of the model is patched: a function is registered with transformers' attention interface, and is in use only
-within `WhiteBox.attending`. It is told nothing of masks; whoever decides how to attend knows what may be seen.
+The model is not patched: a function is registered with transformers' attention interface and is active only within
+`WhiteBox.attending`. It receives no mask; the attention function must know which tokens are visible.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from ragself.errors import GeneratorError
 from ragself.schema import Account
 
 Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
-"""Layer; queries (B, H, T, d); keys and values (B, H, T, d) of the same tokens; scale. Gives (B, H, T, d)."""
+"""Layer; queries (B, H, T, d); keys and values (B, H, T, d) of the same tokens; scale. Returns (B, H, T, d)."""
 
 NAME = "ragself"
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-_TOKENS = 24  # of the text that the model is tried with
-_CLOSE = {torch.float32: 1e-4}  # log-likelihoods that count as equal; of half precision numbers, a tenth
+_TOKENS = 24  # length of the text that the model is tested with
+_CLOSE = {torch.float32: 1e-4}  # relative difference of probabilities that counts as equal; 0.1 in half precision
 
-_attending: ContextVar[tuple[Attend, set[int]]] = ContextVar("attending")  # and the layers that did
+_attending: ContextVar[tuple[Attend, set[int]]] = ContextVar("attending")  # with the layers that used it
 
 
 class WhiteBox:
-    """A frozen model whose attention can be decided.
+    """A frozen model whose attention function can be replaced.
 
     Attributes:
-        layers: Their number.
-        heads: Their number in each layer.
-        limit: Tokens that it sees at once.
-        device: Where it is.
-        account: Takes the tokens that are read.
+        layers: Number of layers.
+        heads: Number of attention heads per layer.
+        limit: Maximum number of tokens that the model attends to.
+        device: Device of the model.
+        account: Account that the tokens read are added to.
     """
 
     def __init__(self, model: Any, name: str, limit: int, account: Account | None = None) -> None:
-        """Try it: with attention as it is, it must say what it says without us.
+        """Test the model: with plain softmax attention, its output must equal that of its own attention.
 
         Args:
             model: A causal language model of transformers.
-            name: To call it by in errors.
-            limit: Tokens that may be asked of it at once.
-            account: Takes the tokens that are read; None begins one.
+            name: Name of the model in error messages.
+            limit: Maximum number of tokens per text.
+            account: Account that the tokens read are added to; None creates one.
 
         Raises:
-            GeneratorError: It does not attend through transformers' interface, or in a way that is more than softmax of
-                products of queries and keys.
+            GeneratorError: The model does not use transformers' attention interface, or its attention is more than a
+                softmax of products of queries and keys.
         """
         self.model, self.account = model, account or Account()
         settings = model.config.get_text_config()
@@ -68,11 +68,11 @@ class WhiteBox:
 
         Args:
             ids: (B, T) int64.
-            attend: Decides how these tokens attend.
-            positions: (B, T) or (1, T) int64 places of the tokens in their texts; None begins at 0.
+            attend: Attention function of these tokens.
+            positions: (B, T) or (1, T) int64 positions of the tokens in their texts; None counts from 0.
 
         Returns:
-            (B, T, hidden), with a gradient to whatever `attend` brings in.
+            (B, T, hidden), with a gradient to the tensors that `attend` uses.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -83,10 +83,10 @@ class WhiteBox:
         return states
 
     def alone(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of texts as the model reads each by itself: of each layer (B, H, T, d).
+        """Keys and values of texts that the model reads separately: for each layer (B, H, T, d).
 
         Args:
-            ids: (B, T) int64, padded at the right.
+            ids: (B, T) int64, padded on the right.
         """
         keys, values = [torch.empty(0)] * self.layers, [torch.empty(0)] * self.layers
 
@@ -98,10 +98,10 @@ class WhiteBox:
         return keys, values
 
     def nll(self, states: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-        """Mean of -log p over the tokens that count, (B,) float32, nats per token.
+        """Mean of -log p over the counted tokens, (B,) float32, nats per token.
 
         Args:
-            states: (B, T, hidden), of the tokens before the targets.
+            states: (B, T, hidden), hidden states of the tokens before the targets.
             targets: (B, T) int64.
             counted: (B, T) True where a target counts; at least one in each row.
         """
@@ -112,7 +112,7 @@ class WhiteBox:
         return sums / counted.sum(dim=1)
 
     def learning(self, rank: int, seed: int) -> tuple[WhiteBox, dict[str, nn.Parameter]]:
-        """A copy in the memory of the same weights, with LoRA in its linear modules; and what of it is trained."""
+        """A copy that shares the weights and has LoRA in its linear modules; and its trainable parameters."""
         from peft import LoraConfig, inject_adapter_in_model
 
         shared = {id(weight): weight for weight in self.model.parameters()}
@@ -129,7 +129,7 @@ class WhiteBox:
 
     @contextmanager
     def attending(self, attend: Attend) -> Iterator[set[int]]:
-        """Have the model attend so, in this thread; gives the layers that did."""
+        """Replace the model's attention function in this thread; yields the layers that used it."""
         before = self.model.config._attn_implementation
         self.model.set_attn_implementation(NAME)
         seen: set[int] = set()
@@ -152,25 +152,25 @@ class WhiteBox:
                 with self.attending(causal) as seen:
                     found = self.model(input_ids=ids, use_cache=False).logits.float().log_softmax(dim=-1)
             except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-                reason = f"cannot attend as told ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+                reason = f"cannot use ragself's attention ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
                 raise GeneratorError(_refusal(name, reason)) from error
         if seen != set(range(self.layers)):
-            raise GeneratorError(_refusal(name, f"attends as told in {len(seen)} of its {self.layers} layers"))
+            raise GeneratorError(_refusal(name, f"uses ragself's attention in {len(seen)} of its {self.layers} layers"))
         apart = float((found - expected).exp().sub(1).abs().max())
         if not apart <= _CLOSE.get(self.model.dtype, 1e-1):
-            reason = f"attends in a way of its own (probabilities differ by {apart:.1%} when softmax attends instead)"
+            reason = f"needs its own attention (probabilities differ by {apart:.1%} with plain softmax attention)"
             raise GeneratorError(_refusal(name, reason))
 
 
 def causal(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attend to the tokens before, as a language model does. Padding at the right does no harm."""
+    """Causal attention: each token attends to itself and earlier ones. Padding on the right has no effect."""
     return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
 
 
 def _register() -> None:
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, _attention)  # no mask is registered: the model then makes none
+    AttentionInterface.register(NAME, _attention)  # without a registered mask function, the model creates no mask
 
 
 def _attention(
@@ -197,6 +197,6 @@ def _attention(
 
 def _refusal(name: str, reason: str) -> str:
     return (
-        f"{name} {reason}: the objectives dream and revela cannot be learned with it. Expected a model such as Llama, "
+        f"{name} {reason}: the objectives dream and revela cannot train with it. Expected a model such as Llama, "
         "Qwen2, Qwen3, Mistral or GPT-NeoX (Pythia); or leave train.objective at distill."
     )

@@ -1,4 +1,4 @@
-"""How far a pass is, in a file, so that it can be seen from outside while it runs."""
+"""Progress of a running pass in a file, for other processes to read."""
 
 from __future__ import annotations
 
@@ -20,41 +20,44 @@ _EVERY = 0.5  # seconds
 
 @contextmanager
 def shown_progress(directory: Path, started: str, progress: Progress, note: Callable[[], None]) -> Iterator[Progress]:
-    """Tell progress, and write it down a few times a second, until this ends.
+    """Report progress and write it to the file, a few times a second.
 
     Args:
-        directory: Of the knowledge base.
-        started: Who or what started the pass.
-        progress: Told of each stage.
-        note: Called as often as it is written down.
+        directory: Folder of the knowledge base.
+        started: Person or program that started the pass.
+        progress: Called with each stage, steps done and total.
+        note: Called after each write.
+
+    Yields:
+        Function to call with each stage, steps done and total.
     """
     path = directory / _FILE
     about = {"pid": os.getpid(), "started": started, "since": time.time()}
     written, stage_began, current = 0.0, time.time(), ""
 
-    def told(stage: str, done: int, total: int) -> None:
+    def report(stage: str, done: int, total: int) -> None:
         nonlocal written, stage_began, current
         if stage != current:
             stage_began, current, written = time.time(), stage, 0.0
         if time.monotonic() - written > _EVERY:
             written = time.monotonic()
-            with suppress(StoreError):  # a full disk is met where it matters
+            with suppress(StoreError):  # a full disk is reported elsewhere
                 value = {**about, "stage": stage, "done": done, "total": total, "stage since": stage_began}
                 write_json(path, value, durable=False)
             note()
         progress(stage, done, total)
 
     try:
-        yield told
+        yield report
     finally:
         path.unlink(missing_ok=True)
 
 
 def seen(directory: Path) -> Mapping[str, Any] | None:
-    """How far the pass is that is running, or None where none is.
+    """Progress of the running pass; None if no pass is running.
 
-    `pid`, `started` (by whom or what), `since` (seconds since 1970) and, once it has begun, `stage`, `done`, `total`
-    and `stage since`.
+    Keys: `pid`, `started` (the person or program that started it), `since` (seconds since 1970) and, after the first
+    report, `stage`, `done`, `total` and `stage since`.
     """
     holder = ProcessLock(directory, "pass").holder()
     if holder is None:

@@ -1,4 +1,4 @@
-"""Notes what searches do, in a thread of its own: a search waits for nothing here and fails for nothing."""
+"""Records searches in a separate thread, so that recording neither delays a search nor makes it fail."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ragself.monitoring.search_log import SignalLog, bucket
 
 logger = logging.getLogger(__name__)
 
-_EVERY = 2.0  # seconds between two writes: what a kill can cost
-_ROOM = 10_000  # searches that may wait to be noted
+_EVERY = 2.0  # seconds between two writes; a kill loses at most this much
+_ROOM = 10_000  # searches that may wait in the queue
 _Noted = tuple[Sequence[str], int | None, float | None]
 
 
 class Recorder:
-    """Counts searches, and keeps their queries where there is a log for them."""
+    """Counter of searches, which also records their queries if there is a query log."""
 
     def __init__(
         self, signals: Callable[[], SignalLog], log: Callable[[], QueryLog] | None, redact: Redact | None = None
     ) -> None:
-        """Name where things go; neither file nor thread is there before the first search.
+        """Set the destinations. The first search opens the files and starts the thread.
 
         Args:
-            signals: Opens the counts, which are closed in the end.
-            log: Opens the queries, which are not; None keeps none.
-            redact: What may be kept of a query; None keeps it as it is.
+            signals: Opens the log of counts. The recorder closes it.
+            log: Opens the query log. The recorder does not close it. None records no queries.
+            redact: Returns what may be recorded of a query; None records the query as it is.
         """
         self._open_signals, self._open_log, self._redact = signals, log, redact
         self._inbox: queue.Queue[_Noted | threading.Event] = queue.Queue(_ROOM)
@@ -44,22 +44,22 @@ class Recorder:
         self._told: set[str] = set()
 
     def note(self, queries: Sequence[str], version: int | None, seconds: float | None) -> None:
-        """Note one search.
+        """Record one search.
 
         Args:
-            queries: What was looked for.
-            version: That answered, or should have; None keeps it out of the counts.
-            seconds: How long it took; None where it failed.
+            queries: Texts that were searched for.
+            version: Number of the version that answered or should have answered; None does not count the search.
+            seconds: Duration of the search; None if it failed.
         """
         if self._thread is None:
             self._start()
-        with suppress(queue.Full):  # rather unnoted than slow
+        with suppress(queue.Full):  # losing a record is better than a slow search
             self._inbox.put_nowait((queries if self._open_log else (), version, seconds))
         if self._inbox.qsize() > _ROOM / 2:
             self._wake.set()
 
     def flush(self, timeout: float = 10.0) -> None:
-        """Wait until everything up to now is written."""
+        """Wait until all searches up to now are written, or the timeout has passed."""
         if self._thread is not None and self._thread.is_alive():
             written = threading.Event()
             with suppress(queue.Full):
@@ -68,7 +68,7 @@ class Recorder:
                 written.wait(timeout)
 
     def close(self) -> None:
-        """Write what is left. Safe to call twice."""
+        """Write what is pending and stop the thread. Safe to call twice."""
         self.flush()
         self._closing.set()
         self._wake.set()
@@ -79,7 +79,7 @@ class Recorder:
     def _start(self) -> None:
         with self._turn:
             if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._run, daemon=True, name="ragself notes searches")
+                self._thread = threading.Thread(target=self._run, daemon=True, name="ragself search recorder")
                 self._thread.start()
                 atexit.register(self.close)
 
@@ -96,10 +96,10 @@ class Recorder:
                         signals.add(searches)
                     if queries and self._open_log:
                         self._open_log().add(queries)
-                except StoreError as error:  # a full disk: nothing that searching depends on
-                    self._tell(f"searches are not noted: {error}")
+                except StoreError as error:  # such as a full disk, which does not affect searches
+                    self._tell(f"searches are not recorded: {error}")
                 except Exception as error:  # its message may quote a query
-                    self._tell(f"searches are not noted: {type(error).__name__}")
+                    self._tell(f"searches are not recorded: {type(error).__name__}")
                 for event in waiting:
                     event.set()
         finally:
@@ -127,11 +127,11 @@ class Recorder:
     def _kept(self, text: str) -> str | None:
         try:
             kept = text if self._redact is None else self._redact(text)
-        except Exception as error:  # the user's own function; its message may quote the query
-            self._tell(f"a query is not remembered, as redacting it raised {type(error).__name__}")
+        except Exception as error:  # from the user's function; its message may quote the query
+            self._tell(f"a query is not recorded: redacting it raised {type(error).__name__}")
             return None
         if kept is not None and not isinstance(kept, str):
-            self._tell(f"a query is not remembered, as redacting it gave a {type(kept).__name__}, expected a str")
+            self._tell(f"a query is not recorded: redacting it gave a {type(kept).__name__}, expected a str or None")
             return None
         return kept if kept is None or encodable(kept) else None
 

@@ -1,4 +1,4 @@
-"""How searching went and what passes took, by quarter of an hour: counts, errors and times, never a text."""
+"""Statistics of searches and cost of passes, per quarter of an hour: counts, errors and times, never a text."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ CREATE TABLE IF NOT EXISTS passes (quarter INTEGER PRIMARY KEY, cpu REAL NOT NUL
 _QUARTER = 900.0  # seconds
 _FAILED = -1  # the bucket of searches that raised an error
 _FINEST = 1e-4  # seconds; upper end of bucket 0
-_STEP = 1.1  # of one bucket's upper end to the next's: times are known to 10 %
+_STEP = 1.1  # ratio of the upper ends of two neighbouring buckets: times are accurate to 10 %
 _KEPT = 90 * 96  # quarters of an hour
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """How searching one version went.
+    """Search statistics of one version.
 
     Attributes:
-        searches: How many there were, failed ones included.
-        failed: How many raised an error that was not the caller's fault.
-        p50: Median time in seconds, nan without a search.
-        p95: Time in seconds that 95 % stay below, nan without a search.
+        searches: Number of searches, failed ones included.
+        failed: Number of searches that raised an error other than the caller's mistake.
+        p50: Median time in seconds; nan without a search.
+        p95: 95th percentile of the time in seconds; nan without a search.
     """
 
     searches: int
@@ -44,23 +44,23 @@ class Signals:
 
 
 def bucket(seconds: float) -> int:
-    """The bucket that a time falls into."""
+    """Number of the bucket that holds a time in seconds."""
     return max(math.ceil(math.log(max(seconds, _FINEST) / _FINEST) / math.log(_STEP)), 0)
 
 
 class SignalLog:
-    """What is remembered of all searches and passes, by whichever process."""
+    """Statistics of the searches and passes of all processes."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises StoreError where that is impossible."""
+        """Open or create the file. Raises StoreError if that is impossible."""
         self._db = Database(path, _SCHEMA, durable=False)
 
     def add(self, searches: Counter[tuple[int, int | None]], now: float | None = None) -> None:
         """Count searches.
 
         Args:
-            searches: How many by version and bucket; a bucket of None is an error.
-            now: Seconds since 1970; None takes the clock.
+            searches: Number of searches by version and bucket; a bucket of None means a failed search.
+            now: Seconds since 1970; None means the current time.
         """
         quarter = int((time.time() if now is None else now) // _QUARTER)
         rows = [
@@ -75,7 +75,7 @@ class SignalLog:
             db.execute("DELETE FROM searches WHERE quarter < ?", (quarter - _KEPT,))
 
     def of(self, version: int, since: float = 0.0, until: float = math.inf) -> Signals:
-        """How searching a version went in a time, seconds since 1970, in whole quarters of an hour."""
+        """Search statistics of a version from `since` to `until`, seconds since 1970, in whole quarters of an hour."""
         end = 2**62 if math.isinf(until) else int(until // _QUARTER)
         with self._db.read() as db:
             rows = db.execute(
@@ -88,12 +88,12 @@ class SignalLog:
         return Signals(sum(counts.values()) + failed, failed, _quantile(counts, 0.5), _quantile(counts, 0.95))
 
     def spend(self, cpu: float, tokens: int, now: float | None = None) -> None:
-        """Add to what passes have taken.
+        """Add to the cost of passes.
 
         Args:
             cpu: Seconds of processor time.
-            tokens: That a language model has read.
-            now: Seconds since 1970; None takes the clock.
+            tokens: Number of tokens that a language model read.
+            now: Seconds since 1970; None means the current time.
         """
         quarter = int((time.time() if now is None else now) // _QUARTER)
         with self._db.write() as db:
@@ -105,7 +105,7 @@ class SignalLog:
             db.execute("DELETE FROM passes WHERE quarter < ?", (quarter - _KEPT,))
 
     def spent(self, since: float, until: float) -> tuple[float, int]:
-        """Seconds of processor time and tokens that passes took in a time, in whole quarters of an hour."""
+        """Seconds of processor time and tokens that passes used in a period, in whole quarters of an hour."""
         with self._db.read() as db:
             row = db.execute(
                 "SELECT total(cpu), coalesce(sum(tokens), 0) FROM passes WHERE quarter BETWEEN ? AND ?",

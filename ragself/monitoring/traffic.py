@@ -1,4 +1,4 @@
-"""What users ask and how it goes: measured, counted, and remembered where that is wanted."""
+"""Measures and counts searches, and records their queries if the settings ask for it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ragself.telemetry import duration, errors, span
 
 
 class Traffic:
-    """The searches of a knowledge base, whichever process they are asked in."""
+    """The searches of a knowledge base, in all processes."""
 
     def __init__(self, directory: Path, settings: QueriesConfig) -> None:
-        """Name the files; nothing is opened yet. Raises ConfigError where the redaction is no function."""
+        """Set the files, without opening them. Raises ConfigError if the redaction is not a function."""
         redact = redaction(settings.redact) if settings.log else None
         self._path, self._settings = directory / "queries.db", settings
         self._log: QueryLog | None = None
@@ -31,16 +31,16 @@ class Traffic:
     def asking(
         self, queries: Sequence[str], open: Callable[[], int], live: Callable[[], int]
     ) -> Iterator[Callable[[int], None]]:
-        """Measure one search, and note it.
+        """Measure and record one search.
 
         Args:
-            queries: What is looked for.
-            open: Number of the version that answers, below 0 while none is open: such a search opens it and loads the
-                model, so that its time says nothing of the version and is not counted.
-            live: Number of the version that should answer, to which a failure is put down.
+            queries: Texts to search for.
+            open: Returns the number of the open version, below 0 if none is open. In that case the search first opens
+                a version and loads the model; its time does not describe the version and is not counted.
+            live: Returns the number of the version that should answer; a failure is counted for it.
 
         Yields:
-            What is to be called with the number of the version that has answered.
+            Function to call with the number of the version that answered.
         """
         version, began, cold = -1, time.perf_counter(), open() < 0
 
@@ -51,11 +51,11 @@ class Traffic:
         try:
             with span("ragself.search"):
                 yield answered
-        except InputError:  # the caller's own
+        except InputError:  # the caller's mistake
             raise
         except Exception:
             errors.add(1)
-            with suppress(StoreError):  # which is live cannot be read
+            with suppress(StoreError):  # the live version cannot be read
                 self._recorder.note((), live(), None)
             raise
         seconds = time.perf_counter() - began
@@ -63,36 +63,36 @@ class Traffic:
         duration.record(seconds, {"version": version})
 
     def asked(self, first_after: float = 0.0) -> dict[str, int]:
-        """How often each query was asked that is remembered, as of `QueryLog.asked`."""
+        """Number of searches for each recorded query, as in `QueryLog.asked`."""
         log = self._written()
         return {} if log is None else log.asked(first_after=first_after)
 
     @property
     def total(self) -> int:
-        """How many were ever remembered, also those that are forgotten."""
+        """Number of queries ever recorded, deleted ones included."""
         log = self._written()
         return 0 if log is None else log.total
 
     def forget(self, matching: str | None, before: float | None, first: Callable[[list[str]], object]) -> None:
-        """Forget queries, as of `QueryLog.forget`."""
+        """Delete recorded queries, as in `QueryLog.forget`."""
         log = self._written()
         if log is not None:
             log.forget(matching=matching, before=before, first=first)
 
     def purge(self, first: Callable[[list[str]], object]) -> None:
-        """Remove queries that are too old or too many, as of `QueryLog.purge`."""
+        """Delete queries that are too old or too many, as in `QueryLog.purge`."""
         log = self._written()
         if log is not None:
             log.purge(first=first)
 
     def close(self) -> None:
-        """Write what is left. Safe to call twice."""
+        """Write what is pending. Safe to call twice."""
         self._recorder.close()
         if self._log is not None:
             self._log.close()
 
     def _written(self) -> QueryLog | None:
-        """The log with everything in it; None where nothing was ever remembered."""
+        """The log with all pending queries written; None if nothing was ever recorded."""
         self._recorder.flush()
         return self._open() if self._path.exists() else None
 

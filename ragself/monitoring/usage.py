@@ -1,4 +1,4 @@
-"""What a process takes for learning, written down as it goes: a kill must not make a pass look cheap."""
+"""Records the cost of a pass while it runs, so that the cost of a killed pass is not lost."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from ragself.schema import Account
 
 @contextmanager
 def spending(directory: Path, account: Account) -> Iterator[Callable[[], None]]:
-    """Note what this process takes from now on, whenever what is yielded is called and when this ends.
+    """Record the processor time and tokens that this process uses from now on.
 
     Args:
-        directory: Of the knowledge base.
-        account: What the language model costs.
+        directory: Folder of the knowledge base.
+        account: Account of the language model's cost.
+
+    Yields:
+        Function that writes what was used since the last call. It is also called at the end.
     """
     cpu, tokens = time.process_time(), account.tokens + account.inside
 
     def note() -> None:
         nonlocal cpu, tokens
         taken, read = time.process_time(), account.tokens + account.inside
-        with suppress(StoreError), closing(SignalLog(directory / SIGNALS)) as log:  # a full disk is met elsewhere
+        with suppress(StoreError), closing(SignalLog(directory / SIGNALS)) as log:  # a full disk is reported elsewhere
             log.spend(taken - cpu, read - tokens)
             cpu, tokens = taken, read
 
@@ -33,3 +36,18 @@ def spending(directory: Path, account: Account) -> Iterator[Callable[[], None]]:
         yield note
     finally:
         note()
+
+
+def usage(directory: Path, within: float) -> tuple[float, int]:
+    """Cost of recent passes, including those that failed, were stopped or were killed.
+
+    Args:
+        directory: Folder of the knowledge base.
+        within: Seconds up to now.
+
+    Returns:
+        Seconds of processor time, and tokens that a language model read.
+    """
+    now = time.time()
+    with closing(SignalLog(directory / SIGNALS)) as log:
+        return log.spent(now - within, now)

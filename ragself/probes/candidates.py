@@ -1,4 +1,4 @@
-"""Candidates: the documents that a probe is studied with, those that search would rank and a few random ones."""
+"""Selection of candidate documents for each probe: nearest by vector, best by words, and a few random ones."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def gather(
 
     Args:
         vectors: (P, dimension) vectors of the probes in the live version.
-        queries: The P probes, analysed.
+        queries: The P probes, analysed against the corpus.
         documents: (N, dimension) vectors of the documents in the live version.
         corpus: The same N documents, in the same rows.
-        weights: Of words in the live version.
-        config: How many of each.
-        seed: Of the random ones.
-        progress: Receives the number of probes done.
+        weights: Lexical weights of the live version.
+        config: Number of candidates of each kind.
+        seed: Seed for the random candidates.
+        progress: Called with the number of probes done.
 
     Returns:
-        (P, K) int64 rows of the corpus, distinct in each row; K is the sum of the three, at most N.
+        (P, K) int64 rows of the corpus, distinct in each row; K is the sum of the three numbers, at most N.
     """
     rng = np.random.default_rng(seed)
     size = len(documents)
@@ -52,7 +52,7 @@ def gather(
             chosen = dict.fromkeys(near.tolist())
             if config.lexical:
                 chosen.update(dict.fromkeys(query.candidates(corpus, weights, config.lexical).tolist()))
-            while len(chosen) < width:  # duplicates are made up for with random documents
+            while len(chosen) < width:  # random documents replace duplicates
                 draw = rng.integers(0, size, size=2 * (width - len(chosen)))
                 chosen.update(dict.fromkeys(draw.tolist()))
                 if len(chosen) < width and width == size:

@@ -1,4 +1,4 @@
-"""What one pass knows of its probes: candidates, likelihood gains, and where their own source lies."""
+"""The dataset of one pass: probes with their candidates, likelihood gains and source documents."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ragself.probes.targets import TAU
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
-_RUN = 13  # words in a row that nobody writes twice by chance
-_ALIKE = 1e-6  # scores that differ by no more are the same, computed in another order
-_NEAR = 0.8  # word overlap from which a candidate counts as a copy of the probe's source
+_RUN = 13  # length in words of a shared run that cannot be chance
+_ALIKE = 1e-6  # scores that differ by no more are equal: the order of computation explains the difference
+_NEAR = 0.8  # minimum word overlap at which a candidate counts as a copy of the probe's source
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Probes against a corpus. Rows N and above of the documents are passages: sources without the probe's target.
+    """Probes and a corpus. Rows N and above of the documents are passages: source chunks without the probe's target.
 
     Attributes:
         probes: P probes.
@@ -43,19 +43,20 @@ class Dataset:
         size: N.
         documents: (N + M, base) float32 base vectors.
         queries: (P, base) float32 base vectors.
-        words: Of the probes and the documents.
-        candidates: (P, K) int64 rows of `texts`: what search would rank, and random ones.
+        words: Words of the probes and the documents.
+        candidates: (P, K) int64 rows of `texts`: those that search would rank, and random ones.
         matches: Lexical scores of the candidates.
         leaks: (P, K) True where a candidate would leak the target: the source of the probe, or a copy of it.
-        gains: (P, K) float32, nats per token; -inf where the candidate leaks, or is none of those that the language
-            model is asked about; nan for a probe that it was not asked about. Of a candidate that repeats what users
-            ask, the least.
+        gains: (P, K) float32 likelihood gain, nats per token; -inf where the candidate leaks or the language model
+            does not score it; nan for a probe that the language model does not score. A candidate with query stuffing
+            has the probe's lowest gain.
         positive: (P,) int64 row of the document that a known-item probe should find: its source, or the
             passage that is its source without the target; -1 for traffic.
         source: (P,) int64 row of the chunk that a probe was made from; -1 for traffic.
-        lengths: (P,) int64 words of the target.
-        overlap: (P,) float32 share of a known-item probe's words, by rarity, that its positive holds; nan for traffic.
-        echoes: Rows of the documents that repeat several queries, word for word, (any,) int64.
+        lengths: (P,) int64 number of words in the target.
+        overlap: (P,) float32 share of a known-item probe's words, weighted by rarity, that its positive holds; nan for
+            traffic.
+        stuffed: (any,) int64 rows of the documents with query stuffing: they repeat several queries word for word.
     """
 
     probes: tuple[Probe, ...]
@@ -76,7 +77,7 @@ class Dataset:
 
     @cached_property
     def judged(self) -> tuple[NDArray[np.bool_], Mapping[str, int]]:
-        """(P,) True where the teacher has something to say; and how many of the probes are not, by reason."""
+        """(P,) True where the gains are usable; and the number of scored probes where they are not, by reason."""
         return judge_probes(self.gains)
 
     def rows(self, split: str, kinds: Sequence[str] | None = None) -> NDArray[np.int64]:
@@ -85,16 +86,16 @@ class Dataset:
         return np.array(chosen, dtype=np.int64)
 
     def depth(self, k: int) -> int:
-        """Ranks that the utility of a ranking counts: k, but an eighth of the candidates at most.
+        """Depth at which the utility of a ranking is computed: k, but at most an eighth of the scored candidates.
 
-        Among few candidates nearly all of the teacher's mass is in the first ten of any ranking.
+        With few candidates, the top ten of any ranking hold nearly all of the teacher's mass.
         """
         scored = int(np.isfinite(self.gains).sum(axis=1).max(initial=0))
         return min(k, max(scored // 8, 1))
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """(P,) float32, how much each probe counts."""
+        """(P,) float32 weight of each probe."""
         return np.array([probe.weight for probe in self.probes], dtype=np.float32)
 
     @property
@@ -104,30 +105,30 @@ class Dataset:
 
     @cached_property
     def cosines(self) -> NDArray[np.float32]:
-        """(P, K) float32, cosine of base vectors of each probe and candidate."""
+        """(P, K) float32 cosine of the base vectors of each probe and candidate."""
         return self._cosines(self.candidates, self.queries, self.documents)
 
     @cached_property
     def floor(self) -> NDArray[np.float32]:
-        """(P, K) float32, scores of the untrained ranking."""
+        """(P, K) float32 scores of the untrained ranking."""
         return self.cosines + self._lexical(Weights())
 
     def scores(self, rows: NDArray[np.int64], ranking: Ranking) -> NDArray[np.float32]:
-        """Scores of the candidates of some probes in a ranking, (len(rows), K) float32."""
+        """(len(rows), K) float32 scores of the candidates of some probes in a ranking."""
         adapter, cosines = ranking.adapter, self.cosines[rows]
         if adapter is not None:
             used, place = np.unique(self.candidates[rows], return_inverse=True)
-            asked = adapter.queries(self.queries[rows], [self.probes[row].text for row in rows])
-            found = adapter.documents(self.documents[used], [self.texts[row] for row in used])
-            cosines = self._cosines(place.reshape(cosines.shape), asked, found)
+            queries = adapter.queries(self.queries[rows], [self.probes[row].text for row in rows])
+            documents = adapter.documents(self.documents[used], [self.texts[row] for row in used])
+            cosines = self._cosines(place.reshape(cosines.shape), queries, documents)
         return np.asarray(cosines + self._lexical(ranking.weights)[rows], dtype=np.float32)
 
     def ranks(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Rank of the document that known-item probes should find, (len(rows),) int64, 1 is best.
+        """(len(rows),) int64 rank of the document that each known-item probe should find; 1 is best.
 
         Args:
-            rows: Known-item probes.
-            scores: (len(rows), K) of their candidates. What would leak the target is passed over.
+            rows: Rows of known-item probes.
+            scores: (len(rows), K) scores of their candidates. Candidates that leak the target are ignored.
         """
         own = (self.candidates[rows] == self.positive[rows][:, None]).argmax(axis=1)
         wanted = np.take_along_axis(scores, own[:, None], axis=1)
@@ -157,18 +158,18 @@ def build_dataset(
     progress: Progress = silent,
     asked: TeacherConfig | None = None,
 ) -> Dataset:
-    """Choose candidates for each probe and ask the language model about them.
+    """Choose candidates for each probe and score them with the language model.
 
     Args:
-        probes: To study.
+        probes: Probes of the dataset.
         chunks: The corpus.
         base: Base vectors.
-        live: What the live version ranks by: what it would rank are candidates.
-        scorer: Makes a scorer of documents and the number of those that are the corpus.
+        live: Ranking of the live version, which chooses the candidates.
+        scorer: Makes a scorer from documents and the number of those that belong to the corpus.
         config: Numbers of candidates.
-        seed: Of random candidates.
-        progress: Told of each stage.
-        asked: Numbers of the candidates that the language model is asked about; None: all of them.
+        seed: Seed for the random candidates.
+        progress: Called with each stage, the number done and the total.
+        asked: Numbers of the candidates that the language model scores; None scores all of them.
     """
     texts = [chunk.text for chunk in chunks]
     row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
@@ -207,8 +208,8 @@ def build_dataset(
         [p for p in probes if p.scored], found[scored, :scored_width], progress
     )
     gains[leaks & scored[:, None]] = -np.inf
-    echoed = stuffed(probes, everything, found)
-    _humble(gains, np.isin(found, echoed))
+    stuffed_rows = stuffed(probes, everything, found)
+    _humble(gains, np.isin(found, stuffed_rows))
     held = Words(analysed, View((*corpus.parts, *View.of(passages).parts)), unit(base))
     return Dataset(
         probes=tuple(probes),
@@ -225,36 +226,36 @@ def build_dataset(
         source=source,
         lengths=np.array([len(words(p.target)) for p in probes], dtype=np.int64),
         overlap=overlap,
-        stuffed=echoed,
+        stuffed=stuffed_rows,
     )
 
 
 def _include(found: NDArray[np.int64], positive: NDArray[np.int64], place: int) -> None:
-    """Have every known-item probe meet its own passage, in a place at or before `place`."""
+    """Make the positive of every known-item probe one of its candidates, at column `place` or before."""
     for row in np.flatnonzero((positive >= 0) & ~(found[:, : place + 1] == positive[:, None]).any(axis=1)).tolist():
-        found[row, found[row] == positive[row]] = found[row, place]  # a row holds no document twice
+        found[row, found[row] == positive[row]] = found[row, place]  # keeps the documents of a row distinct
         found[row, place] = positive[row]
 
 
 def _joined(first: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The candidates of `first`, (P, n), and then those of `rest`, (P, K), that are not among them, (P, K)."""
+    """(P, K) candidates: those of `first`, (P, n), then those of `rest`, (P, K), that `first` does not hold."""
     out = rest.copy()
     for row, (some, more) in enumerate(zip(first.tolist(), rest.tolist(), strict=True)):
         out[row] = list(dict.fromkeys([*some, *more]))[: rest.shape[1]]
     return out
 
 
-def _humble(gains: NDArray[np.float32], echoed: NDArray[np.bool_]) -> None:
-    """Give candidates that echo the queries the least gain of each probe, so that whoever ranks them first loses."""
+def _humble(gains: NDArray[np.float32], stuffing: NDArray[np.bool_]) -> None:
+    """Give candidates with query stuffing the lowest gain of each probe, so that ranking them first is penalised."""
     least = np.where(np.isfinite(gains), gains, np.inf).min(axis=1, initial=np.inf)
-    gains[echoed & np.isfinite(gains)] = np.broadcast_to(least[:, None], gains.shape)[echoed & np.isfinite(gains)]
+    gains[stuffing & np.isfinite(gains)] = np.broadcast_to(least[:, None], gains.shape)[stuffing & np.isfinite(gains)]
 
 
 def without(text: str, probe: Probe) -> str:
-    """The source's text with the probe taken out: what can be asked of it without copying.
+    """The source's text without the probe's text, so that the probe cannot be found by copying.
 
-    It goes wherever it occurs, a title with the marks of a heading: what is still there need not be found. The text
-    is returned as it is where the probe does not occur in it, or is all of it.
+    Every occurrence is removed, with heading marks around it. The text is returned unchanged if the probe does not
+    occur in it or is all of it.
     """
     pattern = re.compile(rf"^[#\s]*{re.escape(probe.text)}[#\s]*$\n?|{re.escape(probe.text)}", re.MULTILINE)
     rest = pattern.sub("", text).strip()
@@ -269,7 +270,7 @@ def _compare_words(
     positive: NDArray[np.int64],
     found: NDArray[np.int64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Which candidates (P, K) hold a known-item probe because they are its source or a copy; and `Dataset.overlap`."""
+    """`Dataset.leaks`, the candidates that are the source of a known-item probe or a copy of it; `Dataset.overlap`."""
     leaks = np.zeros(found.shape, dtype=np.bool_)
     overlap = np.full(len(probes), np.nan, dtype=np.float32)
     known = np.flatnonzero(source >= 0).tolist()
@@ -280,23 +281,23 @@ def _compare_words(
     counts = vocabulary.counts(tokenised)
     rarity = np.log((size + 1) / (vocabulary.frequency + 1)).astype(np.float32)
     queries = [set(words(probes[row].text)) for row in known]
-    asked = vocabulary.counts([sorted(query) for query in queries])
+    query_counts = vocabulary.counts([sorted(query) for query in queries])
     strange = [sum(word not in vocabulary.index for word in query) * np.log(size + 1) for query in queries]
     for at, row in enumerate(known):
-        query, near, held = asked[at], found[row], counts[positive[row]]
-        if probes[row].kind != "question":  # whose words are not the document's: there is nothing to copy
+        query, near, held = query_counts[at], found[row], counts[positive[row]]
+        if probes[row].kind != "question":  # a question uses words of its own: there is nothing to copy
             copies = jaccard(counts[source[row]], counts[near])[0] >= _NEAR
             if probes[row].kind == "title":
                 copies &= np.array([probes[row].text in texts[document] for document in near])
             copies |= _quotes(words(probes[row].target), [tokenised[document] for document in near])
-            leaks[row] = copies & (near < size)  # passages are made to be safe
+            leaks[row] = copies & (near < size)  # passages do not hold the target
         shared = np.isin(query.indices, held.indices)
         overlap[row] = rarity[query.indices[shared]].sum() / max(rarity[query.indices].sum() + strange[at], 1e-9)
     return leaks, overlap
 
 
 def _quotes(target: Sequence[str], documents: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """Which documents share a run of words with a target, so long that it is copied; (len(documents),)."""
+    """(len(documents),) True for documents that share a run of `_RUN` words with a target: they copy it."""
     runs = [f" {' '.join(target[start : start + _RUN])} " for start in range(len(target) - _RUN + 1)]
     if not runs:
         return np.zeros(len(documents), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Texts that say the same: what must not be split apart, and what would leak a probe's target."""
+"""Near-duplicate texts: they stay in one split, and as candidates they would leak a probe's target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def jaccard(one: csr_matrix, many: csr_matrix) -> NDArray[np.float32]:
         many: (m, V) word counts.
 
     Returns:
-        (n, m) float32: shared words divided by all words, 0 to 1.
+        (n, m) float32 Jaccard overlap, 0 to 1: shared words divided by all words.
     """
     a, b = one.sign(), many.sign()
     shared = np.asarray((a @ b.T).todense(), dtype=np.float32)
@@ -27,7 +27,7 @@ def jaccard(one: csr_matrix, many: csr_matrix) -> NDArray[np.float32]:
 
 
 def groups(counts: csr_matrix, threshold: float) -> NDArray[np.int32]:
-    """Label texts so that those with a word overlap of at least `threshold`, chains included, share a label.
+    """Label texts so that those with a word overlap of at least `threshold`, directly or by a chain, share a label.
 
     Args:
         counts: (n, V) word counts.
@@ -39,7 +39,7 @@ def groups(counts: csr_matrix, threshold: float) -> NDArray[np.int32]:
     present = counts.sign().tocsr()
     sizes = np.asarray(present.sum(axis=1)).ravel()
     rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for start in range(0, present.shape[0], _BLOCK):  # all pairs at once would take memory with their square
+    for start in range(0, present.shape[0], _BLOCK):  # all pairs at once would need quadratic memory
         shared = (present[start : start + _BLOCK] @ present.T).tocoo()
         union = sizes[start + shared.row] + sizes[shared.col] - shared.data
         close = shared.data >= threshold * np.maximum(union, 1.0)

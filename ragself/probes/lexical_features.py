@@ -1,4 +1,4 @@
-"""The lexical part of the ranking law for probes and documents: constants, and what single words contribute."""
+"""Lexical features of the ranking law for probes and documents: fixed scores, and contributions of single words."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ FloatArray = NDArray[np.float32]
 class Block:
     """Lexical scores of n queries with m documents each, in units of the encoder's cosines.
 
+    For the symbols u, s, L, B, a and b see `ragself.lexical.law`.
+
     Attributes:
         language_model: (n, m) float32, u s L with all word weights 1.
         bm25: (n, m) float32, u s B.
-        row, column, term: (e,) int64, entries to which a word contributes: query, document, and row of the word.
-        gain: (e,) float32, the contribution to u s L of that word with weight 1.
+        row, column, term: (e,) int64, entries to which a word contributes: query, document and row of the word.
+        gain: (e,) float32, contribution of that word to u s L at weight 1.
     """
 
     language_model: FloatArray
@@ -38,10 +40,10 @@ class Block:
 
     @classmethod
     def of(cls, matches: Sequence[Match], scales: FloatArray, terms: Sequence[Rows]) -> Block:
-        """Put together the matches of n queries with as many documents each.
+        """Build a block from the matches of n queries, each with the same number of documents.
 
         Args:
-            matches: n of them.
+            matches: Matches of the n queries.
             scales: (n,) u s of each query.
             terms: Rows of each query's words.
         """
@@ -63,7 +65,7 @@ class Block:
         )
 
     def take(self, rows: Rows) -> Block:
-        """Those of some queries, in the order of `rows`."""
+        """The block of some queries, in the order of `rows`."""
         bounds = np.searchsorted(self.row, np.arange(len(self.language_model) + 1))
         spans = [np.arange(bounds[row], bounds[row + 1]) for row in rows.tolist()]
         entries = np.concatenate([np.empty(0, np.int64), *spans])
@@ -78,10 +80,10 @@ class Block:
         )
 
     def scores(self, weights: Weights, log_weight: FloatArray) -> FloatArray:
-        """U s (a L + b B), (n, m) float32.
+        """(n, m) float32 scores: u s (a L + b B).
 
         Args:
-            weights: a and b.
+            weights: Lexical weights, of which a and b are used.
             log_weight: (V,) logarithms of the weights of the words.
         """
         learned = self.language_model
@@ -96,9 +98,9 @@ class Words:
     """The words of P queries and N documents.
 
     Attributes:
-        queries: P, analysed against the corpus.
-        documents: N, in the rows of their places.
-        unit: u, of the encoder.
+        queries: P queries, analysed against the corpus.
+        documents: N documents.
+        unit: Unit u of the encoder.
     """
 
     queries: Sequence[Query]
@@ -107,25 +109,25 @@ class Words:
 
     @cached_property
     def terms(self) -> list[str]:
-        """V distinct known words of the queries, in ascending order of their keys."""
+        """V distinct words of the queries that the corpus holds, in ascending order of their keys."""
         distinct = list({term for query in self.queries for term in query.terms})
         return [distinct[row] for row in np.argsort(term_keys(distinct), kind="stable").tolist()]
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
-        """(V,) their keys."""
+        """(V,) uint64 keys of the terms."""
         return term_keys(self.terms)
 
     def log_weight(self, weights: Weights) -> FloatArray:
-        """Logarithms of the words' weights, (V,)."""
+        """(V,) float32 logarithms of the weights of the terms."""
         return np.log(weights.of(self.terms))
 
     def listed(self, candidates: Rows, out: NDArray[np.bool_] | None = None) -> Block:
-        """Every query with its own candidates.
+        """Match every query with its own candidates.
 
         Args:
             candidates: (P, K) rows of the documents.
-            out: (P, K) True for candidates that do not count for how far a query singles documents out.
+            out: (P, K) True for candidates that s, how far a query singles documents out, ignores; None ignores none.
         """
         matches, scales = [], np.ones(len(self.queries), np.float32)
         for number, query in enumerate(self.queries):
@@ -136,11 +138,11 @@ class Words:
         return Block.of(matches, scales, [self._rows(query) for query in self.queries])
 
     def crossed(self, rows: Rows, used: Rows) -> Block:
-        """Some queries with the same documents each. How far they single documents out is not known, so it is 1.
+        """Match some queries with the same documents each. s is unknown for them and therefore 1.
 
         Args:
-            rows: n of the queries.
-            used: m of the documents.
+            rows: Rows of n queries.
+            used: Rows of m documents.
         """
         some = [self.queries[row] for row in rows.tolist()]
         scales = np.full(len(some), self.unit, np.float32)

@@ -1,4 +1,4 @@
-"""Probes: texts that stand for what users ask, made from what is at hand and split by document."""
+"""Builds probes, texts that stand for user queries, from queries, questions and chunks, and splits them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ragself.probes.duplicates import groups
 from ragself.probes.questions import Question
 from ragself.schema import Chunk, Probe, ProbeKind, Split
 
-_SAME = 0.8  # word overlap from which two queries count as one
+_SAME = 0.8  # minimum word overlap at which two queries go into the same split
 _JUDGES = "more known items than probes.known_items"
 _STRICT: tuple[Split, ...] = ("confirm", "select", "train")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n{2,}")
-_EACH = 3  # spans of a chunk, at most
-_PIECES = 12  # sentences and lines of a chunk that are looked at
-_FEWEST, _REST, _LONGEST = 4, 8, 60  # words of a span at least, of the rest at least, of a span at most
-_CUT = 8  # words that are asked of a text without sentences
-_PROSE = 0.9  # share of letters and spaces
+_EACH = 3  # maximum number of spans per chunk
+_PIECES = 12  # maximum number of sentences or paragraphs of a chunk to examine
+_FEWEST, _REST, _LONGEST = 4, 8, 60  # words: minimum of a span, minimum of the rest of its chunk, maximum of a span
+_CUT = 8  # maximum length in words of a span from a text without sentences
+_PROSE = 0.9  # minimum share of letters and spaces in prose
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Probes:
     """The probes of one pass.
 
     Attributes:
-        probes: In a reproducible order.
-        dropped: How many texts were not taken, by reason.
+        probes: The probes in a reproducible order.
+        dropped: Number of dropped texts, by reason.
     """
 
     probes: tuple[Probe, ...]
@@ -53,19 +53,21 @@ def make(
     limit: int | None = None,
     need: int = 0,
 ) -> Probes:
-    """Make probes from the user's queries, from questions written about chunks, and from the chunks themselves.
+    """Make probes from user queries, from questions written about chunks, and from the chunks themselves.
 
-    What users ask teaches best (measured): with enough of it nothing else is trained on, and the others only judge.
+    User queries are the best training data (measured). If there are enough, only they are used for training, and the
+    other kinds only for evaluation.
 
     Args:
         chunks: The corpus.
-        queries: What users asked, any number, without labels, as often as it was asked; or how often each was.
-        config: How many of each kind at most.
-        seed: Decides which are taken where there are more.
-        questions: Written by a language model.
-        limit: Probes that a language model is asked about, thinned out evenly; None means any number. Held-out known
-            items beyond it are kept: that they are found costs no likelihood.
-        need: Queries of users in the confirm split with which no likelihood of known items is needed there.
+        queries: Texts that users searched for, unlabelled and with repetitions; or the count of each text.
+        config: Maximum numbers of each kind.
+        seed: Seed for sampling where there are more.
+        questions: Questions that a language model wrote.
+        limit: Maximum number of probes that a language model scores, sampled evenly; None means any number. Held-out
+            known items beyond it stay unscored: their rank needs no likelihood.
+        need: Minimum number of scored user queries in the confirm split. With fewer, or with 0, known items there are
+            scored, too.
     """
     rng = np.random.default_rng(seed)
     dropped: Counter[str] = Counter()
@@ -79,12 +81,12 @@ def make(
     titles_to_train_on = questions_to_train_on + sum(probe.split == "train" for probe in titles)
     spans = [
         span for span in _spans(chunks, config.known_items, held_out=False) if span.split != "train"
-    ]  # spans only judge
+    ]  # spans are for evaluation only
     held = sum(probe.split == "confirm" for probe in [*traffic, *written, *titles, *spans])
     enough = queries_to_train_on < config.min_train <= queries_to_train_on + titles_to_train_on
     if enough and held >= need:
         titles = _sample(titles, config.titles, rng, "more titles than probes.titles", dropped)
-    else:  # no title is trained on, so that all may judge
+    else:  # no title is trained on, so that all can be held out
         half = max(config.known_items - sum(probe.split != "train" for probe in written), 0) // 2
         titles = _sample(_titles(chunks, Counter(), held_out=True), half, rng, _JUDGES, dropped)
         spans = _spans(chunks, config.known_items, held_out=True)
@@ -97,13 +99,13 @@ def _traffic(
     queries: Counter[str], config: ProbesConfig, rng: np.random.Generator, dropped: Counter[str]
 ) -> list[Probe]:
     distinct: dict[str, str] = {}
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for query, times in queries.items():
         text = " ".join(query.split())
         key = " ".join(words(text))
         if key:
             distinct.setdefault(key, text)
-            asked[key] += times
+            counts[key] += times
         else:
             dropped["query without a word"] += times
     taken = set(_take(sorted(distinct), config.traffic, rng, "more queries than probes.traffic", dropped))
@@ -111,8 +113,8 @@ def _traffic(
     if not keys:
         return []
     tokenised = [key.split() for key in keys]
-    # Two wordings of one question must not lie on both sides of a split: the strictest that one of them calls for
-    # holds for all, so that what is held out once never trains, whatever else is asked later.
+    # Two wordings of one question must not be in different splits. All take the strictest split of any of them, so
+    # that a query once held out is never trained on, whatever queries follow.
     labels = groups(Vocabulary.build(tokenised).counts(tokenised), _SAME).tolist()
     strictest: dict[int, Split] = {}
     for key, label in zip(keys, labels, strict=True):
@@ -122,7 +124,7 @@ def _traffic(
         for key, label in zip(keys, labels, strict=True)
     ]
     return [
-        replace(probe, weight=float(min(asked[key], config.max_weight)))
+        replace(probe, weight=float(min(counts[key], config.max_weight)))
         for probe, key in zip(probes, keys, strict=True)
     ]
 
@@ -147,17 +149,17 @@ def _titles(chunks: Sequence[Chunk], dropped: Counter[str], *, held_out: bool) -
             dropped["title of several documents"] += len(owners)
         elif len(key.split()) < 2:
             dropped["title of fewer than two words"] += len(owners)
-        else:  # a heading's first chunk is the one it announces
+        else:  # a heading belongs to the first chunk below it
             split = _split(owners[0].source, held_out=held_out)
             probes.append(_probe("title", title, title, owners[0].id, split))
     return probes
 
 
 def _spans(chunks: Sequence[Chunk], most: int, *, held_out: bool) -> list[Probe]:
-    """Sentences of chunks, to be found in the rest of their chunk: one of each chunk, or more where chunks are few.
+    """Sentences of chunks, which the rest of their chunk should answer: one per chunk, or more if chunks are few.
 
-    They are the first sentences or lines that read as prose: of code that is comments, never signatures. Text without
-    sentences is cut after its first words.
+    They are the first sentences or lines that read as prose. In code these are comments, never signatures. Of a text
+    without sentences, the first words are taken.
     """
     each = min(max(most // max(len(chunks), 1), 1), _EACH)
     return [
@@ -168,7 +170,7 @@ def _spans(chunks: Sequence[Chunk], most: int, *, held_out: bool) -> list[Probe]
 
 
 def _sentences(body: str, most: int) -> list[str]:
-    """What can be asked of a text, at most so many."""
+    """Spans of a text, at most `most`."""
     total = len(words(body))
     pieces: list[str] = _SENTENCE.split(body, maxsplit=_PIECES)[:_PIECES]
     found: list[str] = []
@@ -185,13 +187,13 @@ def _sentences(body: str, most: int) -> list[str]:
 
 
 def _reads_as_prose(text: str) -> bool:
-    """Whether a text is words rather than code: few signs among its letters."""
+    """True if a text is prose rather than code: few characters other than letters and spaces."""
     letters = sum(character.isalpha() or character.isspace() for character in text)
     return letters >= _PROSE * len(text)
 
 
 def _body(chunk: Chunk) -> str:
-    """The text after its title, which may be there twice: from the document and from whoever loaded it."""
+    """The text after its title, which may occur twice: in the document and added by the loader."""
     body, title = chunk.text.strip(), (chunk.title or "").lstrip("# ")
     while title and (rest := body.lstrip("# \n")).startswith(title):
         body = rest.removeprefix(title).lstrip("# \n").strip()
@@ -204,7 +206,7 @@ def _probe(kind: ProbeKind, text: str, target: str, source: str | None, split: S
 
 
 def _split(group: str, *, held_out: bool) -> Split:
-    """Stable as the corpus grows: four fifths train and the rest is held out, or all of it is (`held_out`)."""
+    """The split of a group, stable as the corpus grows: train for four fifths, or for none with `held_out`."""
     digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     part = int.from_bytes(digest, "big") % 10
     if held_out:
@@ -222,16 +224,16 @@ def _sample(
 def _thin(
     probes: list[Probe], limit: int | None, need: int, rng: np.random.Generator, dropped: Counter[str]
 ) -> list[Probe]:
-    """Let at most `limit` probes be scored, the same share of each kind and split, at least one.
+    """Limit the scored probes to about `limit`: the same share of each kind and split, at least one of each.
 
-    The others are dropped, or kept as known items where they are held out and have a source.
+    The others are dropped, or kept unscored as known items if they are held out and have a source.
     """
     if limit is None:
         return probes
-    asked = [row for row, probe in enumerate(probes) if probe.split != "confirm" or probe.kind == "traffic"]
-    scored = _shared(probes, asked, limit, rng)
+    preferred = [row for row, probe in enumerate(probes) if probe.split != "confirm" or probe.kind == "traffic"]
+    scored = _shared(probes, preferred, limit, rng)
     held = sum(probes[row].kind == "traffic" and probes[row].split == "confirm" for row in scored)
-    if held < need or not need:  # too few queries to judge by: known items stand for them
+    if held < need or not need:  # too few queries for evaluation: known items stand for them
         scored = _shared(probes, range(len(probes)), limit, rng)
     out = []
     for row, probe in enumerate(probes):
@@ -253,7 +255,7 @@ def _shared(probes: Sequence[Probe], rows: Sequence[int], limit: int, rng: np.ra
 
 
 def _take(ordered: list[str], limit: int, rng: np.random.Generator, reason: str, dropped: Counter[str]) -> list[str]:
-    """At most `limit` of them in random order, and the count of the others under `reason`."""
+    """At most `limit` items in random order; the number of the others is added to `dropped` under `reason`."""
     if len(ordered) > limit:
         dropped[reason] += len(ordered) - limit
     return [ordered[row] for row in rng.permutation(len(ordered))[:limit]]

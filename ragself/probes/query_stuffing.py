@@ -1,4 +1,4 @@
-"""Documents that repeat what users ask, word for word and many times: whoever wrote them wants to be found."""
+"""Detection of query stuffing: documents that repeat many user queries word for word, so as to be found."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from ragself.corpus.words import words
 from ragself.schema import Probe
 
-SEVERAL = 3  # queries that one document repeats; of a list of questions with answers each has its own
-_LEAST = 4  # words of a query that is not repeated by chance
+SEVERAL = 3  # minimum number of queries that one document repeats; in an FAQ each answer repeats its own question only
+_LEAST = 4  # minimum number of words of a query that is not repeated by chance
 
 
 def stuffed(probes: Sequence[Probe], texts: Sequence[str], found: NDArray[np.int64]) -> NDArray[np.int64]:
     """Find the documents that hold at least `SEVERAL` of the users' queries.
 
     Args:
-        probes: P probes; those that no user asked are passed over.
+        probes: P probes; all but user queries are ignored.
         texts: Documents.
-        found: (P, K) rows of `texts`, in which each query is looked for.
+        found: (P, K) rows of `texts` that are searched for each query.
 
     Returns:
-        (n,) int64 rows of the documents, ascending.
+        (n,) int64 rows of these documents, ascending.
     """
-    asked = [(row, f" {' '.join(words(p.text))} ") for row, p in enumerate(probes) if p.kind == "traffic"]
-    asked = [(row, text) for row, text in asked if text.count(" ") > _LEAST]
+    queries = [(row, f" {' '.join(words(p.text))} ") for row, p in enumerate(probes) if p.kind == "traffic"]
+    queries = [(row, text) for row, text in queries if text.count(" ") > _LEAST]
     held: dict[int, str] = {}
     count: Counter[int] = Counter()
-    for row, text in asked:
+    for row, text in queries:
         for document in found[row].tolist():
             if document not in held:
                 held[document] = f" {' '.join(words(texts[document]))} "

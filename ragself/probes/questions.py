@@ -1,4 +1,4 @@
-"""Questions that a language model writes about chunks, and which of them are good: known items like what users ask."""
+"""Generation and filtering of questions that a language model writes about chunks: known items like user queries."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ragself.probes.duplicates import groups
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 
-LOOKALIKES = 15  # chunks most like the source that a question must tell it from
-TOP = 3  # rank by p(question | document) that the source must reach among them
-_LEAST_WORDS = 12  # of a chunk worth a question
-_SAME = 0.8  # word overlap from which two questions count as one
-_CHARACTERS = 3000  # of a chunk that are shown: a question is about one thing
-_TEMPLATE = 64  # tokens that a chat template may put around it
-_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # a template may have begun the thought
+LOOKALIKES = 15  # number of chunks most similar to the source, against which a question is checked
+TOP = 3  # worst rank by p(question | document) that the source may have among them
+_LEAST_WORDS = 12  # minimum number of words of a chunk to write a question about
+_SAME = 0.8  # minimum word overlap at which two questions count as one
+_CHARACTERS = 3000  # maximum number of characters of a chunk in the prompt: a question is about one thing
+_TEMPLATE = 64  # tokens reserved for the chat template
+_THOUGHT = re.compile(r"^.*</think>|<think>.*$", re.DOTALL)  # the chat template may hold the opening tag
 _LABEL = re.compile(r"^((question|search query|search|query|q)\s*\d*\s*[:.)]|\d{1,2}[.)]|[-•])\W*\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and the chunk that it was written about."""
+    """A question and the id of the chunk that it was written about."""
 
     text: str
     source: str
@@ -42,9 +42,9 @@ class Questions:
     """The questions of one pass.
 
     Attributes:
-        questions: That are good.
-        dropped: How many were not taken, by reason.
-        checked: How many were compared with look-alikes of their source.
+        questions: The accepted questions.
+        dropped: Number of dropped questions, by reason.
+        checked: Number of questions that were checked against look-alikes of their source.
     """
 
     questions: tuple[Question, ...] = ()
@@ -55,17 +55,17 @@ class Questions:
 def write(
     chunks: Sequence[Chunk], count: int, generator: Generator, cache: ScoreCache, progress: Progress = silent
 ) -> Questions:
-    """Let the language model write questions: one a chunk, or a question and a search where there are too few chunks.
+    """Write questions with the language model: one per chunk, or a question and a search query if chunks are too few.
 
     Args:
-        chunks: The corpus, of which chunks are taken from as many documents as there are.
-        count: How many questions to ask for.
+        chunks: The corpus. Chunks are taken from as many documents as possible.
+        count: Number of questions to request.
         generator: The language model.
-        cache: Questions written before are taken from here, new ones are kept in it.
-        progress: Told of questions.
+        cache: Store of written questions; they are read from it, and new ones are added.
+        progress: Called with the number of questions written and the total.
 
     Raises:
-        GeneratorError: The model cannot be reached. What was written is kept.
+        GeneratorError: The model cannot be reached. Questions written before that stay in the cache.
     """
     jobs = plan(chunks, count)
     written = _written(jobs, generator, cache, progress)
@@ -91,7 +91,7 @@ def write(
 
 
 def plan(chunks: Sequence[Chunk], count: int) -> list[tuple[Chunk, Writing]]:
-    """Which chunks are asked about, and how: one of each document in turn, stable as the corpus grows."""
+    """The chunks to write about, each with a kind of prompt: one per document in turn, stable as the corpus grows."""
     by_source: dict[str, list[Chunk]] = {}
     for chunk in sorted(chunks, key=lambda chunk: digest(chunk.id)):
         if len(words(chunk.text)) >= _LEAST_WORDS:
@@ -110,14 +110,14 @@ def keep_found(
     scorer: Callable[[Sequence[str], int], LikelihoodScorer],
     progress: Progress = silent,
 ) -> Questions:
-    """Keep questions whose source is among the three that make them likeliest, of the chunks most like it.
+    """Keep a question if, among the chunks most similar to its source, the source is in the top three by likelihood.
 
     Args:
         written: Questions about `chunks`.
-        chunks: The corpus, N.
-        vectors: (N, base) base vectors.
-        scorer: Makes a scorer of documents and the number of those that are the corpus.
-        progress: Told of what is scored.
+        chunks: The N chunks of the corpus.
+        vectors: (N, base) base vectors of the chunks.
+        scorer: Makes a scorer from documents and the number of those that belong to the corpus.
+        progress: Called with the number of pairs scored and the total.
     """
     if not written.questions:
         return written
@@ -144,7 +144,7 @@ def keep_found(
 def _written(
     jobs: Sequence[tuple[Chunk, Writing]], generator: Generator, cache: ScoreCache, progress: Progress
 ) -> list[str]:
-    """What the model wrote for each job, from the cache or now; empty where it wrote nothing."""
+    """The text for each job, from the cache or newly written; empty where the model wrote nothing."""
     if not jobs:
         return []
     model = cache.latest(generator.name)
@@ -176,7 +176,7 @@ def _written(
 
 
 def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> list[str]:
-    """Beginnings of documents that leave room for the instruction and for the answer."""
+    """Documents truncated so that the instruction and the answer fit into the model's context."""
     (frame,) = generator.encode([writing.chat.format(document="")])
     room = max(generator.limit - len(frame) - QUESTION_TOKENS - _TEMPLATE, 16)
     texts = [document[:_CHARACTERS] for document in documents]
@@ -185,14 +185,14 @@ def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> 
     while long:
         counts = [len(ids) for ids in generator.encode([texts[row] for row in long])]
         for row, count in zip(long, counts, strict=True):
-            if count > room:  # its beginning may take more tokens than its end: count again
+            if count > room:  # the beginning may have more tokens than the end: count again
                 texts[row] = texts[row][: int(len(texts[row]) * room / count)]
         long = [row for row, count in zip(long, counts, strict=True) if count > room]
     return texts
 
 
 def _clean(text: str, chunk: Chunk) -> tuple[str, str]:
-    """The question in what a model wrote, and why it is not taken; an empty reason means that it is."""
+    """The question in a model's output, and the reason why it is dropped; an empty reason means that it is kept."""
     lines = [line.strip() for line in _THOUGHT.sub("", text.replace("\ufffd", "")).splitlines()]
     line = next((line for line in lines if line), "")
     question = " ".join(_LABEL.sub("", line.strip("*_#>` ")).strip("\"'“”„«» *").split())

@@ -1,4 +1,4 @@
-"""The language model of one pass: a generator with what it has said before, or the words of the documents."""
+"""The scorer of one pass: a causal language model with its cached scores, or n-gram counts of the documents."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from ragself.lm.causal import CausalLM
 
 SCORES = "scores.db"
-_CHECK = LOOKALIKES + 1 + IRRELEVANT  # pairs that a question costs before it is a probe
+_CHECK = LOOKALIKES + 1 + IRRELEVANT  # pairs that checking one question costs
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What scores.
+    """The source of likelihoods in one pass, and its cost.
 
     Attributes:
-        config: Of the generator.
-        generator: The causal language model; None counts words.
-        cache: Its answers; None without one.
-        account: What it has cost so far.
+        config: Settings of the generator.
+        generator: The causal language model; None uses n-gram counts.
+        cache: Stored scores of the generator; None without one.
+        account: Cost so far.
     """
 
     config: GeneratorConfig
@@ -43,34 +43,34 @@ class Supervision:
 
     @property
     def name(self) -> str:
-        """Of the model that scores."""
+        """Name of the scoring model."""
         return self.generator.name if self.generator else "ngram"
 
     def scorer(self, documents: Sequence[str], corpus: int) -> LikelihoodScorer:
-        """A scorer of documents, the first `corpus` of which are the corpus."""
+        """A scorer of `documents`, the first `corpus` of which are the corpus."""
         if self.generator is None or self.cache is None:
             return NgramScorer(documents, corpus)
         return LanguageModelScorer(documents, corpus, self.generator, self.cache, self.config, self.account)
 
     def report(self) -> dict[str, Any]:
-        """The model, and what scoring has cost."""
+        """The model's name and the cost of scoring."""
         cost = asdict(self.account) if self.generator else {}
-        cost.pop("inside", None)  # told by `Report.objective`
+        cost.pop("inside", None)  # reported in `Report.objective`
         return {"scorer": self.name, **cost}
 
 
 @contextmanager
 def supervise(config: Config, directory: Path, account: Account | None = None) -> Iterator[Supervision]:
-    """Open the language model that the settings name, and close it.
+    """Open the language model of the settings, and close it at the end.
 
     Args:
         config: Settings.
-        directory: Of the knowledge base.
-        account: Takes what it costs; None begins one.
+        directory: Folder of the knowledge base.
+        account: Receives the cost; None creates one.
 
     Raises:
-        GeneratorError: It cannot be loaded or reached.
-        StoreError: The file of scores is damaged.
+        GeneratorError: The model cannot be loaded or reached.
+        StoreError: The score cache is damaged.
     """
     generator = open_generator(config.generator)
     if generator is None:
@@ -82,10 +82,12 @@ def supervise(config: Config, directory: Path, account: Account | None = None) -
 
 @contextmanager
 def inside(config: Config, supervision: Supervision) -> Iterator[CausalLM | None]:
-    """The language model in this process, the one that scores or the same loaded here; None where none is needed.
+    """Provide the language model in this process: the scoring model, or the same model loaded here.
+
+    Yields None if the training objective is ``distill``, which needs none.
 
     Raises:
-        GeneratorError: It cannot be loaded.
+        GeneratorError: The model cannot be loaded.
     """
     if config.train.objective == "distill":
         yield None
@@ -100,12 +102,12 @@ def inside(config: Config, supervision: Supervision) -> Iterator[CausalLM | None
 
 
 def scores_file(config: Config, directory: Path) -> Path:
-    """Where scores are kept."""
+    """Path of the score cache."""
     return config.generator.cache or directory / SCORES
 
 
 def scored(config: Config) -> TeacherConfig | None:
-    """Numbers of the candidates that a causal language model reads; None where words are counted, of all of them."""
+    """Numbers of the candidates that a causal language model scores; None for n-gram counts, which score all."""
     if not (config.generator.url or config.generator.model):
         return None
     count = config.generator.candidates
@@ -115,12 +117,12 @@ def scored(config: Config) -> TeacherConfig | None:
 
 
 def wanted_questions(config: Config) -> int:
-    """How many questions to write: checking them takes half of `generator.pairs` at most."""
+    """Number of questions to write: checking them costs at most half of `generator.pairs`."""
     return min(config.probes.questions, config.generator.pairs // (2 * _CHECK))
 
 
 def affordable(config: Config, questions: int) -> int | None:
-    """Probes that `generator.pairs` allows besides the checking of some questions; None means any number."""
+    """Maximum number of probes within `generator.pairs` after checking `questions`; None means any number."""
     if not (config.generator.url or config.generator.model):
         return None
     left = config.generator.pairs - questions * _CHECK

@@ -1,1 +1,1 @@
-"""The report: a page about what training has changed."""
+"""The report: an HTML page about the results of training."""

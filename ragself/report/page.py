@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no request, every text escaped."""
+"""Self-contained HTML page of the report: no scripts, no requests, all text escaped."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ragself.report import plots
 from ragself.report.story import Story
 
 _FOLDERS = re.compile(r"(?<![\w./])/(?!/)(?:[^\s/'\"]+/)+")
-_EVENTS = 30  # of the history that are shown
+_EVENTS = 30  # events of the history to show
 
 
 def write_page(story: Story, path: Path) -> None:
-    """Write the page, for its owner alone where it is new. Raises StoreError where that is impossible."""
+    """Write the page; only its owner may read a new file. Raises StoreError if that is impossible."""
     _write(path, html(story).encode("utf-8", "replace"))
 
 
 def write_picture(story: Story, path: Path) -> None:
-    """Write the headline as PNG. Raises StoreError where that is impossible."""
+    """Write the headline as a PNG picture. Raises StoreError if that is impossible."""
     title, lines = headline(story)
     _write(path, plots.headline(story, title, lines))
 
 
 def html(story: Story) -> str:
-    """The page."""
+    """The page as HTML."""
     environment = Environment(
-        loader=PackageLoader("ragself.cli", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("ragself.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update(
         duration=duration,
@@ -54,7 +54,7 @@ def html(story: Story) -> str:
         title=title,
         lines=lines,
         last=last,
-        verdict=last and Markup(plots.verdict(last["figures"])),  # noqa: S704  drawn here, of numbers and our own names
+        verdict=last and Markup(plots.verdict(last["figures"])),  # noqa: S704  drawn here from numbers and own names
         quality=[Markup(plots.quality(story, name)) for name in (metric, "ndcg@10") if name] if last else [],  # noqa: S704
         cost=Markup(plots.cost(story)) if story.passes else None,  # noqa: S704
         evidence=_evidence(last),
@@ -68,7 +68,7 @@ def html(story: Story) -> str:
 
 
 def headline(story: Story) -> tuple[str, list[str]]:
-    """What has come of it, in a sentence and a few lines."""
+    """Title and a few lines that sum up the results."""
     live, status = story.status.live, story.status
     promoted = [event for event in story.passes if event["event"] == "promote"]
     switches = [event for event in story.events if event["event"] in ("promote", "rollback")]
@@ -78,17 +78,17 @@ def headline(story: Story) -> tuple[str, list[str]]:
         title = f"Version {live.number} is live: {name} from {change['before']:.3f} to {change['after']:.3f}"
         first = (
             f"{change['change']:+.3f}, interval {change['low']:+.3f} to {change['high']:+.3f}, on {change['probes']} "
-            "held-out probes, against the version before it"
+            "held-out probes, compared with the previous version"
         )
     elif back is not None:
         title, first = f"The base model is live: version {back['before']} was rolled back", str(back["reason"])
     elif story.passes:
         title, first = (
-            "The base model is live: no pass has proved to be better",
+            "The base model is live: no pass found a better version",
             str(story.passes[-1]["report"]["reason"]),
         )
     else:
-        title, first = "The base model is live: nothing was learned yet", "no pass has run; ragself adapt runs one"
+        title, first = "The base model is live: nothing was trained yet", "no pass has run; ragself adapt runs one"
     second = (
         f"{counted(status.chunks, 'chunk')} of {counted(status.documents, 'document')}; "
         f"{counted(len(story.passes), 'pass')}, {len(promoted)} promoted; {_utc(story.at):%d %B %Y %H:%M} UTC"
@@ -97,7 +97,7 @@ def headline(story: Story) -> tuple[str, list[str]]:
 
 
 def without_folders(text: str) -> str:
-    """A text whose paths name no folder: the page may be sent to others.
+    """Remove the folders from all paths in a text, as the page may be sent to others.
 
     >>> without_folders("Cannot write /srv/me/kb/live.json: see http://127.0.0.1:8000/v1")
     'Cannot write …/live.json: see http://127.0.0.1:8000/v1'
@@ -115,7 +115,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def _tokens(report: Mapping[str, Any]) -> int:
-    """What a pass had a language model read, to score and to train by."""
+    """Tokens that a language model read in a pass, for scoring and for training."""
     seen = report.get("objective", {}).get("seen", {})
     return int(report["likelihood"].get("tokens", 0) + sum(facts.get("tokens", 0) for facts in seen.values()))
 
@@ -141,4 +141,4 @@ def _write(path: Path, content: bytes) -> None:
         path.touch(0o600)  # it holds queries and documents
         path.write_bytes(content)
     except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or correct the permissions.") from error

@@ -1,4 +1,4 @@
-"""The plots of the report, as SVG to stand in a page, and its headline as PNG. matplotlib draws, without a display."""
+"""Plots of the report as SVG, and its headline as PNG. matplotlib draws them without a display."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ragself.report.story import Story
 
 GAIN, KEPT, LOSS, INK, FAINT = "#0f766e", "#94a3b8", "#b91c1c", "#1e293b", "#cbd5e1"
 _STAGES = ("#0f766e", "#0ea5e9", "#6366f1", "#a855f7", "#f59e0b", "#64748b", "#334155")
-_SHOWN = 40  # passes
-_LETTERS, _LINES = 95, 4  # below the headline
-_FEWEST = 8  # that there is room for
+_SHOWN = 40  # passes to show
+_LETTERS, _LINES = 95, 4  # per line and in total, below the headline
+_FEWEST = 8  # passes that the axis has room for, at least
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -39,15 +39,15 @@ _STYLE: Any = {
 
 
 def quality(story: Story, metric: str) -> str:
-    """Change of a metric in each pass, with its interval."""
+    """Plot of the change of a metric in each pass, with its interval."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.6))
-        _changes(figure.add_axes((0.13, 0.13, 0.86, 0.85)), story, metric)  # a pass stands in one place in all of them
+        _changes(figure.add_axes((0.13, 0.13, 0.86, 0.85)), story, metric)  # a pass has the same x in all plots
         return _svg(figure, f"quality {metric}")
 
 
 def verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """What the gate saw: every metric before and after, and the interval of the change."""
+    """Plot of the change of every metric that the gate judged, with its interval."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 0.5 * len(figures) + 0.9), layout="constrained")
         axes = figure.subplots()
@@ -59,12 +59,12 @@ def verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
         axes.set_yticks(range(len(figures)), list(figures)[::-1])
         axes.set_ylim(-0.6, len(figures) - 0.4)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("change against the version before, with its interval")
+        axes.set_xlabel("change from the previous version, with its interval")
         return _svg(figure, "verdict")
 
 
 def cost(story: Story) -> str:
-    """Seconds of each stage of each pass."""
+    """Plot of the seconds of each stage of each pass."""
     passes = story.passes[-_SHOWN:]
     stages = list(dict.fromkeys(stage for event in passes for stage in event["report"]["seconds"]))
     with mpl.rc_context(_STYLE):
@@ -82,7 +82,7 @@ def cost(story: Story) -> str:
 
 
 def evidence(weight: Mapping[str, Any]) -> str:
-    """How well hard known items are found at each weight of the teacher."""
+    """Plot of the retrieval of hard known items (MRR) at each weight of the teacher."""
     found = {float(key): float(value) for key, value in weight["evidence"].items()}
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 2.2), layout="constrained")
@@ -96,7 +96,7 @@ def evidence(weight: Mapping[str, Any]) -> str:
 
 
 def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
-    """The result in one picture, PNG, for a terminal or a chat."""
+    """The result as one PNG picture, for a terminal or a chat."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 4.2), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
@@ -116,7 +116,7 @@ def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
 
 
 def main_metric(story: Story) -> str | None:
-    """The utility by which the last pass that judged anything was judged, None where there was none."""
+    """Name of the utility in the last pass that has figures; None if there is none."""
     for event in reversed(story.passes):
         for name in event["report"]["figures"]:
             if name.startswith("utility"):
@@ -142,15 +142,15 @@ def _changes(axes: Axes, story: Story, metric: str) -> None:
         axes.plot([row, row], [figures["low"], figures["high"]], color=colour, linewidth=2.5)
         axes.plot(row, figures["change"], "o", color=colour if promoted else "white", mec=colour, markersize=8, mew=2)
         if promoted:
-            label = ("↩\n" if event["version"] in back else "") + f"v{event['version']}"  # no wider than a pass has
+            label = ("↩\n" if event["version"] in back else "") + f"v{event['version']}"  # fits the width of a pass
             axes.annotate(label, (row, figures["high"]), (0, 4), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_ylabel(f"change of {metric if len(names) == 1 else metric.partition('@')[0]}")  # at several depths
+    axes.set_ylabel(f"change of {metric if len(names) == 1 else metric.partition('@')[0]}")  # depths differ
     axes.margins(y=0.25)
     _dates(axes, passes)
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two metrics are one, at whatever depth."""
+    """Whether two metrics are the same, apart from their depth."""
     return one.partition("@")[0] == other.partition("@")[0]
 
 
@@ -169,9 +169,9 @@ def _colour(figures: Mapping[str, float]) -> str:
 
 
 def _svg(figure: Figure, name: str, kind: str = "wide") -> str:
-    """The figure to stand in a page among others: no two share an id."""
+    """The figure as SVG, with ids that no other figure of the page has."""
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = re.sub(r'<g id="[^"]*">', "<g>", out.getvalue())  # all others are hashed with the salt
+    text = re.sub(r'<g id="[^"]*">', "<g>", out.getvalue())  # all other ids are hashed with the salt
     return text[text.index("<svg") :].replace("<svg ", f'<svg class="{kind}" role="img" aria-label="{name}" ', 1)

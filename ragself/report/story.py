@@ -1,4 +1,4 @@
-"""What there is to tell about a knowledge base, gathered from its history, its versions and a few queries."""
+"""Data of the report, gathered from the history, the versions and a few queries of a knowledge base."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from numpy.typing import NDArray
 
 from ragself.adapters.adapter import Adapter
 from ragself.config import ProbesConfig
-from ragself.engine.engine import Store
+from ragself.engine.version_store import VersionStore
 from ragself.knowledge_base import KnowledgeBase
 from ragself.monitoring.search_log import SIGNALS, SignalLog, Signals
 from ragself.probes.probes import make
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Status
 
-_ASKED = 300  # queries that are looked up in both versions
-_SHOWN = 8  # of them that are shown
-_DEPTH = 5  # documents that are shown of each
-_COMPARED = 10  # documents that are compared
-_BLOCK = 2000  # documents mapped at once: bounds memory, whatever the corpus
-_SNIPPET = 280  # letters of a document
-_SINCE = 7 * 86_400.0  # seconds of which searches are told
+_ASKED = 300  # queries to search for in both versions
+_SHOWN = 8  # of these queries, how many to show
+_DEPTH = 5  # documents to show for each query
+_COMPARED = 10  # documents to compare for each query
+_BLOCK = 2000  # documents mapped at once: bounds memory for any corpus
+_SNIPPET = 280  # characters of a document to show
+_SINCE = 7 * 86_400.0  # seconds up to now whose searches are reported
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A document in one of the two lists of a query.
+    """A document in one of the two result lists of a query.
 
     Attributes:
         title: Its title or source.
         text: Its beginning.
-        rank: In this list, 1 is first.
-        other: In the other list, None beyond the compared ones.
+        rank: Rank in this list, from 1.
+        other: Rank in the other list; None if it is not among the compared documents there.
     """
 
     title: str
@@ -51,10 +51,10 @@ class Changed:
     """A query whose results changed.
 
     Attributes:
-        query: The query.
-        kind: Where it comes from, as of `Probe`.
-        overlap: Share of the first documents that both versions have.
-        before, after: The first documents of each.
+        query: Text of the query.
+        kind: Origin of the query, as in `Probe`.
+        overlap: Share of the first documents that both versions return.
+        before, after: The first documents of each version.
     """
 
     query: str
@@ -66,20 +66,21 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that the page tells.
+    """Content of the report.
 
     Attributes:
-        name: Of the knowledge base's folder, without the path.
-        status: What it holds.
-        remembered: How many distinct queries are remembered.
+        name: Name of the knowledge base's folder, without the path.
+        status: Contents of the knowledge base.
+        remembered: Number of distinct recorded queries.
         passes: Events of passes, oldest first, each with its ``report``.
         events: The whole history, oldest first.
-        compared: Numbers of the versions whose results are compared, the earlier first; None where there is one only.
+        compared: Numbers of the two versions whose results are compared, the earlier first; None if there is
+            only one version.
         changed: Queries whose results changed most.
-        unchanged: Share of the queries looked up whose first documents are the same.
-        asked: How many queries were looked up.
-        searches: How searching went lately, by version.
-        at: When it was gathered, seconds since 1970.
+        unchanged: Share of the compared queries whose first documents are the same.
+        asked: Number of compared queries.
+        searches: Recent search statistics, by version.
+        at: Time of gathering, seconds since 1970.
     """
 
     name: str
@@ -96,12 +97,12 @@ class Story:
 
 
 def gather(kb: KnowledgeBase, progress: Progress = silent) -> Story:
-    """Read what there is, and look up some queries in the live version and the one before it.
+    """Gather the content of the report. Searches for some queries in the live version and the one before it.
 
     Raises:
-        EncoderError: The embedding model cannot be loaded, which looking up needs.
+        EncoderError: The embedding model, which these searches need, cannot be loaded.
     """
-    store, status, events = kb.store(), kb.status(), kb.history()
+    store, status, events = kb.engine.store, kb.status(), kb.history()
     compared = _compared(store, status)
     remembered = kb.asked()
     changed: list[Changed] = []
@@ -122,7 +123,7 @@ def gather(kb: KnowledgeBase, progress: Progress = silent) -> Story:
     )
 
 
-def _compared(store: Store, status: Status) -> tuple[int, int] | None:
+def _compared(store: VersionStore, status: Status) -> tuple[int, int] | None:
     live, before = status.live.number, store.registry.before()
     before = 0 if before is None else before
     return None if live == before else (before, live)
@@ -136,8 +137,10 @@ def _searches(kb: KnowledgeBase, status: Status) -> dict[int, Signals]:
     return {number: signals for number, signals in found.items() if signals.searches}
 
 
-def _look_up(store: Store, asked: Mapping[str, int], versions: tuple[int, int], progress: Progress) -> list[Changed]:
-    """Queries in both versions by exact search, those that changed most first."""
+def _look_up(
+    store: VersionStore, asked: Mapping[str, int], versions: tuple[int, int], progress: Progress
+) -> list[Changed]:
+    """Results of queries in both versions by exact search, most changed first."""
     chunks = store.journal.chunks()
     if not chunks:
         return []
@@ -159,18 +162,18 @@ def _look_up(store: Store, asked: Mapping[str, int], versions: tuple[int, int], 
 
 
 def _first(
-    store: Store, chunks: Sequence[Chunk], queries: list[str], adapter: Adapter | None, progress: Progress
+    store: VersionStore, chunks: Sequence[Chunk], queries: list[str], adapter: Adapter | None, progress: Progress
 ) -> NDArray[np.int64]:
-    """Rows of the nearest documents of each query, (queries, compared) at most, nearest first."""
+    """Rows of the nearest documents of each query, nearest first, (queries, compared) at most."""
     texts = [chunk.text for chunk in chunks]
     base = store.base.documents(texts, progress)
-    asked = store.base.queries(queries, progress)
-    asked = asked if adapter is None else adapter.queries(asked, queries)
+    query_vectors = store.base.queries(queries, progress)
+    query_vectors = query_vectors if adapter is None else adapter.queries(query_vectors, queries)
     scores = np.empty((len(queries), len(texts)), dtype=np.float32)
     for start in range(0, len(texts), _BLOCK):
         block = slice(start, start + _BLOCK)
         vectors = base[block] if adapter is None else adapter.documents(base[block], texts[block])
-        scores[:, block] = asked @ vectors.T
+        scores[:, block] = query_vectors @ vectors.T
     return np.asarray(np.argsort(-scores, axis=1, kind="stable")[:, :_COMPARED])
 
 

@@ -1,1 +1,1 @@
-"""Training of adapters and of the weights of words."""
+"""Training of adapters and of word weights."""

@@ -1,4 +1,4 @@
-"""The candidates for the next version: rankings that were trained in different ways."""
+"""Candidates for the next version: rankings trained in different ways."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from ragself.training.distillation import Probed
     from ragself.training.lm_loss import LmTrainer
 
-ORDER = ("weights", "residual", "lora")  # each may start from what those before it have learned
+ORDER = ("weights", "residual", "lora")  # of training: a kind may build on the kinds before it
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingContext:
-    """What training the encoder itself needs.
+    """Inputs for training the encoder itself.
 
     Attributes:
-        base: The encoder, and where its vectors are.
-        inner: The ranking that LoRA is trained under; its adapter is None or a residual.
-        state: A file to go on from where training was killed.
-        backprop: What lowers a language model's loss; None distils its likelihoods.
+        base: The encoder with its base vectors.
+        inner: Ranking that LoRA is trained under; its adapter is None or a residual.
+        state: File from which a killed training resumes.
+        backprop: Trainer that minimises a language model's loss; None distils its likelihoods.
     """
 
     base: BaseVectors
@@ -43,7 +43,7 @@ class TrainingContext:
 
 
 def inner(trained: Mapping[str, Ranking]) -> Ranking:
-    """What LoRA is trained under: the last of the others, or nothing that was learned."""
+    """Ranking that LoRA is trained under: the last one trained of the other kinds, or the untrained one."""
     return next((trained[kind] for kind in ("residual", "weights") if kind in trained), Ranking())
 
 
@@ -56,27 +56,27 @@ def train_candidate(
     progress: Progress = silent,
     context: TrainingContext | None = None,
 ) -> Ranking:
-    """Train a ranking of a kind.
+    """Train a ranking of one kind.
 
     Args:
         kind: ``weights``, ``residual`` or ``lora``.
-        study: The probes and what the teacher knows of them.
-        rows: Which of them to train on.
-        weight: The teacher's.
+        dataset: Probes with the teacher's evidence.
+        rows: Rows of the probes to train on.
+        weight: Weight of the likelihood gain in the teacher's targets.
         config: Steps and seed.
-        progress: Told of steps.
-        bench: What ``lora`` and objectives that backpropagate need besides; others do without.
+        progress: Called with the stage, steps done and total.
+        context: Further inputs for ``lora`` and for objectives that backpropagate; other kinds need None.
 
     Raises:
         EncoderError: The encoder has no module for LoRA.
-        GeneratorError: The objective cannot be learned with the language model.
+        GeneratorError: The objective does not work with the language model.
     """
     if context is not None and context.backprop is not None:
         return context.backprop.train(kind, context.inner, context.state)
     if kind == "lora":
         assert context is not None
         return _tuned(dataset, rows, weight, config, context, progress)
-    from ragself.training.trainer import VectorData, VectorSettings, train  # loads torch, which only training needs
+    from ragself.training.trainer import VectorData, VectorSettings, train  # imports torch, which only training needs
 
     data = VectorData(
         dataset.queries[rows],
@@ -95,7 +95,7 @@ def train_candidate(
 
 
 def target(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
-    """The teacher's law over the candidates of some probes, (len(rows), K) float32."""
+    """Teacher's distribution over the candidates of some probes, (len(rows), K) float32."""
     return law(dataset.gains[rows], dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau)
 
 
@@ -110,7 +110,7 @@ def _tuned(
     from ragself.training.distillation import LoraData, LoraSettings
     from ragself.training.lora_trainer import train_lora
 
-    kinds = sorted({dataset.probes[row].kind for row in rows})  # of others it learns nothing, and would seem to stand
+    kinds = sorted({dataset.probes[row].kind for row in rows})  # probes of other kinds would show no gain
     held = dataset.rows("select", kinds)
     held = held[dataset.judged[0][held]]
     used, inverse = np.unique(dataset.candidates[np.concatenate([rows, held])], return_inverse=True)
@@ -121,7 +121,7 @@ def _tuned(
         [dataset.texts[row] for row in used],
         dataset.documents[used],
     )
-    batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as twenty without
+    batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as 20 without
     settings = LoraSettings(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
     learned = train_lora(data, context.base.encoder, context.inner.adapter, settings, context.state, progress)
     return Ranking(learned.lora.bound(context.base, progress), context.inner.weights)
@@ -130,7 +130,7 @@ def _tuned(
 def _probed(
     dataset: Dataset, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float, inner: Ranking
 ) -> Probed:
-    """Probes with the teacher's law: the one place where it is decided what LoRA learns towards."""
+    """Probes with the teacher's distribution. The training target of LoRA is defined here alone."""
     from ragself.training.distillation import Probed
 
     texts = [dataset.probes[row].text for row in rows]

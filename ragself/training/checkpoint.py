@@ -1,4 +1,4 @@
-"""How far training is, on disk: safetensors written in one step, so that a killed run goes on with the same bits."""
+"""Checkpoints of training: safetensors replaced atomically, so that a killed run resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors under the key of what they belong to, replacing the file in one step.
+    """Write tensors with the key of their run, replacing the file atomically.
 
     Raises:
         StoreError: The disk is full or the folder cannot be written.
@@ -33,26 +33,26 @@ def write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     except (SafetensorError, OSError) as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or fix the permissions.") from error
 
 
 def read(path: Path, key: str) -> dict[str, Tensor]:
-    """What was written under that key; nothing where the file is missing, damaged or of another key."""
+    """Read the tensors written with a key; none if the file is missing, damaged or has another key."""
     if not path.exists():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get(_KEY) != key:
-                logger.info("%s is of another run; training begins anew", path)
+                logger.info("%s belongs to another run; training starts over", path)
                 return {}
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, OSError) as error:
-        logger.warning("%s cannot be read (%s); training begins anew", path, error)
+        logger.warning("%s cannot be read (%s); training starts over", path, error)
         return {}
 
 
 def moments(optimiser: torch.optim.AdamW, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """What the optimiser remembers of each weight, as ``NAME/exp_avg`` and so on; nothing before its first step."""
+    """State of the optimiser for each weight, as ``NAME/exp_avg`` and so on; empty before its first step."""
     return {
         f"{name}/{part}": optimiser.state[weight][part]
         for name, weight in weights.items()
@@ -62,7 +62,7 @@ def moments(optimiser: torch.optim.AdamW, weights: Mapping[str, nn.Parameter]) -
 
 
 def restore(optimiser: torch.optim.AdamW, weights: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> None:
-    """Give the optimiser back what `moments` took."""
+    """Restore the state of the optimiser from the result of `moments`."""
     for name, weight in weights.items():
         if f"{name}/step" in saved:
             optimiser.state[weight] = {part: saved[f"{name}/{part}"].clone() for part in _MOMENTS}

@@ -1,7 +1,7 @@
-"""What LoRA learns from, how, and the student whose loss it lowers.
+"""Distillation into LoRA: training data, settings, and the student with its loss.
 
-Queries alone are read in a step where documents keep their vectors, which are cached; with both sides a few candidates
-of each probe are read, too.
+With side ``query`` a step encodes queries only, and documents keep their cached vectors. With ``both`` it also encodes
+a few candidates of each probe.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from ragself.training.token_reader import BUDGET, Reader
 
 FloatArray = NDArray[np.float32]
 Rows = NDArray[np.int64]
-_TAUS = tuple(TAU * 2.0 ** (step / 4) for step in range(-12, 21))  # temperatures to begin with
-_WATCHED = 32  # held-out probes whose candidates are read where documents are, too
+_TAUS = tuple(TAU * 2.0 ** (step / 4) for step in range(-12, 21))  # initial temperatures to try
+_WATCHED = 32  # held-out probes to evaluate if documents are encoded
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Probes of one split, and what the teacher says of their candidates.
+    """Probes of one split, with the teacher's distribution over their candidates.
 
     Attributes:
-        texts: P probes.
+        texts: Texts of P probes.
         queries: (P, base) float32 base vectors.
         candidates: (P, K) int64 rows of the documents.
-        target: (P, K) float32 the teacher's law: rows sum to 1, or to 0 where every candidate is out.
-        leaks: (P, K) True where a candidate would leak the target: it is neither pulled nor pushed.
-        weights: (P,) float32, how much each probe counts.
-        lexical: (P, K) float32 lexical scores of the candidates, which stay as they are.
+        target: (P, K) float32 teacher's distribution: rows sum to 1, or to 0 where every candidate is excluded.
+        leaks: (P, K) True where a candidate would leak the target: it is excluded from the loss.
+        weights: (P,) float32 weight of each probe.
+        lexical: (P, K) float32 lexical scores of the candidates, which are not trained.
     """
 
     texts: Sequence[str]
@@ -54,12 +54,12 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class LoraData:
-    """What there is to learn from.
+    """Training data.
 
     Attributes:
-        train: Probes to learn from; P must be at least 1.
-        held: Probes to tell by when to stop; none trains to the end.
-        texts: N documents that are a candidate of any probe.
+        train: Probes to train on; P must be at least 1.
+        held: Held-out probes for early stopping; without any, training runs to the end.
+        texts: Texts of the N documents that are a candidate of any probe.
         documents: (N, base) float32 base vectors.
     """
 
@@ -71,19 +71,19 @@ class LoraData:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """How it is learned.
+    """Settings of the training of LoRA.
 
     Attributes:
-        sides: Whose texts are encoded anew.
-        steps: Of the optimiser, at most.
-        rank: Of LoRA.
-        batch: Probes a step.
-        candidates: Of each probe that are read in a step where documents are.
+        sides: Side or sides whose texts are encoded with LoRA.
+        steps: Maximum number of optimiser steps.
+        rank: Rank of LoRA.
+        batch: Probes per step.
+        candidates: Candidates of each probe that a step encodes, if documents are encoded.
         anchor: Weight of the squared distance to the base vectors.
         rate, rate_tau: Learning rates of LoRA and the temperature.
-        every: Steps between two looks at the held-out probes.
-        patience: Looks without a gain after which it stops.
-        seed: Of initialisation and order.
+        every: Steps between two evaluations on the held-out probes.
+        patience: Evaluations without a gain after which training stops.
+        seed: Seed of initialisation and order.
     """
 
     sides: Sides = "query"
@@ -100,12 +100,12 @@ class LoraSettings:
 
     @property
     def alpha(self) -> float:
-        """Of the scale alpha / rank."""
+        """Numerator of the scale alpha / rank."""
         return 2.0 * self.rank
 
 
 class LoraStudent:
-    """The encoder in training, the temperature, and the vectors of documents that stay as they are."""
+    """The encoder in training, its temperature, and the fixed vectors of documents."""
 
     def __init__(self, data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> None:
         self.data, self.settings = data, settings
@@ -120,7 +120,7 @@ class LoraStudent:
         self.weights = {**self.reader.weights, "log_tau": self.log_tau}
 
     def _temperature(self) -> float:
-        """The one that lies closest to the teacher before anything is learned, so that LoRA need not make up for it."""
+        """Temperature closest to the teacher before training, so that LoRA need not compensate for it."""
         split = self.data.train
         queries = under(self.inner, torch.from_numpy(split.queries))
         pairs = zip(queries, torch.from_numpy(split.candidates), strict=True)
@@ -135,7 +135,7 @@ class LoraStudent:
         return float(min(_TAUS, key=cross_entropy))
 
     def groups(self, split: Probed, rows: Rows, columns: Rows) -> Iterator[Rows]:
-        """Positions in `rows` whose gradient fits into memory at once: like lengths together."""
+        """Positions in `rows` whose gradients fit into memory together, grouped by length."""
         cost = self.asked[id(split)].lengths[rows]
         if self.searched is not None:
             cost = cost + self.searched.lengths[np.take_along_axis(split.candidates[rows], columns, axis=1)].sum(axis=1)
@@ -147,12 +147,12 @@ class LoraStudent:
                 start = at
 
     def loss(self, split: Probed, rows: Rows, columns: Rows) -> tuple[Tensor, Tensor]:
-        """KL divergence of each probe, (n,), and how far the vectors that were read have moved, a scalar.
+        """KL divergence of each probe, (n,), and squared distance of the new vectors to the base vectors, a scalar.
 
         Args:
-            split: Which probes.
-            rows: n of them.
-            columns: (n, k) which of their candidates.
+            split: Probes of one split.
+            rows: n rows of the split.
+            columns: (n, k) columns of their candidates.
         """
         data = self.data
         found = np.take_along_axis(split.candidates[rows], columns, axis=1)
@@ -175,7 +175,7 @@ class LoraStudent:
         return (target * (torch.log(target + 1e-12) - logs)).sum(dim=1), moved
 
     def columns(self, split: Probed, rows: Rows, random: np.random.Generator) -> Rows:
-        """Candidates of each probe to read: all where that costs nothing, else half the teacher's best, half others."""
+        """Candidates of each probe to use: all if cached or few, else half the teacher's best, half random others."""
         count = split.candidates.shape[1]
         if self.searched is None or count <= self.settings.candidates:
             return np.tile(np.arange(count), (len(rows), 1))
@@ -183,7 +183,7 @@ class LoraStudent:
         rank = np.argsort(np.argsort(-split.target[rows], axis=1, kind="stable"), axis=1)
         draw = random.random(rank.shape)
         draw[rank < best] = -1.0
-        draw[split.leaks[rows]] += 2.0  # which are out of both laws: to read them would be for nothing
+        draw[split.leaks[rows]] += 2.0  # excluded from the loss, so encoded last
         return np.sort(np.argsort(draw, axis=1, kind="stable")[:, : self.settings.candidates], axis=1)
 
     def divergence(self) -> float:

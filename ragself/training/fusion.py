@@ -1,4 +1,4 @@
-"""Fusion weights: how much the lexical scores weigh against the vectors, found by known items that are hard."""
+"""Fusion weights: scale of the lexical scores relative to the vectors, chosen on hard known items."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ragself.evaluation.metrics import Values, bootstrap, known_item
 from ragself.lexical.weights import Weights
 from ragself.probes.dataset import Dataset
 
-SCALES = (0.5, 1.5, 2.0, 3.0, 4.0)  # of the untrained weights, which are tried
+SCALES = (0.5, 1.5, 2.0, 3.0, 4.0)  # factors of the untrained weights to try
 
 
 def fusion_weights(dataset: Dataset, rows: NDArray[np.int64], confidence: float) -> Weights | None:
-    """The scale of both weights at which hard known items are found best; None where none is better beyond doubt.
+    """Both weights at the scale that ranks hard known items best; None if no scale is significantly better.
 
     Args:
-        study: The probes.
-        rows: Those to use, which the gate does not judge by.
-        confidence: Of the interval of the gain.
+        dataset: The probes.
+        rows: Rows of the probes to use; the gate must not evaluate on them.
+        confidence: Confidence level of the interval of the gain.
     """
     rows = hard(dataset, rows)
     if len(rows) < NEED:

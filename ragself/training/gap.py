@@ -1,4 +1,4 @@
-"""How much there is to learn from a language model: what it gains by the right document, before any is chosen."""
+"""Possible gain of training with a language model: how much the right document lowers its loss, before training."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from ragself.errors import GeneratorError
 
-_LEAST = 0.02  # nats per token below which a gap is none
+_LEAST = 0.02  # lower bound of the unit, nats per token
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How much lower the loss is with the right document in view than with all alike, nats per token.
+    """Decrease of the loss if the right document is favoured, compared with equal weights, nats per token.
 
     Attributes:
-        mean: Over what was tried.
+        mean: Mean over the texts tried.
         error: Standard error of the mean.
-        count: How many were tried.
+        count: Number of texts tried.
     """
 
     mean: float
@@ -28,22 +28,22 @@ class Gap:
 
     @property
     def unit(self) -> float:
-        """What counts as 1 in the loss, so that what keeps a student close to the base weighs alike."""
+        """Nats per token that count as 1 in the loss, so that penalties have a comparable weight."""
         return max(self.mean, _LEAST)
 
     @classmethod
     def of(cls, differences: NDArray[np.float64]) -> Gap:
-        """From single differences."""
+        """Compute the gap from the differences of single texts."""
         return cls(
             float(differences.mean()), float(differences.std() / np.sqrt(max(len(differences), 1))), len(differences)
         )
 
     def check(self, objective: str) -> None:
-        """Raise GeneratorError where there is nothing to learn."""
+        """Raise GeneratorError if the mean does not exceed its standard error."""
         if self.mean <= self.error:
             raise GeneratorError(
                 f"There is nothing to learn by {objective} from this language model: over {self.count} texts the right "
-                f"document lowers its loss by {self.mean:.3f} nats per token against all alike, with a standard error "
-                f"of {self.error:.3f}; expected more than that. Take a language model that reads these "
-                "documents, or leave train.objective at distill."
+                f"document lowers its loss by {self.mean:.3f} nats per token compared with equal weights, with a "
+                f"standard error of {self.error:.3f}; expected more than that error. Use a language model that "
+                "understands these documents, or leave train.objective at distill."
             )

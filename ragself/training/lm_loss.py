@@ -1,7 +1,7 @@
-"""Learning from a language model's loss itself, with its weights at hand: what DREAM and Revela share.
+"""Training by backpropagation through a language model: the code that DREAM and Revela share.
 
-Both make the same adapters as distillation does, from cached vectors or LoRA, and both say beforehand whether there is
-anything to learn: how much better the language model would do if it were shown the right document.
+Both train the same adapters as distillation, on cached vectors or with LoRA. Both measure the possible gain beforehand:
+how much the right document lowers the language model's loss.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from ragself.training.student import SHARPER, Pace, Side, Student, TextStudent, 
 
 Rows = NDArray[np.int64]
 
-_PATIENCE = 4  # looks without a gain
+_PATIENCE = 4  # evaluations without a gain
 
 
 class LmObjective(Protocol):
-    """What an objective reads in a pass, made once for all kinds of adapters."""
+    """Data and loss of an objective in one pass, shared by all kinds of adapters."""
 
     @property
     def box(self) -> WhiteBox:
@@ -55,71 +55,71 @@ class LmObjective(Protocol):
 
     @property
     def asked(self) -> Side:
-        """What stands for queries."""
+        """Texts that serve as queries."""
         ...
 
     @property
     def searched(self) -> Side:
-        """What is found by them."""
+        """Texts that are searched."""
         ...
 
     @property
     def gap(self) -> Gap:
-        """What there is to learn."""
+        """Possible gain of training."""
         ...
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the objective alone knows."""
+        """Measurements that only this objective has."""
         ...
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """What the bits of a run depend on, settings aside."""
+        """Inputs that determine the bits of a run, besides the settings."""
         ...
 
     def objective(self, student: Student, key: str) -> DreamLoss | RevelaLoss:
-        """What is lowered."""
+        """Loss to minimise."""
         ...
 
 
 class LmTrainer:
-    """One pass's language model, opened once, and what it was tried with.
+    """Trainer of adapters with the language model of one pass.
 
     Attributes:
-        seen: Of each kind of adapter, the `gap`, the `loss` before and after on what is held out, `steps`, `tokens`
-            that the model read since the kind before, and what the objective alone knows.
+        seen: For each kind of adapter: the `gap`, the held-out `loss` before and after, `steps`, `tokens` that the
+            model read since the kind before, and the measurements that only the objective has.
     """
 
     def __init__(
         self, lm: CausalLM, dataset: Dataset, rows: Rows, base: BaseVectors,
         config: TrainConfig, account: Account, progress: Progress = silent,
     ) -> None:  # fmt: skip
-        """Name the parts; nothing is read yet.
+        """Store the arguments; nothing is read yet.
 
         Args:
             lm: The language model.
-            study: Probes, documents and their vectors.
-            rows: Probes to train on.
+            dataset: Probes, documents and their vectors.
+            rows: Rows of the probes to train on.
             base: The encoder and its vectors.
             config: Settings.
-            account: Takes the tokens that are read.
-            progress: Told of each stage.
+            account: Counts the tokens that the model reads.
+            progress: Called with each stage, steps done and total.
         """
         self._lm, self._dataset, self._rows = lm, dataset, rows
         self._base, self._config, self._account, self._progress = base, config, account, progress
         self.seen: dict[str, dict[str, Any]] = {}
 
     def train(self, kind: str, inner: Ranking, state: Path) -> Ranking:
-        """Train a ranking of a kind.
+        """Train a ranking of one kind.
 
         Args:
             kind: ``weights``, ``residual`` or ``lora``.
-            inner: What LoRA is trained under.
-            state: A file to go on from where training was killed, and to write to.
+            inner: Ranking that LoRA is trained under.
+            state: File to save to, and from which a killed training resumes.
 
         Raises:
-            GeneratorError: The language model cannot be used so, or there is nothing to learn from it.
+            GeneratorError: The objective does not work with the language model, or cannot gain from it.
             EncoderError: The encoder has no module for LoRA.
         """
         before, data, name = self._account.inside, self._objective, self._config.objective
@@ -167,7 +167,7 @@ class LmTrainer:
 
     @cached_property
     def _words(self) -> Words:
-        """Of what the objective reads. Statistics are those of the corpus."""
+        """Lexical features of the objective's texts. Statistics are those of the corpus."""
         corpus = View.of(self._dataset.texts[: self._dataset.size])
         queries, documents = self._objective.asked[0], self._objective.searched[0]
         return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._dataset.words.unit)
@@ -180,15 +180,15 @@ class LmTrainer:
         return Ranking(*student.learned())
 
     def _key(self, kind: str, inner: Ranking) -> str:
-        """Hash of all that the bits of a run depend on."""
+        """Hash of all inputs that determine the bits of a run."""
         dataset = self._dataset
         digest = hashlib.blake2b(digest_size=16)
         settings = self._config.model_dump(mode="json")
         parent = identity(self._base.encoder.fingerprint, inner)
         digest.update(repr((kind, self._lm.name, parent, settings)).encode())
         for part in self._objective.parts:
-            told = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
-            digest.update(told)
+            content = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode("utf-8", "surrogatepass")
+            digest.update(content)
         digest.update(
             "\0".join([*(probe.text for probe in dataset.probes), *dataset.texts]).encode("utf-8", "surrogatepass")
         )
@@ -196,14 +196,14 @@ class LmTrainer:
 
 
 def forecast(config: TrainConfig, document: float, target: float) -> tuple[int, float]:
-    """Tokens that the language model reads while adapters are trained to the last step, and what each of them takes.
+    """Tokens that the language model reads if all adapters are trained to the last step, and the cost of one token.
 
     Args:
         config: Settings.
-        document, target: Mean tokens of a document, and of what a probe is to say.
+        document, target: Mean tokens of a document, and of a probe's target.
 
     Returns:
-        Tokens, padding aside; and how many times as long as to score it one of them takes.
+        Tokens without padding; and the time for one token, as a multiple of the time to score it.
     """
     courses = [config.lora_steps if kind == "lora" else config.steps for kind in config.adapters]
     if config.objective == "dream":

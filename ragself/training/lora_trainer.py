@@ -1,4 +1,4 @@
-"""Tuning the encoder itself: LoRA learns the teacher's law, alone or under an adapter that stays as it is."""
+"""Fine-tuning of the encoder: the teacher is distilled into LoRA, alone or under a frozen adapter."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STAGE = "train lora"
 
 @dataclass(frozen=True, slots=True)
 class TrainedLora:
-    """What was learned.
+    """Result of the training of LoRA.
 
     Attributes:
-        lora: At the best look, over the inner adapter, bound to nothing.
+        lora: LoRA at the best evaluation, with its inner adapter, not bound to an encoder.
         loss: KL divergence of each step.
-        held: KL divergence of the held-out probes at each look, the first before anything is learned.
+        held: KL divergence of the held-out probes at each evaluation, the first before training.
     """
 
     lora: Lora
@@ -47,12 +47,12 @@ def train_lora(
     """Minimise KL(teacher || student) plus the distance to the base vectors. Deterministic on a CPU.
 
     Args:
-        lesson: What to learn from.
-        encoder: The base, which stays as it is.
-        inner: Frozen, applied to the vectors; None or a Residual.
-        schedule: How.
-        state: A ``.safetensors`` file to go on from and to write to; None keeps nothing.
-        progress: Told of steps.
+        data: Training data.
+        encoder: The base encoder, which is not changed.
+        inner: Frozen adapter of the vectors; None or a Residual.
+        settings: Steps, sizes, rates and seed.
+        state: ``.safetensors`` file to resume from and to save to; None saves nothing.
+        progress: Called with the stage, steps done and total.
 
     Raises:
         EncoderError: The encoder has no module for LoRA.
@@ -65,7 +65,7 @@ def train_lora(
 
 
 class _Distillation:
-    """The student's divergence from its teacher, to be lowered."""
+    """Objective: the divergence of the student from its teacher."""
 
     def __init__(self, data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> None:
         self.student = LoraStudent(data, encoder, inner, settings)
@@ -75,17 +75,17 @@ class _Distillation:
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """LoRA's, and the temperature."""
+        """Weights of LoRA, and the temperature."""
         return self.student.weights
 
     def accumulate_gradient(self, step: int) -> float:
-        """Add the gradient of a batch; its KL divergence."""
+        """Add the gradient of a batch and return its KL divergence."""
         settings, student, split = self.settings, self.student, self.data.train
         rows = batch_rows(np.arange(len(split.texts)), settings.batch, settings.seed, step)
         columns = student.columns(split, rows, np.random.default_rng([settings.seed, step]))
         weights = split.weights[rows] / split.weights[rows].sum()
         total = 0.0
-        for part in student.groups(split, rows, columns):  # probes do not depend on each other
+        for part in student.groups(split, rows, columns):  # probes are independent
             divergence, moved = student.loss(split, rows[part], columns[part])
             loss = divergence @ torch.from_numpy(weights[part])
             (loss + settings.anchor * moved * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
@@ -93,12 +93,12 @@ class _Distillation:
         return total
 
     def evaluate(self) -> float | None:
-        """KL divergence of the held-out probes."""
+        """KL divergence of the held-out probes; None if there are none."""
         return self.student.divergence() if len(self.data.held.texts) else None
 
 
 def _key(data: LoraData, encoder: Encoder, inner: Adapter | None, settings: LoraSettings) -> str:
-    """Hash of all that the bits of a run depend on."""
+    """Hash of all inputs that determine the bits of a run."""
     digest = hashlib.blake2b(repr((fingerprint(encoder.fingerprint, inner), settings)).encode(), digest_size=16)
     for split in (data.train, data.held):
         digest.update("\0".join(split.texts).encode("utf-8", "surrogatepass"))

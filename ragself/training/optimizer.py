@@ -1,6 +1,6 @@
-"""Going down a loss: what is held out says when to stop, and the best is kept.
+"""Minimises a loss with early stopping on held-out data, and keeps the best weights.
 
-What is trained is written every few seconds, and a killed run goes on with the same bits.
+The state is saved every few seconds, and a killed run resumes with the same bits.
 """
 
 from __future__ import annotations
@@ -19,47 +19,47 @@ from torch import Tensor, nn
 from ragself.progress import Progress, silent
 from ragself.training import checkpoint as kept
 
-EVERY = 10  # steps between two looks that are dear
-_SAVED = 20.0  # seconds of work that a kill can cost, and one step
-_WARM = 5  # steps until the rate is what it says
+EVERY = 10  # steps between two evaluations, where these are expensive
+_SAVED = 20.0  # seconds between two saves: a kill loses at most this and one step
+_WARM = 5  # steps of learning-rate warm-up
 
 
 class Objective(Protocol):
-    """What is to become small.
+    """Loss to minimise.
 
     Attributes:
-        key: Hash of all that the bits of a run depend on.
+        key: Hash of all inputs that determine the bits of a run.
     """
 
     key: str
 
     @property
     def rates(self) -> Sequence[tuple[Sequence[str], float]]:
-        """Names of weights that are trained, and their learning rate, by group."""
+        """Groups of trained weights: their names and their learning rate."""
         ...
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
-        """All that is trained, by name."""
+        """All trained weights, by name."""
         ...
 
     def accumulate_gradient(self, step: int) -> float:
-        """Add the gradient of a step to the weights, and return its loss. Depends on nothing but weights and step."""
+        """Add the gradient of a step to the weights, and return its loss. Both depend on weights and step alone."""
         ...
 
     def evaluate(self) -> float | None:
-        """The loss of what is held out; None where nothing is."""
+        """Held-out loss; None if nothing is held out."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
-    """How far.
+    """Limits of a training run.
 
     Attributes:
-        steps: Of the optimiser, at most.
-        every: Steps between two looks at what is held out.
-        patience: Looks without a gain after which it stops.
+        steps: Maximum number of optimiser steps.
+        every: Steps between two evaluations on held-out data.
+        patience: Evaluations without a gain after which training stops.
     """
 
     steps: int
@@ -70,17 +70,17 @@ class EarlyStopping:
 def minimize(
     objective: Objective, stopping: EarlyStopping, state: Path | None, progress: Progress = silent, stage: str = "train"
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Train the weights and leave them at their best look. Deterministic on a CPU, where it takes one thread.
+    """Train the weights and leave them at their best evaluation. Deterministic on a CPU, where it uses one thread.
 
     Args:
-        objective: What to lower.
-        course: How far.
-        state: A ``.safetensors`` file to go on from and to write to; None keeps nothing.
-        progress: Told of steps.
-        stage: The name to tell it.
+        objective: Loss to minimise.
+        stopping: Limits of the run.
+        state: ``.safetensors`` file to resume from and to save to; None saves nothing.
+        progress: Called with `stage`, steps done and total.
+        stage: Name of the stage.
 
     Returns:
-        The loss of each step; and of what is held out at each look, the first before anything is learned.
+        The loss of each step; and the held-out loss at each evaluation, the first before training.
 
     Raises:
         StoreError: The state cannot be written.
@@ -96,14 +96,14 @@ def minimize(
 
 
 def batch_rows(rows: NDArray[np.int64], batch: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Those of a step: every one once, in random order, then again in another; of any step at once."""
+    """Rows of a step's batch. Each epoch visits all rows in its own random order; any step can be computed directly."""
     again, at = divmod(step, -(-len(rows) // batch))
     order = np.random.default_rng([seed, again]).permutation(rows)
     return np.asarray(order[at * batch : (at + 1) * batch])
 
 
 class _Run:
-    """Weights on their way, and where they are kept."""
+    """State of a training run, and the file that it is saved to."""
 
     def __init__(self, objective: Objective, stopping: EarlyStopping, state: Path | None) -> None:
         self.objective, self.stopping, self.state = objective, stopping, state
@@ -117,7 +117,7 @@ class _Run:
             self._resume(kept.read(state, objective.key))
 
     def minimise(self, progress: Progress, stage: str) -> None:
-        """Train to the end, or until what is held out says that it is enough."""
+        """Train to the last step or until early stopping."""
         stopping, saved = self.stopping, time.monotonic()
         if not self.held:
             self._evaluate()
@@ -143,7 +143,7 @@ class _Run:
         self.step += 1
 
     def _evaluate(self) -> None:
-        """Compare with the best so far on what is held out; without any, the newest is the best."""
+        """Compare the held-out loss with the best so far; without held-out data the newest weights are the best."""
         found = self.objective.evaluate()
         if found is None:
             self.best = self._weights()

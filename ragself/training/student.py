@@ -1,7 +1,7 @@
-"""Students: rankings in training, that score a query and a document with a gradient to what is trained.
+"""Students: rankings in training, whose scores have a gradient to the trained weights.
 
-One works on cached vectors, where no transformer runs; the other reads texts with LoRA in the encoder, under a residual
-that stays as it is. Both add the lexical scores of the ranking law.
+One works on cached vectors, without a transformer. The other encodes texts with LoRA, under a frozen residual or alone.
+Both add the lexical scores of the ranking law.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Rows = NDArray[np.int64]
 Side = tuple[Sequence[str], FloatArray]
 """Texts and their (count, base) base vectors."""
 
-SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits that are tried before anything is learned
-_LEAST = 1e-4  # a weight of the law that is 0 has no logarithm
+SHARPER = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # factors of all logits to try before training
+_LEAST = 1e-4  # lower bound of a and b, for 0 has no logarithm
 
 
 class Student(Protocol):
@@ -39,16 +39,16 @@ class Student(Protocol):
 
     @property
     def rates(self) -> Sequence[tuple[Sequence[str], float]]:
-        """Names of weights that are trained, and their learning rate, by group."""
+        """Groups of trained weights: their names and their learning rate."""
         ...
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
-        """All that is trained, by name."""
+        """All trained weights, by name."""
         ...
 
     def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
-        """Scores of queries and documents over the temperature, (len(rows), len(used)) float32; and the penalty."""
+        """Scores divided by the temperature, (len(rows), len(used)) float32; and the penalty, a scalar."""
         ...
 
     def sharpen(self, factor: float) -> None:
@@ -57,7 +57,7 @@ class Student(Protocol):
 
 
 def sharpen(student: Student, losses: Sequence[float], factors: Sequence[float]) -> float:
-    """Multiply all logits by the factor whose loss is the lowest, and return it; without losses nothing is changed."""
+    """Multiply all logits by the factor with the lowest loss, and return it; without losses the factor is 1."""
     best = factors[int(np.argmin(losses))] if len(losses) else 1.0
     student.sharpen(best)
     return best
@@ -65,14 +65,14 @@ def sharpen(student: Student, losses: Sequence[float], factors: Sequence[float])
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a student on vectors learns, and how it is held.
+    """Size, penalties and learning rates of a student.
 
     Attributes:
-        rank: Of the residual; 0 trains none.
-        anchor: Weight of the squared distance to the base vectors, both sides.
+        rank: Rank of the residual; 0 trains none.
+        anchor: Weight of the squared distance to the base vectors, on both sides.
         anchor_words: Weight of the mean square of the logarithms of the word weights.
         rate, rate_words, rate_scale: Learning rates of the residual, the word weights, and of a, b and the temperature.
-        seed: Of initialisation.
+        seed: Seed of initialisation.
     """
 
     rank: int = 64
@@ -85,26 +85,26 @@ class Pace:
 
 
 class VectorStudent(nn.Module):
-    """A residual on cached vectors, and the weights of the lexical scores."""
+    """Student with a residual on cached vectors, and the weights of the lexical scores."""
 
     def __init__(
         self, queries: FloatArray, documents: FloatArray, words: Words, tau: float, pace: Pace, start: Weights
     ) -> None:
-        """Begin at the base vectors.
+        """Start at the base vectors.
 
         Args:
             queries: (P, base) base vectors.
             documents: (N, base) base vectors.
-            words: Of the same queries and documents.
-            tau: Temperature of the scores to begin with.
-            pace: How it learns.
-            start: Weights of the lexical scores to begin with.
+            words: Lexical features of the same queries and documents.
+            tau: Initial temperature of the scores.
+            pace: Rank, penalties, rates and seed.
+            start: Initial weights of the lexical scores.
         """
         super().__init__()
         self.queries, self.documents, self.words, self.pace = queries, documents, words, pace
         random, base = torch.Generator().manual_seed(pace.seed), queries.shape[1]
         self.down = nn.Parameter(torch.randn(base, pace.rank, generator=random) / math.sqrt(base))
-        self.up = nn.Parameter(torch.zeros(pace.rank, base))  # so that training begins at the base vectors
+        self.up = nn.Parameter(torch.zeros(pace.rank, base))  # so that training starts at the base vectors
         self.log_tau = nn.Parameter(torch.tensor(math.log(tau)))
         self.log_weight = nn.Parameter(torch.from_numpy(words.log_weight(start).copy()))
         self.log_a = nn.Parameter(torch.tensor(math.log(max(start.language_model, _LEAST))))
@@ -112,22 +112,22 @@ class VectorStudent(nn.Module):
 
     @property
     def rates(self) -> Sequence[tuple[Sequence[str], float]]:
-        """Of the residual, if one is trained, of the scales, and of the words."""
+        """Groups and rates: the residual, if one is trained, the scales, and the words."""
         pace = self.pace
         residual = [(("down", "up"), pace.rate)] if pace.rank else []
         return [*residual, (("log_tau", "log_a", "log_b"), pace.rate_scale), (("log_weight",), pace.rate_words)]
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
-        """Down, up, and the rest, by name."""
+        """All trained weights, by name: ``down``, ``up`` and the rest."""
         return dict(self.named_parameters())
 
     def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
-        """Scores over the temperature; and what holds the student, a scalar.
+        """Scores divided by the temperature, and the penalty.
 
         Args:
-            rows: n of the queries.
-            used: m of the documents.
+            rows: Rows of n queries.
+            used: Rows of m documents.
 
         Returns:
             (n, m) float32, and a scalar.
@@ -147,7 +147,7 @@ class VectorStudent(nn.Module):
         return new_queries @ new_documents.T, penalty + pace.anchor * moved
 
     def lexical(self, block: Block) -> Tensor:
-        """The lexical scores of a block, with a gradient to a, b and the weights of words."""
+        """Lexical scores of a block, with a gradient to a, b and the word weights."""
         learned = torch.from_numpy(block.language_model)
         if len(block.gain):
             change = torch.from_numpy(block.gain) * torch.expm1(self.log_weight[torch.from_numpy(block.term)])
@@ -161,7 +161,7 @@ class VectorStudent(nn.Module):
             self.log_tau.sub_(math.log(factor))
 
     def learned(self) -> tuple[Residual | None, Weights]:
-        """The residual, None where none was trained, and the weights of the lexical scores."""
+        """The residual, or None if none was trained; and the weights of the lexical scores."""
         a, b = (float(each.exp().detach()) for each in (self.log_a, self.log_b))
         logs = self.log_weight.detach().numpy()
         changed = np.flatnonzero(logs)  # words of held-out probes were not trained
@@ -175,7 +175,7 @@ class VectorStudent(nn.Module):
 
 
 class TextStudent:
-    """LoRA in the encoder, under a residual that stays as it is, or alone; the lexical scores stay as they are."""
+    """Student with LoRA in the encoder, under a frozen residual or alone; the lexical scores are not trained."""
 
     def __init__(
         self,
@@ -189,17 +189,17 @@ class TextStudent:
         tau: float,
         pace: Pace,
     ) -> None:
-        """Begin at the encoder as it is.
+        """Start at the unchanged encoder.
 
         Args:
-            encoder: The base.
-            inner: Applied to its vectors; None or a Residual.
-            sides: Whose texts are read; documents that are not keep their vectors.
+            encoder: The base encoder.
+            inner: Frozen adapter of its vectors; None or a Residual.
+            sides: Side or sides whose texts are encoded; documents that are not encoded keep their vectors.
             queries: P texts and their (P, base) base vectors.
             documents: N texts and their (N, base) base vectors.
-            words: Of the same queries and documents.
-            weights: Of the lexical scores.
-            tau: Temperature to begin with.
+            words: Lexical features of the same queries and documents.
+            weights: Weights of the lexical scores.
+            tau: Initial temperature.
             pace: Rank, anchor, rates and seed.
 
         Raises:
@@ -216,19 +216,19 @@ class TextStudent:
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
-        """LoRA's, and the temperature."""
+        """Weights of LoRA, and the temperature."""
         return {**self.reader.weights, "log_tau": self.log_tau}
 
     def logits(self, rows: Rows, used: Rows) -> tuple[Tensor, Tensor]:
-        """Scores over the temperature, (n, m); and what holds the student. See `VectorStudent.logits`."""
+        """Scores divided by the temperature, (n, m), and the penalty. See `VectorStudent.logits`."""
         old, stay = torch.from_numpy(self._queries[1][rows]), torch.from_numpy(self._documents[1][used])
-        asked, found = self.reader.read(self._asked, rows), stay
-        moved = _distance(asked, old)
+        queries, documents = self.reader.read(self._asked, rows), stay
+        moved = _distance(queries, old)
         if self._searched is not None:
-            found = self.reader.read(self._searched, used)
-            moved = moved + _distance(found, stay)
+            documents = self.reader.read(self._searched, used)
+            moved = moved + _distance(documents, stay)
         lexical = torch.from_numpy(self._words.crossed(rows, used).scores(self._weights, self._logs))
-        scores = under(self._inner, asked) @ under(self._inner, found).T + lexical
+        scores = under(self._inner, queries) @ under(self._inner, documents).T + lexical
         return scores / self.log_tau.exp(), self._pace.anchor * moved
 
     def sharpen(self, factor: float) -> None:
@@ -238,7 +238,7 @@ class TextStudent:
 
 
 def under(inner: Adapter | None, vectors: Tensor) -> Tensor:
-    """Vectors of the encoder, (n, base), mapped by a residual; None leaves them as they are."""
+    """Apply a residual to vectors of the encoder, (n, base); None returns them unchanged."""
     if inner is None:
         return vectors
     assert isinstance(inner, Residual)

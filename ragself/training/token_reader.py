@@ -1,4 +1,4 @@
-"""The encoder as it is trained: LoRA in its linear modules, texts tokenised once and read with little padding."""
+"""The encoder in training: LoRA in its linear modules; texts are tokenised once and encoded with little padding."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ragself.adapters.lora import Lora, Sides
 from ragself.encoders.encoder import Encoder
 from ragself.errors import EncoderError
 
-# What the linear modules of a layer are called: values, queries and what follows the attention, in BERT and its kin,
+# Names of a layer's linear modules: values, queries and the ones after the attention, in BERT and similar models,
 # MPNet, DistilBERT, ModernBERT, and decoders.
 _BERT = ("query", "value", "dense")
 _OTHERS = ("q", "v", "o", "q_lin", "v_lin", "out_lin", "lin1", "lin2", "Wqkv", "Wo", "Wi")
 _DECODERS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 TARGETS = frozenset((*_BERT, *_OTHERS, *_DECODERS))
-BUDGET = 4096  # tokens, padding included, that the encoder reads at once: bounds memory
-_WASTE = 1.1  # tokens with padding, as a share of those without
+BUDGET = 4096  # tokens, padding included, that the encoder reads at once: limits memory
+_WASTE = 1.1  # maximum ratio of tokens with padding to tokens without
 _TOKENISED = 256  # texts tokenised at once
 
 
 class Tokens:
-    """Texts of one side, tokenised as the encoder does for that side."""
+    """Texts of one side, tokenised as the encoder tokenises that side."""
 
     def __init__(self, model: Any, texts: Sequence[str], side: Literal["document", "query"]) -> None:
         """Tokenise them with the model's prompt for the side."""
         self.side = side
         self._rows: list[dict[str, list[int]]] = []
-        self._same: dict[str, Any] = {}  # what is no token, such as the length of the prompt
+        self._same: dict[str, Any] = {}  # features that are not per token, such as the length of the prompt
         prompt = (model.prompts or {}).get(side) or None
         for start in range(0, len(texts), _TOKENISED):
             features = model.preprocess(list(texts[start : start + _TOKENISED]), prompt=prompt, task=side)
@@ -44,32 +44,32 @@ class Tokens:
         self.lengths = np.array([len(row["attention_mask"]) for row in self._rows], dtype=np.int64)
 
     def padded(self, model: Any, rows: Sequence[int]) -> dict[str, Any]:
-        """What the model reads of these texts at once."""
+        """Input of the model for some of the texts, padded to one length."""
         together = {name: [self._rows[row][name] for row in rows] for name in self._rows[rows[0]]}
         padded = model.tokenizer.pad(together, padding=True, return_tensors="pt", verbose=False)
         return {**self._same, **{name: tensor.to(model.device) for name, tensor in padded.items()}}
 
 
 class Reader:
-    """A frozen copy of the encoder with PEFT's LoRA in it, which begins as the encoder itself.
+    """Frozen copy of the encoder with PEFT's LoRA, whose outputs start as those of the encoder.
 
     Attributes:
-        weights: What is trained: ``NAME.down`` (rank, in) and ``NAME.up`` (out, rank) of each module.
+        weights: Trained weights: ``NAME.down`` (rank, in) and ``NAME.up`` (out, rank) of each module.
     """
 
     def __init__(self, encoder: Encoder, rank: int, alpha: float, seed: int) -> None:
-        """Put LoRA into the modules that are named in `TARGETS`, poolers aside: mean pooling has no use for them.
+        """Put LoRA into the modules named in `TARGETS`, except poolers, which mean pooling does not use.
 
         Args:
-            encoder: The base, which stays as it is.
-            rank: Of the changes.
-            alpha: Of their scale, alpha / rank.
-            seed: Of initialisation.
+            encoder: The base encoder, which is not changed.
+            rank: Rank of the changes.
+            alpha: Numerator of their scale, alpha / rank.
+            seed: Seed of initialisation.
 
         Raises:
-            EncoderError: No module of the encoder is called so.
+            EncoderError: No module of the encoder has such a name.
         """
-        from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and only training needs it
+        from peft import LoraConfig, inject_adapter_in_model  # the import takes seconds, and only training needs it
 
         self._model: Any = encoder.copied()
         self._width, self._alpha = encoder.dimension, alpha
@@ -78,7 +78,7 @@ class Reader:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(settings, self._model)
-        self._model.eval()  # no dropout: the same bits whenever training goes on
+        self._model.eval()  # no dropout, so that resumed training has the same bits
         modules = dict(self._model.named_modules())
         self.weights: dict[str, nn.Parameter] = {}
         for name in names:
@@ -90,7 +90,7 @@ class Reader:
         return Tokens(self._model, texts, side)
 
     def read(self, tokens: Tokens, rows: NDArray[np.int64]) -> Tensor:
-        """Vectors of some of the texts, (len(rows), base) float32, normalised, with a gradient to the weights."""
+        """Encode some of the texts: (len(rows), base) float32, normalised, with a gradient to the weights."""
         parts, order = [], []
         for batch in batches(tokens.lengths[rows]):
             features = tokens.padded(self._model, rows[batch].tolist())
@@ -100,7 +100,7 @@ class Reader:
         return normalize(torch.cat(parts)[torch.from_numpy(back)], dim=-1)
 
     def lora(self, sides: Sides) -> Lora:
-        """The weights as an adapter without an inner one, bound to nothing."""
+        """Return the weights as an adapter without an inner one, not bound to an encoder."""
         arrays = {key: weight.detach().cpu().numpy().copy() for key, weight in self.weights.items()}
         names = [key.removesuffix(".down") for key in arrays if key.endswith(".down")]
         layers = {name: (arrays[f"{name}.down"], arrays[f"{name}.up"]) for name in names}
@@ -108,7 +108,7 @@ class Reader:
 
 
 def batches(lengths: NDArray[np.int64], budget: int = BUDGET) -> Iterator[NDArray[np.int64]]:
-    """Positions of texts to be read at once, longest first: within the budget, and with a tenth of padding at most.
+    """Positions of texts to encode at once, longest first: within the budget, and with at most a tenth of padding.
 
     >>> [batch.tolist() for batch in batches(np.array([10, 99, 9, 100]))]
     [[3, 1], [0, 2]]
@@ -132,7 +132,7 @@ def _targets(model: nn.Module, encoder: str) -> list[str]:
         seen = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise EncoderError(
             f"{encoder} has no module that LoRA could change: its linear modules are called "
-            f"{', '.join(seen) or 'nothing, for there are none'}, expected one of {', '.join(sorted(TARGETS))}. "
+            f"{', '.join(seen) or '(there are none)'}, expected one of {', '.join(sorted(TARGETS))}. "
             "Leave lora out of train.adapters, or choose another encoder."
         )
     return found

@@ -1,4 +1,4 @@
-"""The training step: a ranking learns a teacher's law, on cached vectors and lexical scores.
+"""Distillation of the teacher into a ranking, on cached vectors and lexical scores.
 
 No transformer runs here. The cost of a step depends on the batch and its candidates, not on the corpus.
 """
@@ -26,19 +26,19 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class VectorData:
-    """What there is to learn from.
+    """Training data.
 
     Attributes:
         queries: (P, base) base vectors of the probes.
         documents: (N, base) base vectors of the documents.
         candidates: (P, K) int rows of `documents`.
-        target: (P, K) float32 the teacher's law: rows sum to 1, or to 0 where every candidate is out.
-        out: (P, K) True where a candidate must not be learned from: it is neither pulled nor pushed.
-        weights: (P,) float32, how much each probe counts.
-        words: Of the same queries and documents.
+        target: (P, K) float32 teacher's distribution: rows sum to 1, or to 0 where every candidate is excluded.
+        out: (P, K) True where a candidate is excluded from the loss.
+        weights: (P,) float32 weight of each probe.
+        words: Lexical features of the same queries and documents.
         matches: Lexical scores of the candidates.
-        tau: Temperature of the scores.
-        start: Weights of the lexical scores to begin with.
+        tau: Initial temperature of the scores.
+        start: Initial weights of the lexical scores.
     """
 
     queries: FloatArray
@@ -55,11 +55,11 @@ class VectorData:
 
 @dataclass(frozen=True, slots=True)
 class VectorSettings(Pace):
-    """How it is learned. The defaults are the measured best and the same for every collection.
+    """Settings of the training on vectors. The defaults measured best, and are the same for every collection.
 
     Attributes:
-        steps: Of the optimiser, so that few probes are seen more often.
-        batch: Probes a step.
+        steps: Number of optimiser steps, not of epochs: few probes are seen more often.
+        batch: Probes per step.
     """
 
     steps: int = 100
@@ -68,7 +68,7 @@ class VectorSettings(Pace):
 
 @dataclass(frozen=True, slots=True)
 class TrainedVectors:
-    """What was learned.
+    """Result of the training on vectors.
 
     Attributes:
         ranking: The residual, if one was trained, and the weights of the lexical scores.
@@ -82,15 +82,15 @@ class TrainedVectors:
 def train(
     data: VectorData, settings: VectorSettings, progress: Progress = silent, stage: str = "train"
 ) -> TrainedVectors:
-    """Minimise KL(teacher || student) plus the distance to where it began. Deterministic on a CPU.
+    """Minimise KL(teacher || student) plus the penalties of the student. Deterministic on a CPU.
 
     Args:
-        lesson: What to learn from; P must be at least 1.
-        schedule: How.
-        progress: Told of steps.
-        stage: The name to tell it.
+        data: Training data; P must be at least 1.
+        settings: Steps, batch, penalties and rates.
+        progress: Called with `stage`, steps done and total.
+        stage: Name of the stage.
     """
-    # One thread: the same bits on every machine, and threads that wait for a busy core cost ten times the step.
+    # One thread: the same bits on every machine, and threads that wait for a busy core make a step ten times slower.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -117,7 +117,7 @@ def _minimize(student: _Student, settings: VectorSettings, progress: Progress, s
 
 
 def _batches(count: int, settings: VectorSettings) -> Iterator[NDArray[np.int64]]:
-    """Rows of each step's probes: every probe once, in random order, then again."""
+    """Rows of each step's probes: each epoch visits every probe once, in random order."""
     random = np.random.default_rng(settings.seed)
     left = np.empty(0, dtype=np.int64)
     for _ in range(settings.steps):
@@ -128,20 +128,20 @@ def _batches(count: int, settings: VectorSettings) -> Iterator[NDArray[np.int64]
 
 
 class _Student(VectorStudent):
-    """The student before a teacher."""
+    """Student with the distillation loss."""
 
     def __init__(self, data: VectorData, settings: VectorSettings) -> None:
         super().__init__(data.queries, data.documents, data.words, data.tau, settings, data.start)
         self.data = data
 
     def loss(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """KL divergence and anchor of one batch of probes, both scalars."""
+        """KL divergence and penalty of one batch of probes, both scalars."""
         data = self.data
         used, inverse = np.unique(data.candidates[rows], return_inverse=True)
         at = torch.from_numpy(inverse.reshape(len(rows), -1))
         cosines, penalty = self.cosines(rows, used)
         scores = cosines.gather(1, at) + self.lexical(data.matches.take(rows))
-        # What would leak the target is out of both laws: it is neither pulled nor pushed.
+        # Candidates that would leak the target are excluded from both distributions.
         out = torch.from_numpy(data.out[rows])
         logs = log_softmax((scores / self.log_tau.exp()).masked_fill(out, -1e4), dim=-1)
         target, weights = torch.from_numpy(data.target[rows]), torch.from_numpy(data.weights[rows])

@@ -1,4 +1,4 @@
-"""Writing small JSON files so that a reader, or a kill, never sees half of one."""
+"""Writes small JSON files atomically: a reader never sees half a file, even after a kill."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ragself.errors import StoreError
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Replace `path` in one step: afterwards it holds the old or the new content, whatever dies.
+    """Replace `path` in one step: it holds either the old or the new content, even after a crash.
 
     Args:
         path: The file.
-        value: What JSON can hold.
-        durable: It survives a power cut; without, it is a matter of microseconds.
+        value: A value that JSON can represent.
+        durable: Whether the content survives a power cut; without that, writing takes microseconds.
 
     Raises:
-        StoreError: The disk is full or the folder cannot be written; the old content is still there.
+        StoreError: The disk is full or the folder is not writable; the old content is intact.
     """
     scratch = path.with_name(path.name + ".new")
     try:
@@ -37,11 +37,11 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or fix the permissions.") from error
 
 
 def append_json(path: Path, value: Any) -> None:
-    """Append one line of JSON durably. Raises StoreError where that is impossible."""
+    """Append one line of JSON durably. Raises StoreError if that fails."""
     try:
         with path.open("ab") as file:
             line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
@@ -49,11 +49,11 @@ def append_json(path: Path, value: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StoreError(f"Cannot write {path}: {error}. Free some space or mend the permissions.") from error
+        raise StoreError(f"Cannot write {path}: {error}. Free some space or fix the permissions.") from error
 
 
 def _cut_off(path: Path) -> bool:
-    """Whether a kill left the file without the end of its last line."""
+    """Whether the file lacks the end of its last line, as after a kill."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
@@ -65,11 +65,11 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        StoreError: It is missing, unreadable or no JSON.
+        StoreError: The file is missing, unreadable or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(
-            f"Cannot read {path}: {error}. The knowledge base is damaged there; restore this file from a backup."
+            f"Cannot read {path}: {error}. The knowledge base is damaged; restore this file from a backup."
         ) from error

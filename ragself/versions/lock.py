@@ -1,8 +1,8 @@
-"""Who may do what at a time: a role that one process has for long, and a turn that is taken for one change.
+"""Locks between processes and threads: roles that a process holds for long, and a turn that is taken for one change.
 
-writer.lock   the role of changing documents: two processes writing one embedded Chroma folder destroy it
-pass.lock     the role of learning: one pass at a time
-turn.lock     the turn: to change what is served, or to open it while nobody does
+writer.lock   the role of changing documents: two processes that write one embedded Chroma folder destroy it
+pass.lock     the role of training: one pass runs at a time
+turn.lock     the turn to change what is served, or to open it while no process changes it
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from ragself.errors import StoreError, StoreLocked
 
 Role: TypeAlias = Literal["writer", "pass"]
 
-_DOES: dict[Role, str] = {"writer": "is being written to by", "pass": "is learning already, started by"}
-_POLL = 0.01  # seconds between two looks at a lock
-_PATIENCE = 2.0  # seconds; a look by `holder` is short
+_DOES: dict[Role, str] = {"writer": "is being written to by", "pass": "is already being trained by"}
+_POLL = 0.01  # seconds between two polls of a lock
+_PATIENCE = 2.0  # seconds; `holder` takes the lock only for a moment
 
 _threads: dict[Path, threading.RLock] = {}
 _generations: Counter[str] = Counter()
 
 
 class ProcessLock:
-    """A role on a knowledge base, held by one process until it is given back or the process dies.
+    """A role on a knowledge base, held by one process until it is released or the process dies.
 
     Attributes:
-        threads: For those of this process, which all have the role, to take turns.
+        threads: Lock among the threads of this process, which share the role.
     """
 
     def __init__(self, directory: Path, role: Role = "writer") -> None:
-        """Name the role; nothing is taken yet."""
+        """Store the role; nothing is locked yet."""
         path = directory / f"{role}.lock"
         self._role = role
         self._lock = FileLock(path, timeout=_PATIENCE, thread_local=False, is_singleton=True)
@@ -52,7 +52,7 @@ class ProcessLock:
         """Take the role; a second call does nothing.
 
         Raises:
-            StoreLocked: Another process has it. The message names that process.
+            StoreLocked: Another process holds it. The message names that process.
             StoreError: The folder cannot be written.
         """
         if self.held:
@@ -66,7 +66,7 @@ class ProcessLock:
             ) from None
         except OSError as error:
             raise StoreError(
-                f"Cannot write to {self._holder.parent}: {error}. Mend the permissions or free some space."
+                f"Cannot write to {self._holder.parent}: {error}. Fix the permissions or free some space."
             ) from error
         holder = {
             "pid": os.getpid(),
@@ -83,26 +83,26 @@ class ProcessLock:
             self.begin_generation()
 
     def begin_generation(self) -> None:
-        """Nothing that was opened until now shows what is here."""
+        """Start a new generation: everything opened until now is out of date."""
         _generations[self._lock.lock_file] += 1
 
     @property
     def generation(self) -> int | None:
-        """Counts what has to be opened afresh, for all objects of the process that has the role; None without it."""
+        """Counter for this process; when it changes, databases must be reopened. None if the process lacks the role."""
         return _generations[self._lock.lock_file] if self.here else None
 
     @property
     def held(self) -> bool:
-        """Whether it was acquired by this object."""
+        """Whether this object has acquired the role."""
         return self._held
 
     @property
     def here(self) -> bool:
-        """Whether this process has it, by whichever object."""
+        """Whether this process holds the role, through any object."""
         return self._lock.is_locked
 
     def release(self) -> None:
-        """Give it back; does nothing where it is not held. The process keeps it while another object does."""
+        """Release the role; does nothing if it is not held. The process keeps it while another object holds it."""
         if self._held:
             self._held = False
             if self._lock.lock_counter == 1:
@@ -110,14 +110,14 @@ class ProcessLock:
             self._lock.release()
 
     def holder(self) -> str | None:
-        """Who has it now, or None. Asks the lock itself: a file alone may be left by a killed process."""
+        """Process that holds the role now, or None. Tests the lock itself: a killed process may leave its file."""
         if self._lock.is_locked:
             return self._describe()
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return self._describe()
-        except OSError:  # nobody writes to a read-only folder
+        except OSError:  # no process can write to a read-only folder
             return None
         self._lock.release()
         return None
@@ -131,7 +131,7 @@ class ProcessLock:
 
 
 def _command() -> str:
-    """What runs here: the program and its subcommand, no more, as arguments may be queries or keys."""
+    """Name of the program and its subcommand, without further arguments: they may be queries or keys."""
     return " ".join([Path(sys.argv[0]).name, *(word for word in sys.argv[1:2] if word.isalpha())])[:200]
 
 
@@ -139,10 +139,10 @@ class Turn:
     """The turn to change what is served, among the threads of this process and among processes.
 
     Attributes:
-        threads: Taken first, and alone where only the threads of this process may interfere.
+        threads: Lock that is taken first, or alone if only threads of this process may interfere.
     """
 
-    _all: dict[Path, Turn] = {}  # noqa: RUF012  one for all who have opened a folder in this process
+    _all: dict[Path, Turn] = {}  # noqa: RUF012  one per folder, shared in this process
 
     def __init__(self, path: Path) -> None:
         """Use `of`."""
@@ -154,19 +154,19 @@ class Turn:
 
     @classmethod
     def of(cls, directory: Path) -> Turn:
-        """The one of a knowledge base."""
+        """The turn of a knowledge base."""
         path = directory / "turn.lock"
         return cls._all.setdefault(path, cls(path))
 
     @contextmanager
     def taken(self, patience: float = -1) -> Iterator[None]:
-        """Take it, again as often as one likes in the same thread.
+        """Take the turn. The same thread may take it repeatedly.
 
         Args:
-            patience: Seconds to wait for another process; -1 is as long as it takes.
+            patience: Maximum seconds to wait for another process; -1 waits without limit.
 
         Raises:
-            StoreLocked: Another process has had it for so long.
+            StoreLocked: Another process held it for that long.
             StoreError: The folder cannot be written.
         """
         with self.threads:
@@ -177,7 +177,7 @@ class Turn:
             except OSError as error:
                 folder = Path(self._lock.lock_file).parent
                 raise StoreError(
-                    f"Cannot write to {folder}: {error}. Mend the permissions or free some space."
+                    f"Cannot write to {folder}: {error}. Fix the permissions or free some space."
                 ) from error
             before, self._owner = self._owner, threading.get_ident()
             try:
@@ -188,14 +188,14 @@ class Turn:
 
     @property
     def mine(self) -> bool:
-        """Whether this thread has it."""
+        """Whether this thread has the turn."""
         return self._owner == threading.get_ident()
 
     @contextmanager
     def watched(self, patience: float) -> Iterator[bool]:
-        """Keep other processes from changing anything for a moment, whatever the threads of this one do.
+        """Keep other processes from changing anything for a moment; threads of this process are not affected.
 
-        Yields whether that came about within `patience` seconds.
+        Yields whether that succeeded within `patience` seconds.
         """
         if self.mine:
             yield True
@@ -206,7 +206,7 @@ class Turn:
             except Timeout:
                 yield False
                 return
-            except OSError:  # nobody writes to a read-only folder
+            except OSError:  # no process can write to a read-only folder
                 yield True
                 return
             try:

@@ -133,7 +133,7 @@ def emptied(folder: Path, corpus: Corpus) -> Iterator[KnowledgeBase]:
     """A new knowledge base that has all vectors already."""
     with KnowledgeBase(folder) as kb:
         for _, part in batches(corpus, 1000):
-            kb.store().base.keep([chunk.text for chunk in corpus.chunks[part]], corpus.vectors[part])
+            kb.engine.store.base.keep([chunk.text for chunk in corpus.chunks[part]], corpus.vectors[part])
         yield kb
 
 

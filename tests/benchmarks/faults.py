@@ -184,13 +184,13 @@ def audit() -> None:
 
     from ragself.adapters.embedder import Embedder
     from ragself.corpus.words import words
-    from ragself.engine.engine import carried
+    from ragself.engine.version_store import carried
     from ragself.lexical.view import View
 
     with opened() as kb:
         kb.search("warm")
         kb.add([])  # whatever is to be mended is
-        store = kb.store()
+        store = kb.engine.store
         version = store.registry.version(store.registry.live())
         chunks = {chunk.id: chunk.text for chunk in store.journal.chunks()}
         with kb._live.pinned(newest=True) as snapshot:

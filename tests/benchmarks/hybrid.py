@@ -91,7 +91,7 @@ def search(found: Corpus, arguments: argparse.Namespace, say: Progress) -> Itera
     ours, plain = filled(arguments.work, found, say)
     query, count = lambda number: found.queries[number % len(found.queries)], arguments.queries
     with KnowledgeBase(ours) as kb, collection(plain, None) as other:
-        encoder, view = kb.store().base.encoder, kb.store().lexical.view()
+        encoder, view = kb.engine.store.base.encoder, kb.engine.store.lexical.view()
 
         def direct(number: int) -> object:
             vector = encoder.queries([query(number)])
@@ -188,14 +188,14 @@ def insert(found: Corpus, arguments: argparse.Namespace, say: Progress) -> Itera
             collection(place / "same", names[0]) as same,
             collection(place / "other", names[1]) as other,
         ):
-            assert kb.store().base.encoder  # loaded, to tell what is too long for it
+            assert kb.engine.store.base.encoder  # loaded, to tell what is too long for it
             for done, part in batches(found, arguments.batch):
                 say("insert", done, len(found.chunks))
                 measure("ragself, add", lambda part=part: kb.add(found.chunks[part]))
                 for graph, each in zip(names, (same, other), strict=True):
                     measure(f"Chroma, add, {graph}", lambda part=part, each=each: add(each, found, part))
             say("insert", len(found.chunks), len(found.chunks))
-            store = kb.store()
+            store = kb.engine.store
             measure("ragself, built anew", lambda: store.rebuild(store.registry.version(0), say))
     like = f"Chroma, add, {next(iter(GRAPHS))}"
     for way, seconds in took.items():

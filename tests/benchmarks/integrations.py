@@ -213,7 +213,7 @@ def aside_from_the_graph(
     stored = [origin.get(ids=ids[start : start + 5000], include=["embeddings"]) for start in range(0, len(ids), 5000)]
     by_id = {id: vector for page in stored for id, vector in zip(page["ids"], page["embeddings"], strict=True)}
     theirs = np.array([by_id[id] for id in ids], dtype=np.float32)
-    index = kb.store().snapshot(0).index
+    index = kb.engine.store.snapshot(0).index
     ours = np.concatenate([index.vectors(ids[start : start + 5000])[0] for start in range(0, len(ids), 5000)])
     return Exact(documents, theirs, encoder), Exact(documents, ours, encoder)
 

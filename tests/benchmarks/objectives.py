@@ -94,7 +94,7 @@ def learn(arguments: argparse.Namespace) -> dict[str, Any]:
         kb = stack.enter_context(KnowledgeBase(folder / "kb"))
         kb.add(chunks)
         config = kb.config.model_copy(update={"generator": kb.config.generator.at(lm)})
-        base = kb.store().base
+        base = kb.engine.store.base
         queries, documents = base.queries([probe.text for probe in asked]), base.documents(texts)
 
         ranks_by = Law(texts, [probe.text for probe in asked], unit(base))

@@ -127,7 +127,7 @@ def main() -> None:
         kb = stack.enter_context(KnowledgeBase(folder / "kb"))
         kb.add(chunks)
         config = kb.config.model_copy(update={"generator": kb.config.generator.at(where)})
-        store = kb.store()
+        store = kb.engine.store
         with supervise(config, folder) as supervision:
             dataset = build_dataset(
                 probes, chunks, store.base, Ranking(), supervision.scorer, config.teacher, 0, asked=scored(config)

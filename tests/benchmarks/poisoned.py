@@ -53,7 +53,7 @@ ATTACKS = {"stuffed": stuffed, "echo": echo}
 
 def rank(kb: KnowledgeBase, chunks: list[Chunk], queries: list[str], ranking: Ranking) -> list[list[str]]:
     """The ten best of hybrid search by a ranking."""
-    store = kb.store()
+    store = kb.engine.store
     texts = [chunk.text for chunk in chunks]
     documents, asked = store.base.documents(texts), store.base.queries(queries)
     if ranking.adapter is not None:
@@ -79,7 +79,7 @@ def measure(collection: Collection, asked: list[str], bad: list[Chunk], work: Pa
         with KnowledgeBase(folder) as kb:
             kb.add(chunks)
             report = kb.adapt(asked)
-            candidate = judged_ranking(kb.store()) if report.kind else None
+            candidate = judged_ranking(kb.engine.store) if report.kind else None
             before, seen_before = told(rank(kb, chunks, queries, Ranking()), qrels)
             after, seen_after = told(rank(kb, chunks, queries, candidate or Ranking()), qrels)
         if kept and not kept.exists():

@@ -191,7 +191,7 @@ def switching(kb: KnowledgeBase, asked: list[str], rate: float, pair: tuple[int,
     moving: list[float] = []
     lost: list[list[int]] = []  # of each that took longer than it should: ms, stolen, collecting garbage
     collecting = Collecting()
-    taken = kb._turn.taken
+    taken = kb.engine.store.turn.taken
 
     @contextmanager
     def timed(*arguments: float) -> Iterator[None]:
@@ -200,7 +200,7 @@ def switching(kb: KnowledgeBase, asked: list[str], rate: float, pair: tuple[int,
             yield
             turns.append((time.perf_counter() - at, steal() - taken_away, collecting.seconds - collected))
 
-    kb._turn.taken = timed  # type: ignore[method-assign]
+    kb.engine.store.turn.taken = timed  # type: ignore[method-assign]
     client = Client(kb, asked, rate)
     with client:
         began = time.perf_counter()
@@ -214,7 +214,7 @@ def switching(kb: KnowledgeBase, asked: list[str], rate: float, pair: tuple[int,
                 lost.append([round(1000 * value) for value in turns[-1]])
             time.sleep(0.2)
         ended = time.perf_counter()
-    kb._turn.taken = taken  # type: ignore[method-assign]
+    kb.engine.store.turn.taken = taken  # type: ignore[method-assign]
     return client, {
         "searches meanwhile": client.between(began, ended),
         "switch ms, nobody else changes anything": spread(moving),

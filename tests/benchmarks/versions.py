@@ -18,7 +18,7 @@ PROMOTING: dict[str, Any] = {
 
 def shared(kb: KnowledgeBase) -> int:
     """Register a version that ranks as the live one with other weights of words, in the same collection; its number."""
-    store = kb.store()
+    store = kb.engine.store
     live = store.registry.version(store.registry.live())
     ranking = store.ranking(live)
     other = Ranking(ranking.adapter, replace(ranking.weights, bm25=2.0 * ranking.weights.bm25))

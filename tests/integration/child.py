@@ -126,7 +126,7 @@ def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
 
     with opened(kb) as base:
         hits = [base.search(query, k, mode="vector") for query in queries]
-        store = base.store()
+        store = base.engine.store
         version = store.registry.version(store.registry.live())
         embedder = Embedder(store.base.encoder, store.adapter(version))
         chunks = store.journal.chunks()

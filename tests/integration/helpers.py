@@ -32,7 +32,7 @@ def mrr(kb: KnowledgeBase, chunks: Sequence[Chunk]) -> float:
 
 def exact(kb: KnowledgeBase, number: int | None = None) -> Exact:
     """Cosines of a query with every document of the journal, in the space of a version: what search must agree with."""
-    store = kb.store()
+    store = kb.engine.store
     version = store.registry.version(store.registry.live() if number is None else number)
     embedder = Embedder(store.base.encoder, store.adapter(version))
     chunks = store.journal.chunks()
@@ -46,7 +46,7 @@ def exact(kb: KnowledgeBase, number: int | None = None) -> Exact:
 
 def by_law(kb: KnowledgeBase) -> Law:
     """Parts of the score of every document of the journal for some queries, computed without index and candidates."""
-    store = kb.store()
+    store = kb.engine.store
     ranking = store.ranking(store.registry.version(store.registry.live()))
     chunks = store.journal.chunks()
     embedder = Embedder(store.base.encoder, ranking.adapter)
@@ -71,7 +71,7 @@ def by_law(kb: KnowledgeBase) -> Law:
 
 def promote(kb: KnowledgeBase, ranking: Ranking) -> Version:
     """Make a version live that ranks by this, as a pass does."""
-    store = kb.store()
+    store = kb.engine.store
     mark = store.manifest.fingerprint
     live, number = store.registry.version(store.registry.live()), store.registry.next_number()
     version = store.draft(number, ranking, live)

@@ -140,7 +140,7 @@ def test_an_export_makes_the_live_vectors_and_tells_nothing(
         files = kb.export(tmp_path / "out")
         with pytest.raises(InputError, match="not an empty folder"):
             kb.export(tmp_path / "out")
-        vectors, _ = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
+        vectors, _ = kb.engine.store.snapshot(1).index.vectors([chunk.id for chunk in chunks])
         best = [hit.id for hit in kb.search(asked[0], 5, mode="vector")]
     assert {file.name for file in files} == {"adapter.safetensors", "ragself.json", "README.md"}
     card = (tmp_path / "out" / "README.md").read_text()
@@ -166,7 +166,7 @@ def test_the_base_model_can_be_exported_too(
 ) -> None:
     with KnowledgeBase(filled, config=settings) as kb:
         assert {file.name for file in kb.export(tmp_path / "out")} == {"ragself.json", "README.md"}
-        vectors, _ = kb.store().snapshot(0).index.vectors([chunks[0].id])
+        vectors, _ = kb.engine.store.snapshot(0).index.vectors([chunks[0].id])
     card = (tmp_path / "out" / "README.md").read_text()
     assert [claim for claim in ("Fitted", "adapter for", "passed ragself's gate", "hashes") if claim in card] == []
     assert "compared by cosine" in card
@@ -195,7 +195,7 @@ def test_too_few_documents(tmp_path: Path, settings: Config, chunks: list[Chunk]
         kb.add(chunks[:few])
         report = kb.adapt(asked)
         assert (report.decision, report.version, report.kind) == ("keep", 0, None)
-        assert report.reason == f"only {few} chunks, at least 100 are needed to learn; add documents"
+        assert report.reason == f"only {few} chunks, at least 100 are needed to train; add documents"
         assert kb.history()[-1]["reason"] == report.reason
         assert len(kb.search("notulu", 10)) == min(few, 10)
 
@@ -290,7 +290,7 @@ def test_what_was_judged_and_why_nothing_was_trained_is_told(filled: Path, setti
         report = kb.adapt(asked)
     assert (report.decision, report.candidate, report.candidates) == ("keep", None, ())
     assert report.reason.startswith(
-        f"nothing was trained: {report.probes['traffic']['train']} probes to train on, 10000 are needed; and no weight"
+        f"nothing was trained: {report.probes['traffic']['train']} probes to train on, 10000 are needed; and no scale"
     )
     with KnowledgeBase(filled, config=settings) as kb:
         report = kb.adapt(asked)

@@ -189,12 +189,12 @@ def test_another_model_is_told_by_the_cosine_that_was_found(make: Make, settings
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     said = refused(make(vectors=vectors), settings, tmp_path)
     assert "does not reproduce the vectors of the collection 'theirs': their cosine is " in said
-    assert "Name that one as the encoder" in said
+    assert "Name that model as the encoder" in said
 
 
 def test_vectors_of_another_width_are_refused(make: Make, settings: Config, tmp_path: Path) -> None:
     said = refused(make(vectors=np.ones((150, 48))), settings, tmp_path)
-    assert "are 48 wide, but" in said
+    assert "have 48 dimensions, but" in said
     assert "makes 32: it was built with another model" in said
 
 
@@ -204,7 +204,7 @@ def test_vectors_that_cosine_ranks_otherwise_are_refused(
 ) -> None:
     vectors = encoder.documents([chunk.text for chunk in chunks[:150]]) * np.linspace(1, 2, 150)[:, None]
     said = refused(make(vectors=vectors, space=space), settings, tmp_path)
-    assert f"ranks by {space}, and its vectors are from 1." in said
+    assert f"ranks by {space}, and its vectors have lengths from 1." in said
 
 
 def test_an_empty_collection_is_refused(client: chromadb.ClientAPI, settings: Config, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_an_empty_collection_is_refused(client: chromadb.ClientAPI, settings: Co
 
 def test_a_collection_without_texts_is_refused(make: Make, settings: Config, tmp_path: Path) -> None:
     said = refused(make(documents=None), settings, tmp_path)
-    assert "holds no row with a text and a vector (64 of 150 rows looked at)" in said
+    assert "holds no row with a text and a vector (checked 64 of 150 rows)" in said
 
 
 def test_a_collection_that_was_emptied_deletes_nothing(make: Make, settings: Config, tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_server_that_wants_a_token(
             assert kb.sync().unchanged == 20  # by the client that was passed
         assert not any(b"s3cret" in file.read_bytes() for file in (tmp_path / "kb").rglob("*") if file.is_file())
         with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
-            with pytest.raises(StoreError, match="wants a token, set CHROMA_CLIENT_AUTH_PROVIDER"):
+            with pytest.raises(StoreError, match="needs a token, set CHROMA_CLIENT_AUTH_PROVIDER"):
                 kb.sync()
             provider = "chromadb.auth.token_authn.TokenAuthClientProvider"
             monkeypatch.setenv("CHROMA_CLIENT_AUTH_PROVIDER", provider)
@@ -563,7 +563,7 @@ def test_a_database_that_does_not_tell_all_ids_deletes_nothing(
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
         original = chromadb.Collection.get
         monkeypatch.setattr(chromadb.Collection, "get", lambda self, **given: original(self, **{"limit": 100, **given}))
-        with pytest.raises(StoreError, match="has 150 rows, but told the ids of 100 only"):
+        with pytest.raises(StoreError, match="has 150 rows, but returned the ids of 100 only"):
             kb.sync(collection)
         monkeypatch.undo()
         assert kb.status().chunks == 150

@@ -131,7 +131,7 @@ def test_it_begins_anew_after_a_stop_that_did_not_come_in_time(kb: KnowledgeBase
 ENDS = """
 import sys, time
 from ragself import KnowledgeBase
-from ragself.background import BackgroundAdaptation
+from ragself.background.runner import BackgroundAdaptation
 from tests.conftest import queries
 
 background = BackgroundAdaptation(KnowledgeBase(sys.argv[1]), queries())
@@ -207,7 +207,7 @@ def test_queries_that_cannot_be_read_are_complained_of_once(
     time.sleep(0.5)
     assert isinstance(background.status().error, InputError)
     assert [line for line in caplog.messages if "Cannot read the queries" in line] == [
-        line for line in caplog.messages if line.startswith("nothing is learned: ")
+        line for line in caplog.messages if line.startswith("training did not start: ")
     ][:1]
     (tmp_path / "asked.txt").write_text("")
     until(lambda: background.status().error is None)  # also before there is a pass

@@ -211,7 +211,7 @@ def test_where_there_is_no_knowledge_base(ragself: Ragself, arguments: list[str]
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["search", "x", "--where", "{"], 1, "--where is no JSON"),
+        (["search", "x", "--where", "{"], 1, "--where is not valid JSON"),
         (["search", "x", "--where", "[1]"], 1, "expected an object"),
         (["search", "x", "--where", '{"a": {"$x": 1}}'], 1, "Chroma refuses the filter"),
         (["search", " "], 1, "The query is empty"),
@@ -246,7 +246,7 @@ def test_pin_and_unpin(ragself: Ragself, promoted: Path) -> None:
     assert "Version 1 (residual) stays live" in ragself("pin", "--kb", promoted, "--reason", "the fair").out
     assert ragself("status", "--kb", promoted, "--json").json["pinned"]
     assert ", pinned" in ragself("status", "--kb", promoted).out
-    assert "Version 0 (base) is live in the place of version 1. It stays pinned." in " ".join(
+    assert "Version 0 (base) is live instead of version 1. It stays pinned." in " ".join(
         ragself("rollback", "--kb", promoted).out.split()
     )
     assert "`ragself pin` keeps it" not in ragself("rollback", "--kb", promoted, "--to", 1).out

@@ -92,7 +92,7 @@ def test_with_all_as_candidates_the_ranking_is_that_of_the_law(kb: KnowledgeBase
 
 
 def test_the_best_are_found_among_a_hundred_of_each_kind(kb: KnowledgeBase, asked: list[str]) -> None:
-    law, chunks = by_law(kb), {chunk.id: chunk for chunk in kb.store().journal.chunks()}
+    law, chunks = by_law(kb), {chunk.id: chunk for chunk in kb.engine.store.journal.chunks()}
     for query in asked[::97]:
         hits = kb.search(query, 7)
         same(hits, total(law([query])), 7)
@@ -142,7 +142,7 @@ def test_filters_hold_for_both_kinds_of_candidates(
     filters: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
         ({"topic": {"$in": ["t0", "t1"]}}, lambda one: one.split("-")[0] in ("t0", "t1")),
         ({"topic": {"$ne": "t0"}}, lambda one: not one.startswith("t0-")),
-        ({"title": kb.store().journal.chunks()[77].metadata["title"]}, lambda one: one == "t4-13"),
+        ({"title": kb.engine.store.journal.chunks()[77].metadata["title"]}, lambda one: one == "t4-13"),
         ({"topic": "nowhere"}, lambda one: False),
     ]
     for where, allows in filters:
@@ -202,7 +202,7 @@ def indexed_again(kb: KnowledgeBase) -> Iterator[KnowledgeBase]:
     """The knowledge base opened once more, with an index of words that was written just now."""
     shutil.rmtree(kb.path / "lexical", ignore_errors=True)
     with KnowledgeBase(kb.path, config=kb.config) as other:
-        assert other.store().lexical.checkpoint(1)
+        assert other.engine.store.lexical.checkpoint(1)
         yield other
 
 
@@ -210,12 +210,12 @@ def test_without_the_cache_of_vectors_scores_are_the_same(kb: KnowledgeBase, ask
     before = kb.search(asked[0], 30)
     for some in (before[::3], before):
         texts = [hit.text for hit in some]
-        kb.store().cache.drop(f"{kb.store().manifest.fingerprint}/document", texts)
+        kb.engine.store.cache.drop(f"{kb.engine.store.manifest.fingerprint}/document", texts)
         with indexed_again(kb) as other:
-            view = other.store().lexical.view()
+            view = other.engine.store.lexical.view()
             assert np.isnan(view.vectors(view.rows([hit.id for hit in some]), 32)).all()
             after = other.search(asked[0], 30)
-            assert other.store().base.missing(texts, "document") == texts  # nothing was encoded
+            assert other.engine.store.base.missing(texts, "document") == texts  # nothing was encoded
         assert [hit.id for hit in after] == [hit.id for hit in before]
         assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], abs=1e-5)
 
@@ -225,9 +225,9 @@ def test_vectors_of_candidates_by_words_come_from_the_index(
 ) -> None:
     before = kb.search(asked[0], 30)
     with indexed_again(kb) as other:
-        view = other.store().lexical.view()
+        view = other.engine.store.lexical.view()
         assert not np.isnan(view.vectors(np.arange(view.documents), 32)).any()
-        monkeypatch.setattr(other.store().cache, "named", None)  # is not called
+        monkeypatch.setattr(other.engine.store.cache, "named", None)  # is not called
         after = other.search(asked[0], 30)
     assert [hit.id for hit in after] == [hit.id for hit in before]
     assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], abs=1e-5)
@@ -348,7 +348,7 @@ def test_a_long_write_of_another_thread_holds_up_no_search(kb: KnowledgeBase) ->
         kb.search("notulu")
         answered.set()
 
-    with kb.store().journal._db.write():
+    with kb.engine.store.journal._db.write():
         thread = threading.Thread(target=search)
         thread.start()
         assert answered.wait(20)

@@ -19,6 +19,7 @@ from ragself.background import process as isolate
 from ragself.background.process import Bounds, Job, Stopped, run
 from ragself.engine.status import read_status
 from ragself.errors import InputError, LimitError, RagselfError
+from ragself.monitoring.usage import usage
 
 
 def job(kb: Path, config: Config, asked: list[str], **limits: float) -> Job:
@@ -90,14 +91,14 @@ def test_it_ends_when_it_is_asked_to_and_the_next_goes_on(filled: Path, settings
     assert (read_status(filled).live.number, read_status(filled).learning) == (0, None)
     assert (filled / "pass" / "weights.safetensors").exists()
     with KnowledgeBase(filled, config=settings) as kb:  # what it took counts, though it came to nothing
-        assert 0.5 < kb.spent(3600)[0] < 120
+        assert 0.5 < usage(kb.path, 3600)[0] < 120
 
 
 @pytest.mark.parametrize(
     ("limits", "settled", "said"),
     [
         ({}, {"memory": 0.2}, r"GB of memory, more than the 0\.2 of watch\.memory"),
-        ({"seconds": 0.1}, {}, r"more than the 0\.0017 minutes that it may; see watch\.minutes"),
+        ({"seconds": 0.1}, {}, r"more than the limit of 0\.0017 minutes; see watch\.minutes"),
         ({"cpu": 0.1}, {}, r"more than the 0 minutes of processor time that were left"),
     ],
 )
@@ -150,7 +151,7 @@ def test_one_that_would_read_more_tokens_than_are_left_does_not_begin(
     with pytest.raises(LimitError, match=r"A pass would cost about [\d,]+ tokens, and 1,000 are left for today"):
         run(few, threading.Event())
     with KnowledgeBase(filled, config=settings) as kb:
-        assert kb.spent(3600)[0] > 1.0  # to find that out took something, too
+        assert usage(kb.path, 3600)[0] > 1.0  # to find that out took something, too
         assert [event["event"] for event in kb.history()] == ["create"]
 
 
@@ -166,7 +167,7 @@ def test_one_that_dies_is_told_with_what_it_said_last(filled: Path, settings: Co
         for child in learners():
             child.kill()
 
-    with pytest.raises(RagselfError, match=r"was killed by signal 9 .*the next pass goes on"):
+    with pytest.raises(RagselfError, match=r"was killed by signal 9 .*the next pass continues"):
         run(job(filled, settings, asked), threading.Event(), progress)
     assert read_status(filled).live.number == 0
 
@@ -175,7 +176,7 @@ PARENT = """
 import sys, threading, time
 from pathlib import Path
 from ragself.config import load
-from ragself.isolate import Bounds, Job, run
+from ragself.background.process import Bounds, Job, run
 from tests.conftest import queries
 
 job = Job("adapt", Path(sys.argv[1]), load(sys.argv[1]), dict.fromkeys(queries(), 1), None, "a test")

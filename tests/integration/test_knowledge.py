@@ -25,7 +25,7 @@ C = Chunk("c", "rimeki vebaki pabado vekino", {"source": "two.md", "year": 2023,
 
 def metadata_in_chroma(kb: KnowledgeBase, id: str) -> dict[str, object]:
 
-    collection: chromadb.Collection = kb.store().snapshot(0).index._collection
+    collection: chromadb.Collection = kb.engine.store.snapshot(0).index._collection
     return dict(collection.get(ids=[id])["metadatas"][0] or {})
 
 
@@ -202,7 +202,7 @@ REFUSED = {
     "empty id": ([Chunk("", "text")], "non-empty string"),
     "none in metadata": ([Chunk("x", "text", {"k": None})], "is a NoneType"),  # type: ignore[dict-item]
     "mixed list in metadata": ([Chunk("x", "text", {"k": ["v", 1]})], "is the list"),
-    "key of chroma's": ([Chunk("x", "text", {"chroma:document": "v"})], "not beginning with 'chroma:'"),
+    "key of chroma's": ([Chunk("x", "text", {"chroma:document": "v"})], "does not begin with 'chroma:'"),
     "empty key": ([Chunk("x", "text", {"": "v"})], "non-empty string"),
     "too large": ([Chunk("x", "text", {"k": 2**63})], "64 bits"),
     "surrogate in text": ([Chunk("x", "\ud800")], "surrogates"),
@@ -340,6 +340,7 @@ def test_memory_goes_back_after_each_change(kb: KnowledgeBase, monkeypatch: pyte
     given: list[str] = []
     for change in (lambda: kb.add([Chunk("more", "text")]), lambda: kb.delete(["more"]), kb.gc):
         with monkeypatch.context() as patched:
-            patched.setattr("ragself.knowledge_base.give_back", lambda: given.append("back"))
+            for module in ("knowledge_base", "engine.live"):
+                patched.setattr(f"ragself.{module}.release_memory", lambda: given.append("back"))
             change()
     assert given == ["back"] * 3

@@ -70,7 +70,7 @@ def test_a_tuned_encoder_is_promoted_under_a_residual_and_serves(
         assert kb.rollback(1).kind == "lora"
     with KnowledgeBase(filled, config=settings) as kb:
         assert [hit.id for hit in kb.search(QUERY, 10)] == hits
-        vectors, _ = kb.store().snapshot(1).index.vectors([chunk.id for chunk in chunks])
+        vectors, _ = kb.engine.store.snapshot(1).index.vectors([chunk.id for chunk in chunks])
     embedder = Embedder.load(tmp_path / "out", model=str(tiny_model))
     np.testing.assert_allclose(embedder.documents(texts), vectors, atol=1e-5)
 
@@ -84,7 +84,7 @@ def test_a_tuned_query_side_alone_shares_the_vectors_of_the_documents(
         report = kb.adapt(asked)
         assert chosen == ["weights", "lora"]
         assert (report.decision, report.kind) == ("promote", "lora"), report.reason
-        ranking = kb.store().ranking(kb.store().registry.version(1))
+        ranking = kb.engine.store.ranking(kb.engine.store.registry.version(1))
         assert ranking.kind == "lora"
         assert ranking.weights.digest  # LoRA was trained under those weights
         assert "re-embed" not in report.seconds

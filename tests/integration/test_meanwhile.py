@@ -16,10 +16,10 @@ import pytest
 from chromadb import Collection
 
 from ragself import Chunk, Config, KnowledgeBase
+from ragself.engine.live import Live
 from ragself.errors import InputError, StoreError, StoreLocked
 from ragself.index.client import Chroma
 from ragself.index.collection import Index
-from ragself.index.live import Live
 from ragself.index.snapshot import Snapshot
 from ragself.versions.registry import Registry
 from tests.integration.chroma_server import ChromaServer
@@ -121,7 +121,7 @@ def test_who_writes_and_who_learns_are_two_processes_and_a_second_learner_is_ref
     wait_for(lambda: "half" in learner.lines(), learner)
     with KnowledgeBase(filled, config=settings) as kb:
         assert kb.add([Chunk("new", "notulu zonodo papaba mesori")]).added == 1
-        with pytest.raises(StoreLocked, match=rf"is learning already, started by process {learner.process.pid}"):
+        with pytest.raises(StoreLocked, match=rf"is already being trained by process {learner.process.pid}"):
             kb.adapt(asked)
         assert kb.gc() == []  # the build of the other is no rubbish
         learner.go("on")
@@ -235,7 +235,7 @@ def test_a_switch_waits_for_nobody_who_has_seen_the_pointer_move(
 
     monkeypatch.setattr(Registry, "point", seen_at_once)
     monkeypatch.setattr(Live, "switch", counted)
-    monkeypatch.setattr("ragself.index.live._WAIT", 5.0)
+    monkeypatch.setattr("ragself.engine.live._WAIT", 5.0)
     with KnowledgeBase(promoted, config=settings) as kb:
         kb.search("notulu", 1)
         renewal = threading.Thread(target=kb._live.renew)
@@ -306,14 +306,14 @@ def test_what_a_build_that_was_given_up_had_written_goes(
         for number in range(3):
             with pytest.raises(Enough):
                 kb.adapt(asked, stop)
-            assert len(kb.store().registry.unregistered()) == 1  # to be gone on with
+            assert len(kb.engine.store.registry.unregistered()) == 1  # to be gone on with
             kb.add([Chunk(f"new-{number}", another(chunks, number))])
         assert kb.adapt(asked).decision == "promote"
-        assert kb.store().registry.unregistered() == []
-        server = kb.store().server
+        assert kb.engine.store.registry.unregistered() == []
+        server = kb.engine.store.server
         if server is not None:
             with closing(Chroma(server)) as database:
-                mark = kb.store().manifest.prefix(server)
+                mark = kb.engine.store.manifest.prefix(server)
                 assert len([name for name in database.names() if name.startswith(mark)]) == 2
 
 

@@ -145,7 +145,7 @@ def test_without_a_language_model_here_it_is_refused_before_anything_is_done(
     noted: dict[str, Path], tiny_model: Path
 ) -> None:
     with KnowledgeBase(noted["dream"], config=settings(tiny_model)) as kb:
-        with pytest.raises(ConfigError, match=r"dream learns from the loss of a language model.*none is named.*--gen"):
+        with pytest.raises(ConfigError, match=r"dream trains on the loss of a language model.*none is named.*--gen"):
             kb.adapt(objective="dream")
         with pytest.raises(ConfigError, match=r"loaded in this process; the settings name a server. Set generator.mod"):
             kb.adapt(generator="http://127.0.0.1:9", objective="revela")

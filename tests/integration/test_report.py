@@ -45,7 +45,7 @@ def harmed(promoted: Path, settings: Config, chunks: list[Chunk], asked: list[st
             kb.search(harm, 5)
         kb.pin(reason=HOSTILE[0])
         kb.unpin(started=HOSTILE[1])
-        kb.record("fail", "Cannot write /home/me/kb/live.json: it is full. vllm:/home/me/models/llama", "watch")
+        kb.engine.record("fail", "Cannot write /home/me/kb/live.json: it is full. vllm:/home/me/models/llama", "watch")
         kb.rollback(0, reason=HOSTILE[2])
         kb.rollback(1)
         yield kb
@@ -66,12 +66,12 @@ def test_the_page_renders_and_asks_for_nothing(
         headings = seen.page.locator("h2").all_inner_texts()
         assert headings == [
             "Quality over versions",
-            "What the gate saw",
+            "Decision of the gate",
             "Queries whose results changed most",
-            "How far the language model is trusted",
-            "What was learned from",
-            "What it cost",
-            "Searching, the last seven days",
+            "Weight of the language model",
+            "Training data",
+            "Cost",
+            "Searches in the last seven days",
             "History",
         ]
         plots = seen.page.locator("section svg")
@@ -125,7 +125,7 @@ def test_a_store_without_a_pass_has_a_page(
     page.write_page(story, tmp_path / "report.html")
     seen = look(browser, tmp_path / "report.html")
     assert (seen.said, seen.asked) == ([], [])
-    assert seen.page.locator("h1").inner_text() == "The base model is live: nothing was learned yet"
+    assert seen.page.locator("h1").inner_text() == "The base model is live: nothing was trained yet"
     assert seen.page.locator("h2").all_inner_texts() == ["History"]
 
 
@@ -135,8 +135,8 @@ def test_a_store_whose_passes_kept_it_has_a_page(filled: Path, settings: Config,
         kb.adapt()
         story = gather(kb)
     text = page.html(story)
-    assert "no pass has proved to be better" in text
-    assert "only 16 chunks, at least 100 are needed to learn" in text
+    assert "no pass found a better version" in text
+    assert "only 16 chunks, at least 100 are needed to train" in text
 
 
 def test_a_store_that_was_rolled_back_says_so(promoted: Path, settings: Config, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
         card = (tmp_path / "model" / "README.md").read_text()
         hits = [hit.id for hit in kb.search(asked[0], 5, mode="vector")]
         texts = [chunk.text for chunk in chunks]
-        own = Embedder(kb.store().base.encoder, kb.store().adapter(kb.store().registry.version(1)))
+        own = Embedder(kb.engine.store.base.encoder, kb.engine.store.adapter(kb.engine.store.registry.version(1)))
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     documents, query = model.encode_document(texts), model.encode_query(asked[:1])
     np.testing.assert_allclose(documents, own.documents(texts), atol=1e-5)

@@ -71,11 +71,11 @@ def test_a_torn_live_index_is_waited_for_while_its_writer_lives_and_replaced_whe
     reader.join()
     assert "Waiting to open the index" in reader.said() and "version 0 broke off" in reader.said()
     with KnowledgeBase(filled, create=False, config=settings) as kb:
-        assert {chunk.id for chunk in kb.store().journal.chunks()} == {chunk.id for chunk in chunks} | set(many) | {
-            "later"
-        }
+        assert {chunk.id for chunk in kb.engine.store.journal.chunks()} == {chunk.id for chunk in chunks} | set(
+            many
+        ) | {"later"}
         right(kb, chunks)
-        assert not kb.store().journal.unsettled()
+        assert not kb.engine.store.journal.unsettled()
 
 
 def test_a_torn_build_begins_anew(
@@ -198,7 +198,7 @@ def test_who_stops_between_two_writes_leaves_nothing_to_mend(
         with caplog.at_level(logging.WARNING, "ragself"):
             assert kb.delete(["t0-0"]) == 1
         assert "broke off" not in caplog.text
-        assert len(kb.store().snapshot(0).index) == len(chunks) + 1500 - 1
+        assert len(kb.engine.store.snapshot(0).index) == len(chunks) + 1500 - 1
         right(kb, chunks[1:])
 
 
@@ -206,24 +206,24 @@ def test_a_mending_that_broke_off_is_begun_again(
     filled: Path, settings: Config, chunks: list[Chunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the end of what was torn and the beginning of what replaces it there is nothing at all."""
-    from ragself.engine.engine import Store
+    from ragself.engine.version_store import VersionStore
 
     with KnowledgeBase(filled, create=False, config=settings) as kb:
         collection = kb.status().live.collection
-        store = kb.store()
+        store = kb.engine.store
 
         def dies(*_: object) -> None:
             raise StoreError("the server was killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "_made", dies)
+            patch.setattr(VersionStore, "_made", dies)
             with pytest.raises(StoreError, match="killed"):
                 store.rebuild(store.registry.version(0))
         assert not store.built(store.registry.version(0))
-        assert collection in kb.store().journal.unsettled()
+        assert collection in kb.engine.store.journal.unsettled()
     with KnowledgeBase(filled, create=False, config=settings) as kb:
         right(kb, chunks)
-        assert not kb.store().journal.unsettled()
+        assert not kb.engine.store.journal.unsettled()
 
 
 def test_a_version_whose_index_is_lost_is_built_when_it_is_rolled_back_to(

@@ -28,10 +28,13 @@ from ragself.adapters.ranking import Ranking
 from ragself.adapters.residual import Residual
 from ragself.background.folders import Folders
 from ragself.background.guard import Guard
+from ragself.background.pending import pending
 from ragself.background.runner import BackgroundAdaptation
 from ragself.errors import ConfigError, InputError, RagselfError, StoreError
 from ragself.index.snapshot import Snapshot
 from ragself.monitoring.search_log import SignalLog, bucket
+from ragself.monitoring.usage import usage
+from ragself.review import review_promotion
 from ragself.schema import Pending
 from ragself.versions.registry import Registry
 from tests.integration.helpers import another
@@ -47,7 +50,7 @@ def test_nothing_is_remembered_unless_it_is_asked_for(filled: Path, settings: Co
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search("a private matter")
         assert kb.asked() == {}
-        assert (kb.forget(), kb.total_queries()) == (0, 0)
+        assert (kb.forget(), kb.engine.traffic.total) == (0, 0)
     assert not (filled / "queries.db").exists()
     assert not any(b"private" in file.read_bytes() for file in filled.rglob("*") if file.is_file())
 
@@ -62,25 +65,25 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         with pytest.raises(InputError):
             kb.search("   ")
         assert kb.asked() == {query: 2 if query in asked[:2] else 1 for query in asked}
-        news, last = kb.news()
+        news, last = pending(kb.engine, Counter(), kb.config)
         assert (news, last) == (Pending(384, len(asked)), None)  # what is asked again is not new
         report = kb.adapt()
         assert (report.decision, sum(report.probes["traffic"].values())) == ("promote", len(asked))
         kb.search("one more")
-        news, last = kb.news()
+        news, last = pending(kb.engine, Counter(), kb.config)
         assert news == Pending(0, 1)
         assert last is not None and abs(time.time() - last) < 60
-        assert kb.news(["given"])[0].other == "other given"
+        assert pending(kb.engine, Counter(["given"]), kb.config)[0].other == "other given"
 
         kb.adapt([asked[0] + " please"])  # whose vector is now in the cache
-        assert kb.store().base.missing(asked, "query") == []
+        assert kb.engine.store.base.missing(asked, "query") == []
         assert kb.forget(matching=asked[0].split()[0].upper()) > 0
         left = kb.asked()
         assert left
         assert kb.forget() == len(left)
         assert kb.asked() == {}
-        assert kb.total_queries() == len(asked) + 1  # what is forgotten is not news again
-        assert kb.store().base.missing(asked, "query") == asked  # their vectors went, too
+        assert kb.engine.traffic.total == len(asked) + 1  # what is forgotten is not news again
+        assert kb.engine.store.base.missing(asked, "query") == asked  # their vectors went, too
     with KnowledgeBase(filled, config=settings) as kb:
         assert kb.asked() == {}
 
@@ -99,7 +102,7 @@ def test_what_is_forgotten_during_a_pass_is_not_brought_back_by_it(
 
         kb.adapt(progress=progress)
         assert kb.asked() == {}
-        assert kb.store().base.missing(asked, "query") == asked
+        assert kb.engine.store.base.missing(asked, "query") == asked
 
 
 def test_a_redaction_that_cannot_be_found_is_told_before_anything_is_asked(filled: Path, settings: Config) -> None:
@@ -140,7 +143,7 @@ def test_what_changes_in_a_folder_is_taken_over(
         assert kb.status().chunks == 6
         for file in docs.iterdir():
             file.unlink()
-        with pytest.raises(InputError, match=r"There is no file left in .*docs, .*Nothing of it was deleted"):
+        with pytest.raises(InputError, match=r"There is no file left in .*docs, .*None of its documents was deleted"):
             folders.look()
         docs.rmdir()
         with pytest.raises(InputError):
@@ -171,7 +174,7 @@ def test_a_folder_that_is_away_costs_no_document(
         folders.look()
         for names in (["below"], ["there"], ["there", "here"]):
             unlisted(*names)
-            with pytest.raises(InputError, match=r"cannot be listed\. Nothing of it was deleted"):
+            with pytest.raises(InputError, match=r"cannot be listed\. None of its documents was deleted"):
                 folders.look()
             assert kb.status().chunks == 9
         monkeypatch.undo()
@@ -210,7 +213,7 @@ def test_files_are_known_by_whatever_name(tmp_path: Path, settings: Config, chun
 def worse(promoted: Path, settings: Config) -> Path:
     """A promotion that should not have been: version 2 turns every query into another."""
     with KnowledgeBase(promoted, config=remembering(settings)) as kb:
-        store = kb.store()
+        store = kb.engine.store
         random = np.random.default_rng(0)
         down, up = (random.normal(size=shape).astype(np.float32) for shape in ((32, 16), (16, 32)))
         ranking, live = Ranking(Residual(down, up)), store.registry.version(store.registry.live())
@@ -240,7 +243,7 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
         assert kb.status().live.number == 2  # too few to say
         for query in asked:
             kb.search(query, 1)
-        review = kb.review()
+        review = review_promotion(kb.engine, kb.config)
         assert review is not None
         assert (review.version, review.before) == (2, 1)
         assert review.fell > review.rose
@@ -252,7 +255,7 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
         assert "from version 2: LM utility fell for" in last["reason"]
         guard.look(threading.Event())  # what was not promoted is not taken back
         assert kb.status().live.number == 1
-        assert kb.review() is None
+        assert review_promotion(kb.engine, kb.config) is None
 
 
 @pytest.mark.parametrize(("bound", "spent"), [({"cpu_minutes": 1.0}, (59.9, 0)), ({"tokens": 1000}, (0.0, 999))])
@@ -265,16 +268,16 @@ def test_no_pass_begins_when_what_may_be_spent_is_spent_also_by_passes_that_fail
         log.spend(*spent)
         assert background._due([]) == ("the first pass", None)
         log.spend(*spent)
-        assert background._due([]) == (None, "what may be spent within 24 hours is spent")
-        assert background.once(threading.Event()).waiting == "what may be spent within 24 hours is spent"
+        assert background._due([]) == (None, "the budget for 24 hours is used up")
+        assert background.once(threading.Event()).waiting == "the budget for 24 hours is used up"
         assert [event["event"] for event in kb.history()] == ["create"]
 
 
 @pytest.mark.parametrize(
     ("hindrance", "said"),
     [
-        ({"hours": "{before}"}, "it is not between"),
-        ({"cpu_minutes": 1e-9}, "what may be spent within 24 hours is spent"),
+        ({"hours": "{before}"}, "the time is not between"),
+        ({"cpu_minutes": 1e-9}, "the budget for 24 hours is used up"),
     ],
 )
 def test_what_keeps_a_pass_that_is_due_from_beginning_is_told_once(
@@ -315,11 +318,11 @@ def test_a_pass_ends_with_the_hours_and_says_so(
     with KnowledgeBase(filled, config=config) as kb:
         background = BackgroundAdaptation(kb)
         found = background.once(threading.Event())
-        assert str(found.error).endswith("that it may; see watch.hours")
+        assert str(found.error).endswith("minutes; see watch.hours")
         assert (kb.history()[-1]["event"], kb.history()[-1]["reason"]) == ("fail", str(found.error))
         assert kb.history()[-1]["started"] == "in the background: the first pass"
         assert "the next pass is in 0 s" in caplog.text
-        assert kb.spent(3600)[0] >= 0.0
+        assert usage(kb.path, 3600)[0] >= 0.0
 
 
 def test_an_application_sees_passes_in_its_metrics(filled: Path, settings: Config, asked: list[str]) -> None:
@@ -370,7 +373,7 @@ def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(
         with caplog.at_level(logging.INFO, "ragself.background.guard"):
             Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
-        assert "but not by version 2" in caplog.text  # a server was away, say
+        assert "but not due to version 2" in caplog.text  # a server was away, say
         monkeypatch.setattr(Snapshot, "search", fails)
         kb.pin()
         Guard(kb).look(threading.Event())
@@ -379,7 +382,8 @@ def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(
         Guard(kb).look(threading.Event())
         assert kb.status().live.number == 1
         assert kb.history()[-1]["reason"] == (
-            "from version 2: 10.0% of 1,000 searches failed, 0.0% before; in turns 100%, and 0% of version 1"
+            "from version 2: 10.0% of 1,000 searches failed, 0.0% before; "
+            "compared directly, 100% fail, and 0% with version 1"
         )
 
 
@@ -392,7 +396,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
         with caplog.at_level(logging.INFO, "ragself.background.guard"):
             Guard(kb).look(threading.Event())
         assert kb.status().live.number == 2
-        assert "but not by version 2" in caplog.text
+        assert "but not due to version 2" in caplog.text
         search = Snapshot.search
 
         def slow(self: Snapshot, *arguments: Any) -> list[Hit]:
@@ -402,7 +406,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
         monkeypatch.setattr(Snapshot, "search", slow)
         Guard(kb).look(threading.Event())
         assert kb.status().live.number == 1
-        assert re.search(r"up to 5\d\d ms, 1\d\d ms before; \d+\.\d times in turns", kb.history()[-1]["reason"])
+        assert re.search(r"up to 5\d\d ms, 1\d\d ms before; compared directly, it takes", kb.history()[-1]["reason"])
 
 
 def test_what_was_rolled_back_does_not_come_again_as_it_is(
@@ -413,7 +417,7 @@ def test_what_was_rolled_back_does_not_come_again_as_it_is(
         kb.rollback()
         report = kb.adapt(asked)
         assert (report.decision, report.version) == ("keep", 0)
-        assert report.reason == "the candidate is version 1 again, which was rolled back; there is nothing new in it"
+        assert report.reason == "the candidate is identical to version 1, which was rolled back"
         kb.rollback(1)
         kb.rollback(0)
         kb.add([Chunk(f"new-{row}", another(chunks, row), {"title": f"new {row}"}) for row in range(20)])
@@ -531,7 +535,7 @@ def test_a_promotion_that_was_right_stays(filled: Path, settings: Config, asked:
         figures = kb.adapt(asked[::2]).figures
         for query in asked[1::2]:
             kb.search(query, 1)
-        review = kb.review()
+        review = review_promotion(kb.engine, kb.config)
         assert review is not None
         gate = next(figure for name, figure in figures.items() if name.startswith("utility"))
         assert review.rose > review.fell

@@ -189,13 +189,13 @@ def test_one_url_is_one_url_and_the_variable_beats_the_file(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", "'' is no URL; expected one such as http://127.0.0.1:8000"),
-        ("127.0.0.1:8000", "'127.0.0.1:8000' is no URL"),
-        ("ftp://a", "'ftp://a' is no URL"),
-        ("http://a,", "'' is no URL"),
-        ("http://a,b", "'b' is no URL"),
-        ("http://", "is no URL"),
-        ("https:///v1", "is no URL"),
+        ("", "'' is not a URL; expected one such as http://127.0.0.1:8000"),
+        ("127.0.0.1:8000", "'127.0.0.1:8000' is not a URL"),
+        ("ftp://a", "'ftp://a' is not a URL"),
+        ("http://a,", "'' is not a URL"),
+        ("http://a,b", "'b' is not a URL"),
+        ("http://", "is not a URL"),
+        ("https:///v1", "is not a URL"),
         ("http://[::1", "RAGSELF_"),
         ('["http://a"', "RAGSELF_"),
         ("[5]", "RAGSELF_"),
@@ -359,7 +359,7 @@ def test_a_key_that_fits_no_header_is_told_and_not_shown(key: str) -> None:
 
 @pytest.mark.parametrize("place", ["127.0.0.1:8000", "localhost:8000/v1", "ftp://127.0.0.1:8000"])
 def test_an_address_that_is_no_url_is_told(place: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no URL of a vLLM server\. Did you mean http://[^f]"):
+    with pytest.raises(ConfigError, match=r"is not the URL of a vLLM server\. Did you mean http://[^f]"):
         GeneratorConfig().at(place)
 
 

@@ -159,9 +159,9 @@ def test_a_forecast_asks_a_model_for_little_and_only_once(
 
 def test_a_forecast_does_nothing(kb: Callable[..., KnowledgeBase], generator: FakeGenerator) -> None:
     opened = kb()
-    before = (opened.history(), opened.status().live, opened.store().journal.head, opened.status().chunks)
+    before = (opened.history(), opened.status().live, opened.engine.store.journal.head, opened.status().chunks)
     opened.forecast(ASKED)
-    assert (opened.history(), opened.status().live, opened.store().journal.head, opened.status().chunks) == before
+    assert (opened.history(), opened.status().live, opened.engine.store.journal.head, opened.status().chunks) == before
     assert not (opened.path / "pass").exists()
 
 

@@ -1,4 +1,4 @@
-"""Which model a LangChain application embeds with, as a setting of ragself."""
+"""Converts the embedding model of a LangChain application into ragself settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -
 
     Args:
         embedding: A `HuggingFaceEmbeddings`, or the name or path of a sentence-transformers model; None takes the
-            settings.
-        knowledge_base: Folder whose settings are read.
+            model of the settings.
+        knowledge_base: Folder of the knowledge base whose settings are read.
 
     Raises:
-        ValueError: It is no model that can be loaded here, and so none that could be trained.
+        ValueError: The model cannot be loaded here, so it cannot be trained.
     """
     if embedding is None:
         return read_config(knowledge_base)
@@ -39,6 +39,6 @@ def config_for(embedding: Embeddings | str | None, knowledge_base: str | Path) -
 
 
 def _prompt(model: Any, settings: dict[str, Any]) -> str:
-    """What is put before a text: as `SentenceTransformer.encode` finds it."""
+    """Prompt put before a text, chosen as in `SentenceTransformer.encode`."""
     name = settings.get("prompt_name") or model.default_prompt_name
     return str(settings.get("prompt") or (model.prompts.get(name) if name else "") or "")

@@ -1,4 +1,4 @@
-"""The retriever: a thin face of `ragself.KnowledgeBase` that LangChain knows how to use."""
+"""LangChain retriever: a thin wrapper of `ragself.KnowledgeBase`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ragself.retriever import RetrieverMixin, check_arguments, progress_bars
 
 
 class RagselfRetriever(RetrieverMixin, BaseRetriever):
-    """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
+    """Retriever on a ragself knowledge base, which trains in the background and switches versions without a pause.
 
     `k`, `filter`, `score_threshold` and `mode` may also be given to `invoke`.
 
@@ -30,32 +30,32 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         ```python
         retriever = RagselfRetriever.from_vectorstore(vectorstore, "my-kb")
         documents = retriever.invoke("how are retries configured?")
-        retriever.start_adapting(queries=["what users asked"])
+        retriever.start_adapting(queries=["how do I set a timeout?"])
         ```
     """
 
     knowledge_base: KnowledgeBase
-    """The knowledge base, or the path of one."""
+    """The knowledge base, or its path."""
 
     k: int = Field(default=4, ge=1)
-    """How many documents to return, at most."""
+    """Maximum number of documents to return."""
 
     filter: dict[str, Any] | None = None
-    """Chroma's metadata filter; None searches everything."""
+    """Chroma metadata filter; None searches everything."""
 
     score_threshold: float | None = None
-    """Least score: in mode ``vector`` the cosine in the space of the live version, in mode ``hybrid`` that plus the
-    lexical scores, which may exceed 1. It means something else after each switch."""
+    """Minimum score. In mode ``vector`` a score is the cosine in the space of the live version. Mode ``hybrid`` adds
+    the lexical scores, and the sum may exceed 1. The meaning of a threshold changes with each switch."""
 
     mode: Literal["hybrid", "vector"] = "hybrid"
-    """``hybrid`` ranks by vector and by words, ``vector`` by the plain vector query."""
+    """``hybrid`` ranks by vector and by words, ``vector`` by vector only."""
 
     @field_validator("knowledge_base", mode="before")
     @classmethod
     def _open(cls, value: Any) -> Any:
         return KnowledgeBase(value, create=False) if isinstance(value, str | Path) else value
 
-    # made from what is there ----------------------------------------------------------------------
+    # constructors ----------------------------------------------------------------------------------
 
     @classmethod
     def from_vectorstore(
@@ -67,26 +67,27 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """Follow what a `langchain_chroma.Chroma` holds, whichever framework filled it, and never write to it.
+        """Adopt the documents of a `langchain_chroma.Chroma`, whichever framework filled it. Never writes to it.
 
         Args:
-            vectorstore: The store. Documents that are added to or deleted from it are taken over by `sync`.
-            knowledge_base: Folder for the knowledge base that is made, or was made from this store before.
-            embedding: What the store was filled with; None takes its own where that can be loaded, else the settings.
-            show_progress: Show bars on a terminal, lines elsewhere.
-            kwargs: For the retriever.
+            vectorstore: The store. `sync` applies later additions to it and deletions from it.
+            knowledge_base: Folder of the knowledge base: a new one, or one created from this store before.
+            embedding: Model that the store was filled with. None takes the model of the store if it can be loaded,
+                else the settings.
+            show_progress: Show progress bars on a terminal, lines elsewhere.
+            kwargs: Arguments of the retriever.
 
         Raises:
-            ValueError: The store is no Chroma store, is empty or was filled with another model.
-            ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
+            ValueError: The store is not a Chroma store, is empty or was filled with another model.
+            ragself.StoreError: The collection is missing, or the knowledge base has adopted another one.
         """
         cls._check(kwargs)
         collection = getattr(vectorstore, "_collection", None)
         if collection is None:
             raise ValueError(f"The vector store is a {type(vectorstore).__name__}, expected a langchain_chroma.Chroma.")
         config = config_for(embedding if embedding is not None else vectorstore.embeddings, knowledge_base)
-        with progress_bars(show_progress) as told:
-            kb = KnowledgeBase.adopt(knowledge_base, collection, config=config, progress=told)
+        with progress_bars(show_progress) as progress:
+            kb = KnowledgeBase.adopt(knowledge_base, collection, config=config, progress=progress)
         return cls._made(kb, kwargs)
 
     @classmethod
@@ -100,11 +101,11 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """Add documents to a knowledge base, which is made where there is none. Raises what `add_documents` does."""
+        """Add documents to a knowledge base, created if it does not exist. Raises the errors of `add_documents`."""
         cls._check(kwargs)
         chunks, config = _as_chunks(list(documents), ids)[1], config_for(embedding, knowledge_base)
-        with progress_bars(show_progress) as told:
-            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
+        with progress_bars(show_progress) as progress:
+            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=progress)
         return cls._made(kb, kwargs)
 
     @classmethod
@@ -116,19 +117,19 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """As `from_documents`, from texts with their metadata."""
+        """Like `from_documents`, from texts with their metadata."""
         if isinstance(texts, str):
             raise ValueError("The texts are one string, expected a list of them.")
         held = list(texts)
         described = [{} for _ in held] if metadatas is None else list(metadatas)
         if len(described) != len(held):
-            raise ValueError(f"{len(described)} metadatas for {len(held)} texts; expected as many.")
+            raise ValueError(f"{len(described)} metadatas for {len(held)} texts; expected one each.")
         documents = [Document(text, metadata=metadata or {}) for text, metadata in zip(held, described, strict=True)]
         return cls.from_documents(documents, knowledge_base, embedding, **kwargs)
 
     @classmethod
     def _check(cls, kwargs: dict[str, Any]) -> None:
-        """Refuse what is none of the retriever's before anything is made."""
+        """Reject arguments that the retriever does not have, before anything is created."""
         check_arguments(kwargs, set(cls.model_fields) - {"knowledge_base"})
 
     @classmethod
@@ -194,39 +195,39 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
     # documents ------------------------------------------------------------------------------------
 
     def add_documents(self, documents: Sequence[Document], ids: Sequence[str] | None = None) -> list[str]:
-        """Add documents; those whose id exists are replaced.
+        """Add documents. A document replaces an earlier one with the same id.
 
         Args:
-            documents: With the metadata that Chroma can hold: flat values, or lists of one kind of them.
-            ids: Of the documents; None takes their own. One that has none gets one from its content, so that adding
-                it again changes nothing.
+            documents: Documents whose metadata Chroma can store: flat values, or lists of values of one type.
+            ids: Ids of the documents; None takes their own. A document without an id gets one from its content, so
+                that adding it again changes nothing.
 
         Returns:
             The ids.
 
         Raises:
-            ValueError: Metadata is nested or None, ids occur twice or texts are empty. Nothing was written.
+            ValueError: Metadata is nested or None, an id occurs twice or a text is empty. Nothing was written.
         """
         given, chunks = _as_chunks(documents, ids)
         self.knowledge_base.add(chunks)
         return given
 
     async def aadd_documents(self, documents: Sequence[Document], ids: Sequence[str] | None = None) -> list[str]:
-        """As `add_documents`, without holding up the event loop."""
+        """Like `add_documents`, without blocking the event loop."""
         return await asyncio.to_thread(self.add_documents, documents, ids)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete documents; ids that are not there are passed over. Returns how many were."""
+        """Delete documents and return how many were deleted. Unknown ids are ignored."""
         return self.knowledge_base.delete(ids)
 
 
 def _as_chunks(documents: Sequence[Document], ids: Sequence[str] | None) -> tuple[list[str], list[Chunk]]:
-    """The id of each document, and the chunks; documents without an id that are alike are one chunk."""
+    """Id of each document, and the chunks. Equal documents without an id become one chunk."""
     if not all(isinstance(document, Document) for document in documents):
-        raise ValueError("Expected a list of Documents; texts are taken by from_texts. Nothing was written.")
+        raise ValueError("Expected a list of Documents; for texts use from_texts. Nothing was written.")
     named = [document.id for document in documents] if ids is None else list(ids)
     if isinstance(ids, str) or len(named) != len(documents):
-        raise ValueError(f"{len(named)} ids for {len(documents)} documents; expected as many. Nothing was written.")
+        raise ValueError(f"{len(named)} ids for {len(documents)} documents; expected one each. Nothing was written.")
     given = [name or _content_id(document) for name, document in zip(named, documents, strict=True)]
     made: set[str] = set()
     chunks = []

@@ -138,7 +138,7 @@ def test_an_embedding_of_the_live_version_saves_encoding(
 ) -> None:
     retriever = RagselfRetriever(learned, 5, mode="vector")
     expected, embedding = ids(retriever.retrieve(asked[0])), retriever.embed(asked[0])
-    encoder = learned.store().base.encoder
+    encoder = learned.engine.store.base.encoder
     monkeypatch.setattr(encoder, "queries", lambda texts: pytest.fail("encoded"))
     assert ids(retriever.retrieve(QueryBundle("something else", embedding=embedding))) == expected
 

@@ -1,6 +1,6 @@
-"""One vLLM server over HTTP: requests, answers, and what each failure means. The only file that knows httpx.
+"""HTTP client for one vLLM server: requests, responses and errors. The only file that uses httpx.
 
-Text goes to the URL that was configured and nowhere else: no proxy of the environment, no redirect.
+Text goes only to the configured URL: proxies from the environment and redirects are ignored.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ragself.lm.generator import Likelihoods, Pair
 from ragself.lm.prompts import QUESTION_TOKENS, Writing
 
 START = "vllm serve MODEL --max-model-len 4096 --max-num-batched-tokens 2048 --gpu-memory-utilization 0.7"
-TOKENIZING = 8  # texts that are tokenized at once
+TOKENIZING = 8  # texts tokenized concurrently
 _CONNECT = 10.0  # seconds
 
 
 class Away(Exception):  # noqa: N818
-    """The server cannot be reached, is overloaded or is dying; the same request may succeed later or elsewhere."""
+    """The server is unreachable, overloaded or terminating; the request may succeed later or on another server."""
 
 
 class Slow(Exception):  # noqa: N818
-    """There was no answer in time."""
+    """The server did not answer within the timeout."""
 
 
 class Refused(Exception):  # noqa: N818
-    """The server takes other requests but not this one."""
+    """The server accepts other requests but rejects this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server serves.
+    """A served model.
 
     Attributes:
-        model: Name to ask for.
+        model: Model name to use in requests.
         root: Name or path of the weights.
-        limit: Tokens of prompt and answer together, at most.
+        limit: Maximum number of tokens of prompt and answer together.
     """
 
     model: str
@@ -55,16 +55,16 @@ class Endpoint:
     """A vLLM server. Safe to use from several threads."""
 
     def __init__(self, url: str, config: GeneratorConfig) -> None:
-        """Prepare to talk to the server at `url`; nothing is sent yet.
+        """Prepare a client for the server at `url`; nothing is sent yet.
 
         Raises:
-            GeneratorError: It is no URL.
+            GeneratorError: `url` is not a URL.
         """
         key = config.api_key
         try:
             address = httpx.URL(url)
             self._client = httpx.Client(
-                base_url=address.copy_with(userinfo=b""),  # httpx logs it
+                base_url=address.copy_with(userinfo=b""),  # httpx logs the URL
                 auth=(address.username, address.password) if address.userinfo else None,
                 headers={
                     "Content-Type": "application/json",
@@ -74,23 +74,23 @@ class Endpoint:
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as error:
-            scheme, _, place = url.partition("//")  # a password may be in it, and in the error, too
+            scheme, _, place = url.partition("//")  # URL and error may contain a password
             shown = f"{scheme}//{place.rpartition('@')[2]}"
             raise GeneratorError(
-                f"{shown!r} is no URL ({type(error).__name__}). Expected one such as http://127.0.0.1:8000"
+                f"{shown!r} is not a URL ({type(error).__name__}). Expected one such as http://127.0.0.1:8000"
             ) from None
-        self.url = str(self._client.base_url).rstrip("/")  # to show: without a password
-        self._chats: bool | None = None  # whether the model has a chat template; None until it was asked
+        self.url = str(self._client.base_url).rstrip("/")  # for messages, without a password
+        self._chats: bool | None = None  # whether the model has a chat template; None if not yet known
 
     def served(self, wanted: str | None) -> Served:
-        """What it serves.
+        """The served model.
 
         Args:
-            wanted: Name of one of its models; None takes the first.
+            wanted: Name of one of the server's models; None uses the first.
 
         Raises:
-            Away: It cannot be reached.
-            GeneratorError: It serves something else, or is no vLLM server.
+            Away: The server is unreachable.
+            GeneratorError: It serves another model, or is not a vLLM server.
         """
         answer = self._ask("GET", "/v1/models", None, _CONNECT)
         try:
@@ -103,15 +103,15 @@ class Endpoint:
                 raise GeneratorError(
                     f"{self.url} serves {', '.join(models)}, not {wanted!r}. Set generator.model to one of these."
                 ) from error
-            raise self._no_vllm(f"/v1/models says nothing of {error}") from error
+            raise self._no_vllm(f"/v1/models has no {error}") from error
         except (TypeError, AttributeError, StopIteration) as error:
             raise self._no_vllm("/v1/models lists no model") from error
         if not isinstance(limit, int):
-            raise self._no_vllm("the length limit of the model is not told")
+            raise self._no_vllm("/v1/models gives no length limit of the model")
         return Served(str(chosen["id"]), str(root), limit)
 
     def tokenize(self, model: str, text: str, *, special: bool = False) -> list[int]:
-        """Token ids of a text. Raises as `score` does."""
+        """Token ids of a text. Raises the errors of `score`."""
         if not text:
             return []
         body = {"model": model, "prompt": text, "add_special_tokens": special}
@@ -122,16 +122,16 @@ class Endpoint:
         return tokens
 
     def score(self, model: str, pairs: Sequence[Pair], seconds: float) -> list[Likelihoods | None]:
-        """Log p of each target token of each pair; None where the server has none to give.
+        """Log p of each target token of each pair; None where the server has none.
 
         Args:
             model: Name of the model.
-            pairs: Contexts and targets that fit.
-            seconds: To wait for an answer.
+            pairs: Contexts and targets within the token limit.
+            seconds: Timeout of the request.
 
         Raises:
-            Away, Slow, Refused: See there.
-            GeneratorError: It will never answer such a request.
+            Away, Slow, Refused: See the classes.
+            GeneratorError: The server cannot answer such requests at all.
         """
         body = {
             "model": model,
@@ -145,15 +145,15 @@ class Endpoint:
         return [self._read(choice, target) for choice, (_, target) in zip(choices, pairs, strict=True)]
 
     def write(self, model: str, documents: Sequence[str], writing: Writing, seconds: float) -> list[str | None]:
-        """A question about each document: chatting with a model that has a chat template, else by continuation.
+        """Write a question about each document, by chat if the model has a chat template, else by continuation.
 
         Args:
             model: Name of the model.
-            documents: Texts that fit.
-            writing: How it is asked for.
-            seconds: To wait for an answer to each request.
+            documents: Texts within the token limit.
+            writing: Prompts for the question.
+            seconds: Timeout of each request.
         """
-        # No sampling with a seed: on a CPU that ends vLLM's engine ("CPU Generator does not use offset", 0.32).
+        # No sampling with a seed: on a CPU it crashes vLLM's engine ("CPU Generator does not use offset", 0.32).
         options: dict[str, Any] = {"model": model, "max_tokens": QUESTION_TOKENS, "temperature": 0}
         if self._chats is not False:
             try:
@@ -180,9 +180,9 @@ class Endpoint:
         self._client.close()
 
     def _chat(self, text: str, options: dict[str, Any], seconds: float) -> str | None:
-        said = [{"role": "user", "content": text}]
-        # A model that thinks first would spend its tokens on that; templates that know no such switch ignore it.
-        body = {**options, "messages": said, "chat_template_kwargs": {"enable_thinking": False}}
+        messages = [{"role": "user", "content": text}]
+        # A reasoning model would use up its tokens on reasoning; templates without this option ignore it.
+        body = {**options, "messages": messages, "chat_template_kwargs": {"enable_thinking": False}}
         answer = self._ask("POST", "/v1/chat/completions", body, seconds)
         content = self._choices(answer, 1)[0].get("message", {}).get("content")
         return content if isinstance(content, str) else None
@@ -198,8 +198,8 @@ class Endpoint:
         entries = choice.get("prompt_logprobs")
         if entries is None:
             raise GeneratorError(
-                f"{self.url} answers without prompt_logprobs, the likelihoods that ragself learns from. vLLM gives "
-                f"them; many servers that speak the same protocol do not. Start one: {START}"
+                f"{self.url} answers without prompt_logprobs, the likelihoods that ragself trains on. vLLM returns "
+                f"them; many servers with the same protocol do not. Start a vLLM server: {START}"
             )
         values = np.empty(len(target), dtype=np.float32)
         for at, (entry, token) in enumerate(zip(entries[-len(target) :], target, strict=True)):
@@ -226,10 +226,12 @@ class Endpoint:
             raise Slow(f"no answer within {seconds:.0f} s") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise GeneratorError(
-                f"Cannot ask {self.url}: {error}. Expected a URL such as http://127.0.0.1:8000"
+                f"Cannot send requests to {self.url}: {error}. Expected a URL such as http://127.0.0.1:8000"
             ) from error
-        except httpx.LocalProtocolError:  # its text may quote the API key
-            raise GeneratorError(f"Cannot ask {self.url}: the request is no HTTP. Check URL and API key.") from None
+        except httpx.LocalProtocolError:  # its message may quote the API key
+            raise GeneratorError(
+                f"Cannot send requests to {self.url}: they would not be valid HTTP. Check URL and API key."
+            ) from None
         except httpx.TransportError as error:
             raise Away(str(error) or type(error).__name__) from error
         self._complain(response, path)
@@ -240,14 +242,14 @@ class Endpoint:
             raise self._no_vllm(f"{path} answers {kind}, not JSON") from error
 
     def _complain(self, response: httpx.Response, path: str) -> None:
-        """Raise what a status means; nothing for 200."""
+        """Raise the error for a status other than 200."""
         status = response.status_code
         if status == 200:
             return
         reason = _reason(response)
         if status in (401, 403):
             raise GeneratorError(
-                f"{self.url} answers {status}: it wants the API key that it was started with (vllm serve --api-key). "
+                f"{self.url} answers {status}: it needs the API key that it was started with (vllm serve --api-key). "
                 "Set RAGSELF_GENERATOR__API_KEY to it."
             )
         if status == 404 and path != "/v1/models" and "does not exist" in reason:
@@ -255,7 +257,7 @@ class Endpoint:
         if status in (404, 405, 501):
             if path == "/v1/completions" and self._alive():
                 raise GeneratorError(
-                    f"{self.url} has no {path}: what it serves is no generator (an embedding model?). "
+                    f"{self.url} has no {path}: the served model is not a generator (an embedding model?). "
                     f"Serve a causal language model: {START}"
                 )
             raise self._no_vllm(f"{path} answers {status}")
@@ -273,13 +275,13 @@ class Endpoint:
 
     def _no_vllm(self, found: str) -> GeneratorError:
         return GeneratorError(
-            f"{self.url} is no vLLM server: {found}. Expected the base URL of one, such as http://127.0.0.1:8000; "
+            f"{self.url} is not a vLLM server: {found}. Expected the base URL of one, such as http://127.0.0.1:8000; "
             f"start it with: {START}"
         )
 
 
 def _reason(response: httpx.Response) -> str:
-    """What an error says, one short line. vLLM's never quotes the prompt."""
+    """The message of an error response, in one short line. vLLM's messages never quote the prompt."""
     try:
         body = response.json()
         error = body.get("error", body)

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ARRIVE = 10.0  # seconds to wait for a server that does not answer at the very beginning
+_ARRIVE = 10.0  # seconds to wait for a server that does not answer at the start
 
 
 class Vllm:
     """One model on one or more vLLM servers; see `Generator`."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        """Find the servers. One of several that does not answer is left out with a warning.
+        """Connect to the servers. If there are several, one that does not answer is left out with a warning.
 
         Raises:
-            GeneratorError: None answers, one is no vLLM server, or they serve different models.
+            GeneratorError: No server answers, one is not a vLLM server, or they serve different models.
         """
         self._wanted = config.model
         self._patience = config.patience
@@ -44,7 +44,7 @@ class Vllm:
         self.limit = min(server.served.limit for server in self._fleet.servers) - 1  # one token is always generated
         self._begin: list[int] | None = None
         self._local: Tokenizer | None = None
-        self._threads: Threads | None = None  # that tokenize
+        self._threads: Threads | None = None  # for tokenizing
         self._looked = False
         self._canary: tuple[Pair, Likelihoods] | None = None
 
@@ -58,7 +58,7 @@ class Vllm:
         return self._begin
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, by the server's own tokenizer. Raises GeneratorError where none can be had."""
+        """Token ids of each text by the server's tokenizer. Raises GeneratorError if no server can tokenize."""
         ask = partial(self._tokenize, special=False)
         if not self._looked:
             self._local, self._looked = local_tokenizer(self._served.root, ask), True
@@ -66,12 +66,12 @@ class Vllm:
             return [encoding.ids for encoding in self._local.encode_batch(list(texts), add_special_tokens=False)]
         if len(texts) == 1:
             return [ask(texts[0])]
-        if self._threads is None:  # a busy server takes its time for each
+        if self._threads is None:  # a busy server takes long for each text
             self._threads = Threads(TOKENIZING, f"ragself tokenizes with {self.name}")
         return self._threads.map(ask, texts)
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
-        """Score pairs; see `Generator.score`. Each server first answers the canary, which warms it up."""
+        """Score pairs; see `Generator.score`. Each server first scores the canary, which warms it up."""
         if self._canary is None:
             self._canary = self._warm_up()
         return self._fleet.share(_score, pairs, self._check)
@@ -85,14 +85,14 @@ class Vllm:
         )
 
     def close(self) -> None:
-        """Close all connections as soon as no request is in flight; nobody waits for that."""
+        """Close all connections as soon as no request is in flight, without waiting."""
         if self._threads is None:
             self._fleet.close()
         else:
             self._threads.close(self._fleet.close)
 
     def _find(self, config: GeneratorConfig) -> list[Server]:
-        """The servers that answer, at least one, all of one model. No connection is left open on an error."""
+        """The servers that answer, at least one, all with the same model. On an error all connections are closed."""
         found: list[tuple[Endpoint, Served]] = []
         missing: list[str] = []
         with ExitStack() as opened:
@@ -122,7 +122,7 @@ class Vllm:
         return [Server(endpoint, served, config.connections) for endpoint, served in found]
 
     def _arrive(self, endpoint: Endpoint, *, wait: bool) -> Served:
-        """What a server serves, after a while if need be. Raises as `Endpoint` does."""
+        """The model of a server; waits for a server that is starting if `wait`. Raises the errors of `Endpoint`."""
         end = time.monotonic() + (min(_ARRIVE, self._patience) if wait else 0.0)
         while True:
             try:
@@ -149,11 +149,11 @@ class Vllm:
                     return ids
             waited = time.monotonic() - began
             if waited > self._patience:
-                raise self._fleet.lost(f"away for {waited:.0f} s ({reason})")
+                raise self._fleet.lost(f"unreachable for {waited:.0f} s ({reason})")
             time.sleep(1.0)
 
     def _warm_up(self) -> tuple[Pair, Likelihoods]:
-        """Let one server answer the canary, to which all others and all later answers are compared."""
+        """Let one server score the canary; all other servers and later scores are compared with it."""
         ids = self._tokenize(CANARY, special=False)
         half = self.limit // 2
         pair = ([*self.begin, *ids][:half], ids[:half])
@@ -164,14 +164,14 @@ class Vllm:
         return pair, answer
 
     def _check(self, server: Server) -> None:
-        """Make sure that a server serves the model that the others do, and did before it was away."""
+        """Check that a server serves the same model as the others and as before it was unreachable."""
         served = server.endpoint.served(self._wanted)
         if served.root != self._served.root or served.limit <= self.limit:
             raise GeneratorError(
                 f"{server.endpoint.url} now serves {served.root} with {served.limit} tokens, expected "
                 f"{self._served.root} with {self.limit + 1}. Scores so far are kept; run the same command again."
             )
-        if self._canary is None:  # texts are written, nothing is scored yet
+        if self._canary is None:  # only questions are written; nothing is scored yet
             return
         pair, known = self._canary
         if not same_model(_speak(server, pair), known):
@@ -186,7 +186,7 @@ def _score(server: Server, batch: list[Pair], seconds: float) -> list[Likelihood
 
 
 def _speak(server: Server, canary: Pair) -> Likelihoods:
-    """Have a server score the canary, which every language model can."""
+    """Let a server score the canary, which every language model can do."""
     try:
         (answer,) = server.endpoint.score(server.served.model, [canary], WARM_UP)
         reason = "it has no likelihood for plain English"

@@ -1,6 +1,7 @@
-"""Servers that share work: who is free takes the next batch, who is away gets time, who fails leaves it to the others.
+"""Pool of servers that share work: a free one takes the next batch, an unreachable one is retried for some time.
 
-All decisions are taken by the thread that asks; the threads of the connections only wait for answers.
+The work of a failed server goes to the others. The calling thread makes all decisions; the connection threads only
+wait for responses.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Batch: TypeAlias = list[tuple[int, Any]]
 
-WARM_UP = 300.0  # seconds for the first request, in which vLLM compiles
+WARM_UP = 300.0  # seconds for the first request, during which vLLM compiles
 _FIRST = 8  # items of the first requests
 _LARGEST = 64
-_LOOK = 2.0  # seconds that a request should take: long enough to cost little, short enough to lose little
-_PAUSE = 10.0  # seconds between two attempts at a server that is away, at most
-_LEAST = 30.0  # seconds to wait for any answer
-_REFUSED = 20  # texts refused one after the other, after which the fault may not be in the texts
+_LOOK = 2.0  # target seconds of a request: long enough for low overhead, short enough to lose little
+_PAUSE = 10.0  # maximum seconds between two attempts to reach a server
+_LEAST = 30.0  # minimum timeout of a request in seconds
+_REFUSED = 20  # consecutive rejected texts after which the server itself is suspected
 
 
 class Server:
-    """A server, its connections, and how it has been doing."""
+    """A server, its connections, and its state."""
 
     def __init__(self, endpoint: Endpoint, served: Served, connections: int) -> None:
         """Start a thread for each connection."""
@@ -49,25 +50,25 @@ class Server:
         self.checked = False
         self._checking = threading.Lock()
         self._connections = connections
-        self._pace: float | None = None  # seconds an item, the slowest of late
+        self._pace: float | None = None  # recent maximum of seconds per item
         self._stretch = 1.0
         self._left = self._next_try = self._pause = 0.0
         self._threads = Threads(connections, f"ragself {endpoint.url}")
 
     def ensure(self, check: Callable[[Server], None]) -> None:
-        """Check it before its first work and after it was away; once, whichever connection comes first."""
+        """Check the server once before its first work and after each absence, on the first connection that needs it."""
         with self._checking:
             if not self.checked:
                 check(self)
                 self.checked = True
 
     def take(self, job: _Job) -> None:
-        """Give it a batch."""
+        """Submit a batch."""
         self.flying += 1
         self._threads.give(job.run)
 
     def wants(self) -> bool:
-        """Whether it can be given more: one batch waits in line for whichever connection is free first."""
+        """Whether the server can take another batch; one batch may wait for a free connection."""
         if self.dropped:
             return False
         if not self.here:  # one attempt at a time
@@ -75,20 +76,20 @@ class Server:
         return self.flying <= self._connections
 
     def timeout(self, items: int) -> float:
-        """Seconds to wait for an answer to so many items: ten times what it should take."""
+        """Timeout in seconds for a request of `items` items: ten times its expected duration."""
         expected = WARM_UP / 10 if self._pace is None else self._pace * items
         return max(_LEAST, 10 * expected) * self._stretch
 
     def succeeded(self, items: int, seconds: float) -> None:
-        """Learn from an answer how much to ask for at once, and how long to wait."""
+        """Adapt batch size and timeout after a response."""
         pace = seconds / items
         self._pace = pace if self._pace is None else max(pace, 0.8 * self._pace)
         self.returned()
-        if items >= self.size // 2:  # a short last batch says nothing about the size
+        if items >= self.size // 2:  # a short last batch is no evidence for a batch size
             self.size = int(np.clip(_LOOK / max(pace, 1e-6), max(self.size // 2, 1), min(2 * self.size, _LARGEST)))
 
     def slowed(self, seconds: float, patience: float) -> bool:
-        """Ask for less and wait longer; False where it was waited long enough for a single item."""
+        """Use smaller batches and a longer timeout; False if a single item has exceeded the patience."""
         if self.size == 1 and seconds >= patience:
             return False
         self.size = max(self.size // 2, 1)
@@ -96,29 +97,29 @@ class Server:
         return True
 
     def left(self, reason: str) -> None:
-        """It cannot be reached: pause, and longer each time."""
+        """Mark the server as unreachable and pause, longer after each attempt."""
         now = time.monotonic()
         if self.here:
-            logger.warning("%s is away: %s", self.endpoint.url, reason)
+            logger.warning("%s is unreachable: %s", self.endpoint.url, reason)
             self._left, self._pause = now, 0.5
-        elif not self.flying:  # an attempt of its own, not one of several requests that failed at once
+        elif not self.flying:  # a separate attempt, not one of several requests that failed together
             self._pause = min(2 * self._pause, _PAUSE)
         self.here, self.reason, self.checked = False, reason, False
         self._next_try = now + self._pause
 
     def returned(self) -> None:
-        """It answers."""
+        """Mark the server as reachable."""
         if not self.here:
-            logger.warning("%s is back", self.endpoint.url)
+            logger.warning("%s is reachable again", self.endpoint.url)
         self.here = True
 
     @property
     def away(self) -> float:
-        """Seconds since it left; 0 where it is here."""
+        """Seconds since the server became unreachable; 0 if it is reachable."""
         return 0.0 if self.here else time.monotonic() - self._left
 
     def close(self) -> None:
-        """Close its connections as soon as no request is in flight; nobody waits for that."""
+        """Close the connections as soon as no request is in flight, without waiting."""
         self._threads.close(self.endpoint.close)
 
 
@@ -142,7 +143,7 @@ class _Job:
                 self.answers = self.work(self.server, [item for _, item in self.batch], timeout)
             finally:
                 self.seconds = time.monotonic() - began
-        except Exception as error:  # whatever it is, it is told to the thread that asked
+        except Exception as error:  # the calling thread handles it
             self.error = error
         self.done.put(self)
 
@@ -151,7 +152,7 @@ class Fleet:
     """Servers of one model."""
 
     def __init__(self, servers: Sequence[Server], patience: float) -> None:
-        """Name the servers, at least one, and how many seconds to wait for one that is away."""
+        """Set the servers, at least one, and the seconds to wait for an unreachable one."""
         self.servers = tuple(servers)
         self._patience = patience
 
@@ -161,18 +162,19 @@ class Fleet:
         items: Iterable[Item],
         check: Callable[[Server], None],
     ) -> Iterator[list[tuple[int, Answer | None]]]:
-        """Do work in batches, by whoever is free.
+        """Distribute work in batches to free servers.
 
         Args:
-            work: Asks a server for the answers to items, waiting at most so many seconds. Raises as `Endpoint` does.
-            items: Taken as they are needed.
-            check: Makes sure of a server before its first work, and after it was away. Raises as `Endpoint` does.
+            work: Called with a server, items and a timeout in seconds; returns the answers. Raises the errors of
+                `Endpoint`.
+            items: Consumed lazily.
+            check: Checks a server before its first work and after each absence. Raises the errors of `Endpoint`.
 
         Returns:
-            Batches as they are done: position of the item and the answer, None where an item was refused.
+            Batches in order of completion: position of each item and its answer, None if the item was rejected.
 
         Raises:
-            GeneratorError: No server is left, or all they do is refuse.
+            GeneratorError: No server is left, or the servers reject every item.
         """
         done: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         fresh = enumerate(items)
@@ -186,7 +188,7 @@ class Fleet:
             if not flying and not again:
                 return
             job = _wait(done, None if all(server.here for server in self.servers) else 0.25)
-            if job is None:  # woken now and then while someone is away
+            if job is None:  # wakes regularly while a server is unreachable
                 self._lose_patience()
                 continue
             flying -= 1
@@ -203,7 +205,7 @@ class Fleet:
                 again.extend(self._failed(job))
 
     def lost(self, reason: str) -> GeneratorError:
-        """The error that says that no server is left."""
+        """Error for the case that no server is left."""
         urls = ", ".join(server.endpoint.url for server in self.servers)
         return GeneratorError(
             f"The generator at {urls} is lost: {reason}. Scores so far are kept; start it again and run the same "
@@ -211,15 +213,15 @@ class Fleet:
         )
 
     def close(self) -> None:
-        """Close all connections, each server's as soon as no request is in flight; nobody waits for that."""
+        """Close all connections, each server's as soon as it has no request in flight, without waiting."""
         for server in self.servers:
             server.close()
 
     def _failed(self, job: _Job) -> list[Batch]:
-        """Draw the consequence for the server; return the work to give again."""
+        """Update the server after a failed job and return the batches to retry."""
         server, error, batch = job.server, job.error, job.batch
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]] if len(batch) > 1 else [batch]
-        if isinstance(error, Refused):  # one text spoils a batch: find it
+        if isinstance(error, Refused):  # split the batch to find the rejected text
             return halves
         if isinstance(error, Slow):
             if server.slowed(job.seconds, self._patience):
@@ -230,34 +232,34 @@ class Fleet:
             self._lose_patience()
         elif isinstance(error, GeneratorError):
             self._drop(server, str(error), error)
-        elif error is not None:  # a slip of ours
+        elif error is not None:  # a bug in ragself
             raise error
         return [batch]
 
     def _note_refusal(self, job: _Job, refused: int, taken: int) -> None:
         url, reason = job.server.endpoint.url, str(job.error)
-        logger.warning("%s refuses a text: %s", url, reason)
+        logger.warning("%s rejects a text: %s", url, reason)
         if refused >= _REFUSED and not taken:
-            raise GeneratorError(f"{url} refuses every text: {explain(reason)}.")
-        if refused % _REFUSED == 0:  # it, or all these texts?
+            raise GeneratorError(f"{url} rejects every text: {explain(reason)}.")
+        if refused % _REFUSED == 0:  # find out whether the server or the texts are at fault
             job.server.checked = False
 
     def _lose_patience(self) -> None:
         for server in self.servers:
             if not server.dropped and server.away > self._patience:
-                self._drop(server, f"away for {server.away:.0f} s ({server.reason})", None)
+                self._drop(server, f"unreachable for {server.away:.0f} s ({server.reason})", None)
 
     def _drop(self, server: Server, reason: str, error: GeneratorError | None) -> None:
         if server.dropped:
             return
-        server.dropped, server.here = True, True  # nobody waits for it any more
+        server.dropped, server.here = True, True  # nothing waits for it any more
         if all(other.dropped for other in self.servers):
             raise error or self.lost(reason)
         logger.warning("%s is dropped, its work goes to the others: %s", server.endpoint.url, reason)
 
 
 def explain(refusal: str) -> str:
-    """What a server said, and what to do where that is known."""
+    """The server's message, with advice where it is known."""
     if "JSON compliant" in refusal:
         return f"{refusal} (its likelihoods are NaN; try another number format: vllm serve --dtype float32)"
     return refusal

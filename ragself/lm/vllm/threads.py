@@ -1,4 +1,4 @@
-"""Threads that wait for answers: daemons, so that an interrupted program need not, as with `concurrent.futures`."""
+"""Pool of daemon threads. Unlike `concurrent.futures`, it does not keep an interrupted program from exiting."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """So many threads, each doing one piece of work after the other."""
+    """A fixed number of threads that run submitted work."""
 
     def __init__(self, count: int, name: str) -> None:
-        """Start them."""
+        """Start the threads."""
         self._count = self._left = count
         self._closed = False
         self._leaving = threading.Lock()
@@ -25,17 +25,17 @@ class Threads:
             threading.Thread(target=self._serve, daemon=True, name=name).start()
 
     def give(self, work: Callable[[], None]) -> None:
-        """Have work done by whoever is free first. It must raise nothing."""
+        """Run `work` on the next free thread. It must not raise."""
         self._inbox.put(work)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Results in the order of the items; the first error that any of them raises is raised at once."""
+        """Results in the order of the items. The first error is raised immediately."""
         done: queue.SimpleQueue[tuple[int, Result | Exception]] = queue.SimpleQueue()
 
         def work(row: int, item: Item) -> None:
             try:
                 done.put((row, function(item)))
-            except Exception as error:  # raised where it was asked for
+            except Exception as error:  # raised in the calling thread
                 done.put((row, error))
 
         for row, item in enumerate(items):
@@ -49,7 +49,7 @@ class Threads:
         return [results[row] for row in range(len(items))]
 
     def close(self, after: Callable[[], None]) -> None:
-        """Let each end when it has done what it is at; whoever is last calls `after`. Nobody waits for them."""
+        """Stop each thread after its current work, without waiting; the last one calls `after`."""
         self._after, self._closed = after, True
         for _ in range(self._count):
             self._inbox.put(None)

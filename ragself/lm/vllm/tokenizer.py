@@ -1,4 +1,4 @@
-"""The tokenizer of a served model, where its file happens to be on this machine too: no request a text."""
+"""Local copy of a served model's tokenizer, if this machine has its file; it saves a request per text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FILE = "tokenizer.json"
-_TRIED = (  # what tokenizers differ in: case, accents, digits, scripts, white space, a beginning without a space
+_TRIED = (  # texts on which tokenizers differ: case, accents, digits, scripts, white space, no initial space
     "The quick brown fox jumps over the lazy dog.",
     " Zürich naïve 3.14159 -2,718 I'm it's “x”",
     "def f(x):\n\treturn  x  # 東京 Москва العربية हिन्दी 🦊\n\n",
@@ -21,14 +21,14 @@ _TRIED = (  # what tokenizers differ in: case, accents, digits, scripts, white s
 
 
 def local_tokenizer(root: str, ask: Callable[[str], list[int]]) -> Tokenizer | None:
-    """Read the tokenizer of a model from its folder or from the Hugging Face cache, and compare it with the server's.
+    """Read a model's tokenizer from its folder or the Hugging Face cache and compare it with the server's.
 
     Args:
-        root: Path or name of the model as the server tells it.
-        ask: The server's token ids of a text.
+        root: Path or name of the model, as reported by the server.
+        ask: Returns the server's token ids of a text.
 
     Returns:
-        The tokenizer, or None where it is not here or does not agree. Nothing is downloaded.
+        The tokenizer, or None if it is not on this machine or differs. Nothing is downloaded.
     """
     from tokenizers import Tokenizer
 
@@ -37,14 +37,14 @@ def local_tokenizer(root: str, ask: Callable[[str], list[int]]) -> Tokenizer | N
         return None
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        logger.info("cannot read %s (%s): the server tokenizes", path, error)
+    except Exception as error:  # tokenizers raises plain Exceptions
+        logger.info("cannot read %s (%s): using the server's tokenizer", path, error)
         return None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if all(tokenizer.encode(text, add_special_tokens=False).ids == ask(text) for text in _TRIED):
         return tokenizer
-    logger.info("%s differs from the server's: the server tokenizes", path)
+    logger.info("%s differs from the server's tokenizer: using the server's", path)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Documents in the context of a language model, and the probe that follows them: what DREAM reads."""
+"""Contexts of DREAM: documents that a language model reads, and the probe that follows them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ragself.schema import Probe
 
 Rows = NDArray[np.int64]
 
-NOTHING = "N/A"  # a probe that asks for nothing: what attention has for any document, whatever is asked
-_LEAST = 16  # tokens of a document, below which there is no telling what it is about
+NOTHING = "N/A"  # content-free target: measures the attention to a document for any query
+_LEAST = 16  # minimum tokens of a document; fewer do not show its topic
 _BETWEEN = "\n\n"
-_AROUND = 8  # tokens at most of what stands before and after a document
-_TOKENS = {"cpu": 4096, "cuda": 65_536}  # read at once, padding included
+_AROUND = 8  # maximum tokens of the text around a document
+_TOKENS = {"cpu": 4096, "cuda": 65_536}  # tokens read at once, padding included
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What follows a context.
+    """Tokens that follow a context.
 
     Attributes:
-        ids: (B, T) int64, padded at the right: what stands between the documents and the target, and the target but
-            for its last token.
-        targets: (B, T) int64, the token after each.
-        counted: (B, T) True where that is one of the target.
-        positions: (B, T) int64 places in the whole text.
+        ids: (B, T) int64, padded at the right: the text between the documents and the target, and the target without
+            its last token.
+        targets: (B, T) int64, the next token of each.
+        counted: (B, T) True where the next token is one of the target.
+        positions: (B, T) int64 positions in the whole text.
     """
 
     ids: Tensor
@@ -44,10 +44,10 @@ class Asked:
 
 
 class Contexts:
-    """Tokenises documents and probes, and puts them together so that they fit.
+    """Tokenised documents and probes, joined so that they fit into the model's context.
 
     Attributes:
-        box: What reads.
+        box: The language model.
         texts: The documents.
     """
 
@@ -55,35 +55,35 @@ class Contexts:
         self, box: WhiteBox, encode: Callable[[Sequence[str]], list[list[int]]], begin: Sequence[int],
         texts: Sequence[str], tokens: int,
     ) -> None:  # fmt: skip
-        """Tokenise nothing yet.
+        """Store the arguments; nothing is tokenised yet.
 
         Args:
-            box: What reads.
+            box: The language model.
             encode: Its tokenizer, without special tokens.
             begin: Ids before every text.
             texts: N documents.
-            tokens: Of each document that are read, at most.
+            tokens: Maximum number of tokens of each document.
         """
         self.box, self._encode, self._begin = box, encode, list(begin)
         self.texts, self._tokens = texts, tokens
         self._kept: dict[str, list[int]] = {}
 
     def groups(self, documents: Rows) -> Iterator[Rows]:
-        """Positions of probes whose contexts, (P, K) rows of documents, are read at once."""
+        """Positions of probes whose contexts, (P, K) rows of documents, are read together."""
         size = self._room(documents.shape[1]) * documents.shape[1]
         count = max(_TOKENS.get(self.box.device.type, 4096) // max(size, 1), 1)
         for start in range(0, len(documents), count):
             yield np.arange(start, min(start + count, len(documents)))
 
     def read(self, probes: Sequence[Probe], documents: Rows) -> tuple[Context, Asked]:
-        """Have documents read, and lay out the probes that follow.
+        """Read documents with the model, and lay out the probes that follow.
 
         Args:
-            probes: B.
-            documents: (B, K) rows of the texts, in the order in which they stand in the context.
+            probes: B probes.
+            documents: (B, K) rows of the texts, in the order of the context.
 
         Raises:
-            GeneratorError: So many documents have no room in the model.
+            GeneratorError: The context of the model is too short for so many documents.
         """
         room = self._room(documents.shape[1])
         contexts, owners = [], []
@@ -92,7 +92,7 @@ class Contexts:
             for at, row in enumerate(rows):
                 pieces = prompt(self.texts[row], probe)
                 for piece, mine in ((pieces.head, False), (pieces.document, True), (_BETWEEN, False)):
-                    last = piece is _BETWEEN and at == len(rows) - 1  # the tail begins with a gap of its own
+                    last = piece is _BETWEEN and at == len(rows) - 1  # the tail begins with its own separator
                     found = [] if last else self._ids(piece)[: room if mine else None]
                     ids += found
                     owner += [at if mine else -1] * len(found)
@@ -103,11 +103,11 @@ class Contexts:
         return context, self._asked(probes, lengths)
 
     def nothing(self, probes: Sequence[Probe], context: Context) -> Asked:
-        """The same as what `read` lays out, for a probe that asks for nothing."""
+        """The layout of `read`, with a content-free target."""
         return self._asked(probes, context.lengths, NOTHING)
 
     def nll(self, asked: Asked, injection: Injection) -> Tensor:
-        """-log p of each target, (B,) float32, nats per token, with a gradient to the injected weights."""
+        """Negative log-likelihood of each target, (B,) float32, nats per token, with a gradient to the injection."""
         states = self.box.states(asked.ids, injection, asked.positions)
         return self.box.nll(states, asked.targets, asked.counted)
 
@@ -126,13 +126,13 @@ class Contexts:
         return Asked(ids, self._padded(targets, 0), self._padded(counted, 0).bool(), positions)
 
     def _room(self, count: int) -> int:
-        """Tokens of each of so many documents."""
+        """Tokens available for each of `count` documents."""
         around = len(self._begin) + TARGET_TOKENS + _AROUND * (count + 1)
         room = min(self._tokens, (self.box.limit - around) // count)
         if room < _LEAST:
             raise GeneratorError(
-                f"The language model sees {self.box.limit} tokens at once, too few for {count} documents and a probe. "
-                "Set train.dream_documents lower, or take a model with a longer context."
+                f"The language model has a context of {self.box.limit} tokens, too few for {count} documents and a "
+                "probe. Set train.dream_documents lower, or use a model with a longer context."
             )
         return room
 

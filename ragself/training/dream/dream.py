@@ -1,9 +1,9 @@
-"""DREAM: a frozen language model reads documents and predicts what is asked, and its loss teaches which to attend to.
+"""DREAM: trains a student with the loss of a frozen language model that reads documents before a probe.
 
-In the heads that look for what is asked, attention over the documents in the context is the student's law over them;
-the next-token loss of the probe reaches the student through that, and the language model does not learn (DREAM, arXiv
-2606.24667: its abstract and notes on it, no code). Which heads, how many documents and which temperature is measured
-here, without labels.
+In the retrieval heads, attention over the documents in the context is the student's distribution over them. The
+next-token loss of the probe reaches the student through this attention; the language model is not trained (DREAM, arXiv
+2606.24667: its abstract and notes on it, no code). The choice of heads, number of documents and temperature comes from
+measurements here, without labels.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ragself.training.optimizer import batch_rows
 from ragself.training.student import Student
 
 Rows = NDArray[np.int64]
-SHARES = (0.3, 0.6, 1.0)  # of attention that the right document is given on trial
+SHARES = (0.3, 0.6, 1.0)  # of attention to try for the right document
 
 
 @dataclass(frozen=True, slots=True)
 class DreamData:
-    """What there is to learn from.
+    """Training data.
 
     Attributes:
-        probes: P.
+        probes: P probes.
         candidates: (P, C) rows of the documents.
-        fit: (P, C) True where one may stand in the context: it does not leak the target.
+        fit: (P, C) True where a candidate may be in the context: it does not leak the target.
         right: (P,) rows of the documents that known-item probes were made from; -1 for others.
-        weights: (P,) how much each probe counts.
-        train, held: Positions of probes to learn from, and of those that tell when to stop.
+        weights: (P,) weight of each probe.
+        train, held: Positions of the probes to train on, and of held-out probes for early stopping.
     """
 
     probes: Sequence[Probe]
@@ -52,13 +52,13 @@ class DreamData:
 
 @dataclass(frozen=True, slots=True)
 class DreamSettings:
-    """How.
+    """Settings of DREAM.
 
     Attributes:
-        documents: K, in a context.
-        batch: Probes a step.
-        unit: Nats per token that count as 1 in the loss, so that what keeps the student close to the base weighs alike.
-        seed: Of order and choice of documents.
+        documents: K, the documents of a context.
+        batch: Probes per step.
+        unit: Nats per token that count as 1 in the loss, so that the penalty has a comparable weight.
+        seed: Seed of order and choice of documents.
     """
 
     documents: int = 8
@@ -68,31 +68,31 @@ class DreamSettings:
 
 
 class DreamLoss:
-    """The loss of a frozen language model, to be lowered by a student."""
+    """Objective: the loss of a frozen language model, as a function of the student."""
 
     def __init__(
         self, data: DreamData, contexts: Contexts, heads: Heads, student: Student, settings: DreamSettings, key: str
     ) -> None:
-        """Name the parts.
+        """Store the arguments.
 
         Args:
-            lesson: What to learn from.
-            contexts: What reads.
-            heads: Which heads obey.
-            student: Its queries are the probes, its documents those of the lesson.
-            schedule: How.
-            key: Hash of all that the bits depend on.
+            data: Training data.
+            contexts: Texts, with the language model that reads them.
+            heads: Heads that take the student's distribution.
+            student: Its queries are the probes, its documents those of `contexts`.
+            settings: Sizes, unit and seed.
+            key: Hash of all inputs that determine the bits of a run.
         """
         self.data, self.contexts, self.heads, self.settings, self.key = data, contexts, heads, settings, key
         self.student, self.rates = student, student.rates
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """Those of the student."""
+        """Weights of the student."""
         return dict(self.student.weights)
 
     def accumulate_gradient(self, step: int) -> float:
-        """Add the gradient of a batch of probes; their mean loss, nats per token."""
+        """Add the gradient of a batch of probes and return their mean loss, nats per token."""
         settings, data = self.settings, self.data
         rows = batch_rows(data.train, settings.batch, settings.seed, step)
         documents = arranged(data, rows, settings.documents, np.random.default_rng([settings.seed, step]))
@@ -106,11 +106,11 @@ class DreamLoss:
         return total
 
     def evaluate(self) -> float | None:
-        """Mean loss of the held-out probes, each with the same documents every time."""
+        """Mean loss of the held-out probes, each with the same documents every time; None if there are none."""
         return next(iter(self.tried((1.0,))), None)
 
     def tried(self, factors: Sequence[float]) -> list[float]:
-        """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
+        """Held-out loss with all logits multiplied by each factor; empty if nothing is held out."""
         data, settings = self.data, self.settings
         if not len(data.held):
             return []
@@ -123,7 +123,7 @@ class DreamLoss:
         return [float(each) for each in total / float(data.weights[data.held].sum())]
 
     def _losses(self, rows: Rows, documents: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
-        """Loss of each probe by each factor of the logits, (F, n), and what keeps the student close to the base."""
+        """Loss of each probe for each factor of the logits, (F, n), and the penalty of the student."""
         used, inverse = np.unique(documents, return_inverse=True)
         logits, penalty = self.student.logits(rows, used)
         at = torch.from_numpy(inverse.reshape(documents.shape))
@@ -132,16 +132,16 @@ class DreamLoss:
 
 
 def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
-    """-log p of each probe's target with the law over its documents in the heads, (..., B) nats per token.
+    """Negative log-likelihood of each probe's target given a distribution over its documents, (..., B) nats per token.
 
     Args:
-        contexts, heads: What reads, and what obeys.
-        probes: B.
-        documents: (B, K) rows, read once for all laws.
-        law: (..., B, K) float32, logarithms.
+        contexts, heads: As in `DreamLoss`.
+        probes: B probes.
+        documents: (B, K) rows, read once for all distributions.
+        law: (..., B, K) float32 log-probabilities.
 
     Raises:
-        GeneratorError: There is no memory for one probe and its documents.
+        GeneratorError: There is not enough memory for one probe and its documents.
     """
     try:
         context, asked = contexts.read(probes, documents)
@@ -154,7 +154,7 @@ def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Ro
                 f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set "
                 "train.dream_documents or train.tokens lower, or generator.device to cpu."
             ) from error
-    half = len(probes) // 2  # out here the error no longer holds what the whole took
+    half = len(probes) // 2  # after the handler, so that the error holds no memory of the whole
     parts = (slice(None, half), slice(half, None))
     return torch.cat([nll(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1)
 
@@ -167,14 +167,14 @@ def gap(
     settings: DreamSettings,
     shares: Sequence[float] = SHARES,
 ) -> NDArray[np.float64]:
-    """What there is to learn: how much lower the loss is with the right document in view than with all alike.
+    """Possible gain of training: decrease of the loss if the right document is favoured over equal attention.
 
-    A head that gives all its attention to one document may copy too boldly, so several shares are tried.
+    A head that gives all its attention to one document may copy too much of it, so several shares are tried.
 
     Args:
-        contexts, heads, lesson, schedule: As of `DreamLoss`.
-        rows: n known-item probes.
-        shares: What of the documents' attention the right one gets; the others share the rest.
+        contexts, heads, data, settings: As in `DreamLoss`.
+        rows: Rows of n known-item probes.
+        shares: Shares of the documents' attention for the right one; the others divide the rest equally.
 
     Returns:
         (len(shares), n) nats per token.
@@ -192,9 +192,9 @@ def gap(
 
 
 def arranged(data: DreamData, rows: Rows, count: int, random: np.random.Generator) -> Rows:
-    """Documents of the contexts, (len(rows), count): the right one where there is one, others drawn, in random order.
+    """Documents of the contexts, (len(rows), count): the right one if there is one, others drawn, in random order.
 
-    Order must be random: a language model attends to the last of them more, whatever it is.
+    The order must be random: a language model attends more to the last document, whatever it says.
     """
     draw = random.random((len(rows), data.candidates.shape[1]))
     draw[~data.fit[rows]] += 2.0

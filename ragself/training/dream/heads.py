@@ -1,8 +1,8 @@
-"""Which attention heads of a language model look for what is asked: they rank documents by attention alone.
+"""Retrieval heads of a language model: attention heads that rank documents by attention alone.
 
-A head is scored by how much the tokens of a probe attend to each document of the context, less what they would for a
-probe that asks for nothing (QRHead, Zhang et al. 2025). There the right document is labelled; here it is the one that a
-known-item probe was made from.
+A head's score of a document is the attention of the probe's tokens to it, minus the attention of a content-free probe
+(QRHead, Zhang et al. 2025). In the paper the right document is labelled; here it is the one that a known-item probe was
+made from.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ragself.training.dream.contexts import Asked, Contexts
 
 Rows = NDArray[np.int64]
 STAGE = "find heads"
-_DOUBT = 0.05  # chance that any head at all is taken for better than chance though none is
+_DOUBT = 0.05  # family-wise error rate: chance that any head is chosen though none is better than chance
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Heads that find documents.
+    """Retrieval heads.
 
     Attributes:
-        chosen: Layer and number, best first.
-        quality: Mean reciprocal rank of the right document by each of them.
-        chance: The same of a ranking at random.
-        probes: How many said so.
+        chosen: Layer and number of each head, best first.
+        quality: Mean reciprocal rank of the right document for each head.
+        chance: Mean reciprocal rank of a random ranking.
+        probes: Number of probes measured.
     """
 
     chosen: tuple[tuple[int, int], ...]
@@ -62,15 +62,15 @@ def find(
     """Choose heads that find the right document better than chance.
 
     Args:
-        contexts: What reads.
+        contexts: Texts, with the language model that reads them.
         probes: P known-item probes.
         documents: (P, K) rows of the documents, in random order.
-        right: (P,) column of the right one.
-        count: Heads at most.
-        progress: Told of probes.
+        right: (P,) column of the right document.
+        count: Maximum number of heads.
+        progress: Called with the stage, probes done and total.
 
     Raises:
-        GeneratorError: No head does.
+        GeneratorError: No head is better than chance.
     """
     ranks = np.empty((len(probes), contexts.box.layers, contexts.box.heads))
     for group in contexts.groups(documents):
@@ -90,17 +90,17 @@ def find(
     chosen = [place for place in order if mean[place] > bound][:count]
     if not chosen:
         raise GeneratorError(
-            "No attention head of the language model finds the document that is asked for: the best of "
-            f"{mean.size} has a mean reciprocal rank of {mean.max():.2f} over {len(probes)} probes, where more than "
-            f"{bound:.2f} cannot be chance. Take a language model that reads these documents, or leave "
-            "train.objective at distill."
+            "No attention head of the language model finds the right document: the best of "
+            f"{mean.size} has a mean reciprocal rank of {mean.max():.2f} over {len(probes)} probes, expected more than "
+            f"{bound:.2f}, which chance does not reach. Use a language model that understands these documents, or "
+            "leave train.objective at distill."
         )
     return Heads(tuple(chosen), tuple(float(mean[place]) for place in chosen), chance, len(probes))
 
 
 @torch.no_grad()
 def _given(contexts: Contexts, context: Context, asked: Asked) -> NDArray[np.float64]:
-    """Mean attention of the tokens that count to each document, (B, layers, heads, K)."""
+    """Mean attention of the counted tokens to each document, (B, layers, heads, K)."""
     injection = Injection(context, {}, notes=True)
     contexts.box.states(asked.ids, injection, asked.positions)
     counted = asked.counted[:, None, :, None]

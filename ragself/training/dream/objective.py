@@ -1,4 +1,4 @@
-"""What DREAM reads in a pass: contexts, the heads that look for what is asked in them, and what there is to learn."""
+"""Data of DREAM in one pass: contexts, retrieval heads, and the possible gain of training."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ragself.training.student import Side, Student
 
 Rows = NDArray[np.int64]
 
-FORWARDS = 1.3  # times that scoring as many tokens takes, measured on a CPU
-_WATCHED = 64  # held-out probes that tell when to stop
-_FOUND = 128  # known-item probes that tell which heads look for what is asked, as in QRHead
-_KINDS = ("question", "title", "span")  # of known items, the most telling first
-_FEW = 24  # known items below which less telling ones are taken, too
+FORWARDS = 1.3  # time per token relative to scoring, measured on a CPU
+_WATCHED = 64  # held-out probes for early stopping
+_FOUND = 128  # known-item probes to find the retrieval heads with, as in QRHead
+_KINDS = ("question", "title", "span")  # of known items, the most informative first
+_FEW = 24  # known items below which less informative kinds are used, too
 
 
 @dataclass(frozen=True)
 class DreamObjective:
-    """Made once for all kinds of adapters.
+    """Objective of one pass, shared by all kinds of adapters.
 
     Attributes:
-        lm, box: The language model, and the same from inside.
-        study: Probes, documents and their vectors.
-        rows: Probes to train on.
+        lm, box: The language model, and access to its layers.
+        dataset: Probes, documents and their vectors.
+        rows: Rows of the probes to train on.
         config: Settings.
-        progress: Told of each stage.
+        progress: Called with each stage, steps done and total.
     """
 
     lm: CausalLM
@@ -58,27 +58,27 @@ class DreamObjective:
 
     @cached_property
     def searched(self) -> Side:
-        """Documents that are a candidate of any probe: no others are read."""
+        """Documents that are a candidate of any probe; no others are read."""
         return [self.dataset.texts[row] for row in self._used], self.dataset.documents[self._used]
 
     @property
     def gap(self) -> Gap:
-        """What the right document gains by the chosen heads."""
+        """Possible gain from the right document, with the chosen heads."""
         return self._found[1]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How many heads were found, and how they rank documents."""
+        """Number of retrieval heads, and how well they rank documents."""
         heads = self._found[0]
         return {"heads": len(heads.chosen), "head_rank": float(np.mean(heads.quality)), "chance": heads.chance}
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """What the bits of a run depend on, settings aside."""
+        """Inputs that determine the bits of a run, besides the settings."""
         return self._settings, self._probes.train, self._probes.held, self._found[0].chosen
 
     def objective(self, student: Student, key: str) -> dream.DreamLoss:
-        """What is lowered."""
+        """Loss to minimise."""
         return dream.DreamLoss(self._probes, self._contexts, self._found[0], student, self._settings, key)
 
     @cached_property
@@ -99,7 +99,7 @@ class DreamObjective:
 
     @cached_property
     def _probes(self) -> dream.DreamData:
-        """Probes that have enough documents that do not give them away, and known items among them."""
+        """Probes with enough candidates that do not leak the target; the right document of a known item always fits."""
         dataset, config = self.dataset, self.config
         fit = ~np.isneginf(dataset.gains) & ~dataset.leaks
         known = dataset.positive >= 0
@@ -112,7 +112,7 @@ class DreamObjective:
         if not len(train):
             raise GeneratorError(
                 f"DREAM puts {self._documents} documents into a context; no probe has so many candidates that do not "
-                "give it away. Set train.dream_documents lower, or generator.candidates higher."
+                "leak its target. Set train.dream_documents lower, or generator.candidates higher."
             )
         candidates = np.searchsorted(self._used, dataset.candidates)
         right = np.where(known, np.searchsorted(self._used, dataset.positive), -1)
@@ -120,20 +120,20 @@ class DreamObjective:
 
     @cached_property
     def _found(self) -> tuple[Heads, Gap]:
-        """Heads that obey, and what there is to learn: from known-item probes, half for each."""
+        """Retrieval heads, and the possible gain of training: measured on known-item probes, half for each."""
         dataset, data, config = self.dataset, self._probes, self.config
         if self._documents < 2:
             raise GeneratorError(
-                "DREAM tells documents apart; a context of one has nothing to tell. Set train.dream_documents to 2 or "
+                "DREAM compares documents; a context of one has none to compare. Set train.dream_documents to 2 or "
                 "more, or add documents."
             )
         enough = np.flatnonzero((dataset.positive >= 0) & (data.fit.sum(axis=1) >= self._documents))
-        held_back = dataset.rows("confirm")  # which the gate alone may see
+        held_back = dataset.rows("confirm")  # reserved for the gate
         known = _telling(dataset, np.setdiff1d(enough, held_back))
         known = np.random.default_rng(config.seed).permutation(known)[: 2 * _FOUND]
         if len(known) < 2:
             raise GeneratorError(
-                "DREAM finds by known items which heads of the language model look for what is asked; there are none. "
+                "DREAM finds the retrieval heads of the language model with known items; there are fewer than 2. "
                 "Add documents with titles or sentences."
             )
         finders, judges = known[: len(known) // 2], known[len(known) // 2 :]
@@ -143,25 +143,25 @@ class DreamObjective:
         heads = find(self._contexts, probes, documents, right, config.dream_heads, self.progress)
         settings = dream.DreamSettings(self._documents, seed=config.seed)
         tried = dream.gap(self._contexts, heads, data, finders, settings).mean(axis=1)
-        best = dream.SHARES[int(np.argmax(tried))]  # chosen on some, told on others
+        best = dream.SHARES[int(np.argmax(tried))]  # chosen on some probes, measured on others
         return heads, Gap.of(dream.gap(self._contexts, heads, data, judges, settings, [best])[0])
 
 
 def tokens_read(config: TrainConfig, courses: Sequence[int], document: float, target: float) -> int:
-    """Tokens that the language model reads while adapters are trained, padding aside.
+    """Tokens that the language model reads while adapters are trained, without padding.
 
     Args:
         config: Settings.
         courses: Steps of each adapter.
-        document, target: Mean tokens of a document, and of what a probe is to say.
+        document, target: Mean tokens of a document, and of a probe's target.
     """
-    looks = sum(2 + -(-steps // EVERY) for steps in courses)  # the temperatures are tried in one
-    contexts = 3 * _FOUND + looks * _WATCHED + sum(courses) * dream.DreamSettings().batch
+    evaluations = sum(2 + -(-steps // EVERY) for steps in courses)  # one of them tries all temperatures
+    contexts = 3 * _FOUND + evaluations * _WATCHED + sum(courses) * dream.DreamSettings().batch
     return int(contexts * (config.dream_documents * min(document, config.tokens) + target))
 
 
 def _telling(dataset: Dataset, rows: Rows) -> Rows:
-    """Those of the most telling kinds. The first sentence of a document need not be in the rest of it at all."""
+    """Rows of the most informative kinds. The rest of a document may say nothing of its first sentence."""
     found = np.empty(0, dtype=np.int64)
     for kind in _KINDS:
         if len(found) < _FEW:

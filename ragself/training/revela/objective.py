@@ -1,4 +1,4 @@
-"""What Revela reads in a pass: batches of chunks, their first halves that ask, and what there is to learn."""
+"""Data of Revela in one pass: batches of chunks, their first halves as queries, and the possible gain of training."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ragself.training.revela import revela
 from ragself.training.revela.pools import plan
 from ragself.training.student import SHARPER, Side, Student
 
-FORWARDS = 3.5  # times that scoring as many tokens takes, measured on a CPU
-_WATCHED = 64  # held-out chunks that tell when to stop
-_TRIED = 32  # chunks that tell whether there is anything to learn
-_SHORT = 8  # tokens below which a chunk tells nothing
+FORWARDS = 3.5  # time per token relative to scoring, measured on a CPU
+_WATCHED = 64  # held-out chunks for early stopping
+_TRIED = 32  # chunks to measure the possible gain on
+_SHORT = 8  # minimum tokens of a chunk; shorter ones say too little
 
 
 @dataclass(frozen=True)
 class RevelaObjective:
-    """Made once for all kinds of adapters.
+    """Objective of one pass, shared by all kinds of adapters.
 
     Attributes:
-        lm, box: The language model, and the same from inside.
-        study: Documents and their vectors.
-        base: Encodes the first halves.
+        lm, box: The language model, and access to its layers.
+        dataset: Documents and their vectors.
+        base: Encoder of the first halves.
         config: Settings.
-        progress: Told of each stage.
+        progress: Called with each stage, steps done and total.
     """
 
     lm: CausalLM
@@ -49,7 +49,7 @@ class RevelaObjective:
 
     @cached_property
     def asked(self) -> Side:
-        """The first halves of the chunks."""
+        """First halves of the chunks, which serve as queries."""
         halves = revela.halves(self.searched[0])
         return halves, self.base.queries(halves, self.progress)
 
@@ -60,22 +60,22 @@ class RevelaObjective:
 
     @property
     def gap(self) -> Gap:
-        """What the best other chunk gains."""
+        """Possible gain from the best other chunk."""
         return self._tried[1]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Whether chunks speak equally loud."""
+        """Whether V-norm is used."""
         return {"even": self._tried[0]}
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """What the bits of a run depend on, settings aside."""
+        """Inputs that determine the bits of a run, besides the settings."""
         data = self._batches[0]
         return self._settings, data.train, data.held, tuple(self.searched[0])
 
     def objective(self, student: Student, key: str) -> revela.RevelaLoss:
-        """What is lowered."""
+        """Loss to minimise."""
         box, learns = self.box, dict[str, nn.Parameter]()
         if self.config.revela_model == "lora":
             box, learns = box.learning(self.config.lora_rank, self.config.seed)
@@ -87,7 +87,7 @@ class RevelaObjective:
 
     @cached_property
     def _batches(self) -> tuple[revela.RevelaData, Side]:
-        """Batches, and the chunks that are in any."""
+        """Batches, and the chunks that are in any of them."""
         dataset, config, size = self.dataset, self.config, self.config.revela_chunks
         texts, limit = dataset.texts[: dataset.size], min(config.tokens, self.box.limit)
         tokens = [[*self.lm.begin, *ids][:limit] for ids in self.lm.encode(texts)]
@@ -103,7 +103,7 @@ class RevelaObjective:
 
     @cached_property
     def _tried(self) -> tuple[bool, Gap]:
-        """Whether to even the voices of chunks, and what there is to learn so."""
+        """Whether to use V-norm, and the possible gain of training with that choice."""
         data, found = self._batches[0], dict[bool, Gap]()
         for even in (True, False):
             some = data.held[: max(_TRIED // self.config.revela_chunks, 1)]
@@ -114,7 +114,7 @@ class RevelaObjective:
 
 
 def tokens_read(config: TrainConfig, courses: Sequence[int], document: float) -> int:
-    """Tokens that the language model reads while adapters are trained, padding aside.
+    """Tokens that the language model reads while adapters are trained, without padding.
 
     Args:
         config: Settings.
@@ -122,6 +122,6 @@ def tokens_read(config: TrainConfig, courses: Sequence[int], document: float) ->
         document: Mean tokens of a chunk.
     """
     size = config.revela_chunks
-    tried = 2 * max(_TRIED // size, 1) * (1 + size)  # alone, and then with the others in so many ways
-    looks = sum(1 + len(SHARPER) + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
-    return int((tried + looks + 2 * sum(courses)) * size * min(document, config.tokens))
+    tried = 2 * max(_TRIED // size, 1) * (1 + size)  # alone, and then once for each weighting of the others
+    evaluations = sum(1 + len(SHARPER) + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
+    return int((tried + evaluations + 2 * sum(courses)) * size * min(document, config.tokens))

@@ -1,8 +1,8 @@
-"""Revela: chunks of a batch are predicted with the others in view, each as much as the student finds it near.
+"""Revela: a language model predicts each chunk of a batch with the others in view, weighted by the student.
 
-The first half of a chunk asks, the others are searched; the next-token loss of the chunk falls where the student looks
-at what tells of it (Revela, arXiv 2506.16552, ICLR 2026: formulas and settings; no code of theirs). There is no teacher
-and no query: raw documents are enough.
+The first half of a chunk is the query, and the other chunks are searched. The next-token loss of the chunk falls if the
+student favours chunks that help to predict it (Revela, arXiv 2506.16552, ICLR 2026: formulas and settings; none of the
+authors' code). It needs no teacher and no user queries: raw documents are enough.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class RevelaData:
-    """What there is to learn from.
+    """Training data.
 
     Attributes:
-        tokens: N chunks, as the language model reads them, cut to what it is to read.
+        tokens: Token ids of N chunks for the language model, truncated to the length that it reads.
         train: (steps, B) rows of the chunks of each step.
-        held: (batches, B) those that tell when to stop.
+        held: (batches, B) rows of the held-out chunks for early stopping.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -40,13 +40,13 @@ class RevelaData:
 
 @dataclass(frozen=True, slots=True)
 class RevelaSettings:
-    """How.
+    """Settings of Revela.
 
     Attributes:
-        even: The paper's V-norm, which helps with prose.
-        unit: Nats per token that count as 1 in the loss, so that what keeps the student close to the base weighs alike.
+        even: Whether to use the paper's V-norm, which helps with prose.
+        unit: Nats per token that count as 1 in the loss, so that the penalty has a comparable weight.
         rate_model: Learning rate of the language model's own LoRA.
-        seed: Of the student's chance.
+        seed: Seed of the student.
     """
 
     even: bool = True
@@ -56,21 +56,21 @@ class RevelaSettings:
 
 
 class RevelaLoss:
-    """The loss of a language model that sees other chunks, to be lowered by a student, and by LoRA in the model."""
+    """Objective: the loss of a language model that sees other chunks; trains a student and, optionally, its LoRA."""
 
     def __init__(
         self, data: RevelaData, box: WhiteBox, student: Student, settings: RevelaSettings, key: str,
         learns: dict[str, nn.Parameter] | None = None,
     ) -> None:  # fmt: skip
-        """Name the parts.
+        """Store the arguments.
 
         Args:
-            lesson: What to learn from.
-            box: What reads.
+            data: Training data.
+            box: The language model.
             student: Its queries are the first halves of the chunks, its documents the chunks.
-            schedule: How.
-            key: Hash of all that the bits depend on.
-            learns: Weights of the language model that are trained along, by name; None keeps it frozen.
+            settings: V-norm, unit, rate and seed.
+            key: Hash of all inputs that determine the bits of a run.
+            learns: Weights of the language model that are trained, too, by name; None keeps it frozen.
         """
         self.data, self.box, self.student, self.settings, self.key = data, box, student, settings, key
         self._learns = learns or {}
@@ -79,22 +79,22 @@ class RevelaLoss:
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
-        """Those of the student, and of the language model where it learns."""
+        """Weights of the student, and of the language model if it is trained."""
         return {**self.student.weights, **self._learns}
 
     def accumulate_gradient(self, step: int) -> float:
-        """Add the gradient of a batch; its mean loss, nats per token."""
+        """Add the gradient of a batch and return its mean loss, nats per token."""
         losses, penalty = self._losses(self.data.train[step])
         loss = losses.mean()
         (loss.cpu() / self.settings.unit + penalty).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def evaluate(self) -> float | None:
-        """Mean loss of the held-out batches."""
+        """Mean loss of the held-out batches; None if there are none."""
         return next(iter(self.tried((1.0,))), None)
 
     def tried(self, factors: Sequence[float]) -> list[float]:
-        """The same if all logits were multiplied, for each factor; empty where nothing is held out."""
+        """Held-out loss with all logits multiplied by each factor; empty if nothing is held out."""
         if not len(self.data.held):
             return []
         with torch.no_grad():
@@ -102,7 +102,7 @@ class RevelaLoss:
         return [float(each) for each in torch.stack(losses).mean(dim=0)]
 
     def _losses(self, rows: Rows, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
-        """Loss of each chunk by each factor of the logits, (F, B), and what keeps the student close to the base."""
+        """Loss of each chunk for each factor of the logits, (F, B), and the penalty of the student."""
         logits, penalty = self.student.logits(rows, rows)
         weights = torch.stack([looks(factor * logits) for factor in factors])
         chunks = [self.data.tokens[row] for row in rows]
@@ -110,22 +110,22 @@ class RevelaLoss:
 
 
 def looks(logits: Tensor) -> Tensor:
-    """How much each chunk takes from each other one, (B, B) float32: rows sum to 1, and nothing is its own."""
+    """Weight of each other chunk for each chunk, (B, B) float32: rows sum to 1, and the diagonal is 0."""
     return logits.float().masked_fill(torch.eye(len(logits), dtype=torch.bool), -torch.inf).softmax(dim=1)
 
 
 def nll(box: WhiteBox, chunks: Sequence[Sequence[int]], weights: Tensor, even: bool, learns: bool = False) -> Tensor:
-    """-log p of each chunk with the others in view, (..., B) float32, nats per token.
+    """Negative log-likelihood of each chunk with the others in view, (..., B) float32, nats per token.
 
     Args:
-        box: What reads.
-        chunks: B, of at least two tokens each.
-        weights: (..., B, B) float32, how much each takes from each other one.
-        even: Whether chunks whose values are long have no louder voice.
+        box: The language model.
+        chunks: Token ids of B chunks, at least two each.
+        weights: (..., B, B) float32 weight of each other chunk for each chunk.
+        even: Whether to use V-norm: chunks with long value vectors get no more influence.
         learns: Whether the language model has weights that are trained.
 
     Raises:
-        GeneratorError: There is no memory for a batch.
+        GeneratorError: There is not enough memory for a batch.
     """
     batch = _Batch.of(chunks, box)
     losses = [batch.nll(states) for states in batch.read(weights.reshape(-1, *weights.shape[-2:]), even, learns)]
@@ -148,7 +148,7 @@ class _Batch:
         return cls(box, ids, lengths, _first([length - 1 for length in lengths], ids))
 
     def read(self, laws: Tensor, even: bool, learns: bool) -> Iterator[Tensor]:
-        """States of the tokens by each of (L, B, B) laws; alone they are read once."""
+        """States of the tokens for each of (L, B, B) weightings; the chunks are read alone only once."""
         try:
             alone = read(self.box, self.ids, self.lengths, learns)
             for weights in laws.to(self.box.device):
@@ -160,14 +160,14 @@ class _Batch:
             ) from error
 
     def nll(self, states: Tensor, counted: Tensor | None = None) -> Tensor:
-        """-log p of each chunk, (B,): of the tokens that count, or of all."""
+        """Negative log-likelihood of each chunk, (B,), over the counted tokens; None counts all."""
         return self.box.nll(states, self.ids[:, 1:], self.counted if counted is None else counted)
 
 
 def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[np.float64]:
-    """What there is to learn: how much lower the loss is with the best other chunk than with all alike, (B,).
+    """Possible gain of training: decrease of the loss with the best other chunk over equal weights, (B,).
 
-    Which one is best is found on the first half of the tokens, and told on the second, so that chance gains nothing.
+    The best one is chosen on the first half of the tokens and measured on the second, so that chance gains nothing.
     """
     count, batch = len(chunks), _Batch.of(chunks, box)
     first = batch.counted & _first([max(length // 2, 1) for length in batch.lengths], batch.ids)
@@ -185,12 +185,12 @@ def gap(box: WhiteBox, chunks: Sequence[Sequence[int]], even: bool) -> NDArray[n
 
 
 def _first(counts: Sequence[int], ids: Tensor) -> Tensor:
-    """(B, T - 1) True for so many of the first tokens."""
+    """Mask of the first `counts` tokens, (B, T - 1)."""
     return torch.arange(ids.shape[1] - 1, device=ids.device) < torch.tensor(counts, device=ids.device)[:, None]
 
 
 def halves(texts: Sequence[str]) -> list[str]:
-    """The first half of each text, by words: what asks for the rest."""
+    """First half of each text, by words: the query for the rest."""
     out = []
     for text in texts:
         parts = text.split()

@@ -29,12 +29,12 @@ NO_VLLM = {
     "a web page": (page(200), "/v1/models answers text/html, not JSON"),
     "nothing at this path": (page(404), "/v1/models answers 404"),
     "a redirect": (page(302, {"Location": "/elsewhere"}), "/v1/models answers 302"),
-    "JSON of something else": (lambda path, body: as_json({"ok": True}), "/v1/models says nothing of 'data'"),
+    "JSON of something else": (lambda path, body: as_json({"ok": True}), "/v1/models has no 'data'"),
     "JSON that is a list": (lambda path, body: as_json([]), "/v1/models lists no model"),
     "no models": (lambda path, body: as_json({"data": []}), "/v1/models lists no model"),
     "a protocol without a limit": (
         lambda path, body: as_json({"data": [{"id": "gpt"}]}),
-        "/v1/models says nothing of 'max_model_len'",
+        "/v1/models has no 'max_model_len'",
     ),
 }
 
@@ -45,7 +45,7 @@ def test_what_is_no_vllm_server_is_told_and_nothing_else_is_asked(kind: str, fro
     place = front("", answer)
     with pytest.raises(GeneratorError) as caught:
         reach(place)
-    assert f"{place.url} is no vLLM server: {found}. Expected the base URL of one" in str(caught.value)
+    assert f"{place.url} is not a vLLM server: {found}. Expected the base URL of one" in str(caught.value)
     assert place.asked == ["/v1/models"]
 
 
@@ -53,7 +53,7 @@ def test_a_redirect_is_not_followed_elsewhere(steady: VllmServer, front: Callabl
     elsewhere = front(steady.url)
     for status in (301, 302, 307, 308):
         place = front("", page(status, {"Location": f"{elsewhere.url}/v1/models"}))
-        with pytest.raises(GeneratorError, match=f"is no vLLM server: /v1/models answers {status}"):
+        with pytest.raises(GeneratorError, match=f"is not a vLLM server: /v1/models answers {status}"):
             reach(place)
     later = front(
         steady.url,
@@ -61,7 +61,7 @@ def test_a_redirect_is_not_followed_elsewhere(steady: VllmServer, front: Callabl
     )
     with (
         closing(reach(later)) as generator,
-        pytest.raises(GeneratorError, match="is no vLLM server: /v1/completions answers 307"),
+        pytest.raises(GeneratorError, match="is not a vLLM server: /v1/completions answers 307"),
     ):
         answers(generator, some_pairs(3))
     assert elsewhere.asked == []
@@ -103,7 +103,7 @@ def test_a_key_that_is_wrong_or_missing_is_told_and_never_shown(accident: Accide
     with listening() as heard, pytest.raises(GeneratorError) as caught:
         reach(accident.url, key=key)
     assert str(caught.value) == (
-        f"{accident.url} answers 401: it wants the API key that it was started with (vllm serve --api-key). "
+        f"{accident.url} answers 401: it needs the API key that it was started with (vllm serve --api-key). "
         "Set RAGSELF_GENERATOR__API_KEY to it."
     )
     assert len(heard.said()) > 1

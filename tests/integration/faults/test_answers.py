@@ -75,7 +75,7 @@ def test_fewer_answers_than_prompts_are_told(steady: VllmServer, front: Callable
     place = front(steady.url, lambda path, body: as_json({"choices": []}) if path == "/v1/completions" else None)
     with (
         closing(reach(place)) as generator,
-        pytest.raises(GeneratorError, match=f"{place.url} is no vLLM server: 1 prompts got 0 answers"),
+        pytest.raises(GeneratorError, match=f"{place.url} is not a vLLM server: 1 prompts got 0 answers"),
     ):
         answers(generator, some_pairs(3))
 
@@ -100,9 +100,9 @@ def test_of_two_servers_that_tokenize_the_one_that_goes_away_is_told_once_and_th
         for start in range(0, 40, 10):
             assert generator.encode(TEXTS[start : start + 10]) == expected[start : start + 10]
         told = [record.getMessage() for record in caplog.records if record.name == "ragself.lm.vllm.pool"]
-        assert {line.partition(": ")[0] for line in told} == {f"{place.url} is away"}
+        assert {line.partition(": ")[0] for line in told} == {f"{place.url} is unreachable"}
         assert len(told) <= 8  # one for each text that met it first
         place.target = steady.url
         assert generator.encode(TEXTS[:1]) == expected[:1]
     told = [record.getMessage() for record in caplog.records if record.name == "ragself.lm.vllm.pool"]
-    assert told[-1] == f"{place.url} is back"
+    assert told[-1] == f"{place.url} is reachable again"

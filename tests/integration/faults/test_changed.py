@@ -53,7 +53,7 @@ def test_the_next_run_scores_anew_with_other_weights(
     with closing(reach(spoilt)) as generator:
         found = score(generator, cache, SHORT, account)
     assert account.asked == SHORT.pairs
-    assert "vllm:llama:gen is another model than when its scores were stored: scoring anew" in caplog.messages
+    assert "vllm:llama:gen is not the model whose scores are cached: scoring again" in caplog.messages
     with closing(ScoreCache(Path(str(cache._db.path) + "-local"))) as other:
         local = CausalLM(GeneratorConfig(model=str(spoilt_llama.folder)))
         expected = score(local, other, SHORT)

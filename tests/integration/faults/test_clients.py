@@ -138,7 +138,7 @@ def test_control_c_ends_at_once_even_while_the_server_hangs(
         kept = running.stored()
         assert code == 130, said
         assert seconds < 20, said
-        assert "Interrupted. The live version was not touched; run the same command again to go on." in said
+        assert "Interrupted. The live version was not touched; run the same command again to resume." in said
         assert "Traceback" not in said
         assert kept >= at_least
     assert json.loads((filled / "live.json").read_text())["version"] == 0

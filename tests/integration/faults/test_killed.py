@@ -25,7 +25,7 @@ def test_a_server_that_was_killed_and_started_again_is_asked_for_the_rest(
     same(accident.gains, undisturbed)
     assert REACHED * WORK.pairs <= accident.kept < 0.9 * WORK.pairs
     assert accident.stored == accident.account.asked == WORK.pairs
-    assert f"{accident.url} is back" in accident.warned
+    assert f"{accident.url} is reachable again" in accident.warned
 
 
 def test_nothing_that_was_answered_before_the_kill_is_asked_again(accident: Accident) -> None:
@@ -42,14 +42,14 @@ def test_of_two_servers_the_one_that_is_left_finishes(accident: Accident, undist
     dropped = [line for line in accident.warned if "is dropped, its work goes to the others" in line]
     assert len(dropped) == 1
     assert dropped[0].startswith(accident.url)
-    assert re.search(r": away for \d+ s \(", dropped[0])
+    assert re.search(r": unreachable for \d+ s \(", dropped[0])
 
 
 def test_a_server_that_does_not_come_back_is_waited_for_as_long_as_is_set(accident: Accident) -> None:
     assert isinstance(accident.kb_error, GeneratorError)
     said = str(accident.kb_error)
     assert accident.url in said
-    away = re.search(r"is lost: away for (\d+) s \(", said)
+    away = re.search(r"is lost: unreachable for (\d+) s \(", said)
     assert away
     assert 3 <= int(away[1]) < 30  # a busy machine takes its time
     assert "Scores so far are kept; start it again and run the same command." in said

@@ -53,7 +53,7 @@ def test_many_refused_texts_side_by_side_do_not_end_it(steady: VllmServer) -> No
 def test_when_every_text_is_refused_it_ends_with_the_reason(steady: VllmServer, bad: Pair) -> None:
     with (
         closing(reach(steady)) as generator,
-        pytest.raises(GeneratorError, match=rf"{steady.url} refuses every text: .*(1024|vocab)"),
+        pytest.raises(GeneratorError, match=rf"{steady.url} rejects every text: .*(1024|vocab)"),
     ):
         answers(generator, [bad] * 200)
 
@@ -77,11 +77,11 @@ def test_a_model_of_twenty_tokens_scores_or_says_why_not(
     with KnowledgeBase(filled, create=False, config=few(settings)) as kb:
         report = kb.adapt(asked, generator=small.url)
         assert report.decision == "keep"
-        assert re.match(r"the language model has nothing to say about \d+ of \d+ probes", report.reason)
+        assert re.match(r"the language model gives no usable likelihoods for \d+ of \d+ probes", report.reason)
     asking = few(settings).model_copy(update={"probes": settings.probes.model_copy(update={"questions": 30})})
     with (
         KnowledgeBase(filled, create=False, config=asking) as kb,
-        pytest.raises(GeneratorError, match=rf"{small.url} refuses every text: .*20"),
+        pytest.raises(GeneratorError, match=rf"{small.url} rejects every text: .*20"),
     ):
         kb.adapt(asked, generator=small.url)
 

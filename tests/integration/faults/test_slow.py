@@ -51,8 +51,8 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(
         steady.resume()
     assert account.asked == len(cache) == WORK.pairs
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert re.fullmatch(rf"{steady.url} is away: no answer within \d+ s, nor to /health", said[0])
-    assert said[-1] == f"{steady.url} is back"
+    assert re.fullmatch(rf"{steady.url} is unreachable: no answer within \d+ s, nor to /health", said[0])
+    assert said[-1] == f"{steady.url} is reachable again"
 
 
 def test_a_slow_server_gets_more_time_and_smaller_batches(

@@ -52,9 +52,9 @@ def test_vectors_that_are_no_numbers_are_refused() -> None:
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"base_model": "m", "kind": "base"}'])
 def test_a_folder_that_is_no_export_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "ragself.json").write_text(content)
-    with pytest.raises(AdapterError, match="no exported version"):
+    with pytest.raises(AdapterError, match="not an exported version"):
         Embedder.load(tmp_path)
-    with pytest.raises(AdapterError, match="no exported version"):
+    with pytest.raises(AdapterError, match="not an exported version"):
         Embedder.load(tmp_path / "nowhere")
 
 

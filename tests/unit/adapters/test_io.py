@@ -140,7 +140,7 @@ def test_a_missing_file_and_a_folder_are_adapter_errors(tmp_path: Path) -> None:
 def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(RESIDUAL.tensors(), path)
-    with pytest.raises(AdapterError, match="no adapter of this ragself"):
+    with pytest.raises(AdapterError, match="not an adapter of this version of ragself"):
         load(path, "encoder-1")
     save_file(RESIDUAL.tensors(), path, metadata={"format": "pt"})
     with pytest.raises(AdapterError, match="format 'pt', expected '1'"):

@@ -34,6 +34,6 @@ def test_nothing_is_slow_below_what_anybody_notices() -> None:
 def test_what_is_worse_as_a_language_model_sees_it() -> None:
     said = lowered(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.08, -0.02))
     assert said == (
-        "LM utility fell for 61% and rose for 20% of 240 queries asked since (-0.050, interval -0.080 to -0.020)"
+        "LM utility fell for 61% and rose for 20% of 240 queries since then (-0.050, interval -0.080 to -0.020)"
     )
     assert lowered(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.12, 0.001)) is None

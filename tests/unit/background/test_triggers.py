@@ -22,10 +22,10 @@ NOW = 1_800_000_000.0
         (Pending(0, 1234), 601, "1,234 queries are new"),
         (Pending(5000, 5000), 599, None),  # it rests
         (Pending(1, 0), DAY - 1, None),
-        (Pending(1, 0), DAY, "24 hours after the last"),
-        (Pending(0, 0, "other settings"), DAY, "24 hours after the last"),
+        (Pending(1, 0), DAY, "24 hours after the last pass"),
+        (Pending(0, 0, "other settings"), DAY, "24 hours after the last pass"),
         (Pending(5000, 5000), -599, None),  # the clock was set back a little: it rests
-        (Pending(1, 0), -601, "the clock was set back since the last"),  # nothing waits for it to catch up
+        (Pending(1, 0), -601, "the clock was set back since the last pass"),  # nothing waits for it to catch up
         (Pending(0, 0), -601, None),
     ],
 )
@@ -36,8 +36,8 @@ def test_what_makes_a_pass_due(news: Pending, since: float | None, why: str | No
 def test_numbers_that_are_switched_off() -> None:
     watch = WatchConfig(documents=0, queries=0)
     assert due(watch, Pending(10**6, 10**6), NOW - 3600, NOW) is None
-    assert due(watch, Pending(1, 0), NOW - 2 * DAY, NOW) == "48 hours after the last"
-    assert due(WatchConfig(every=1800, rest=0), Pending(1, 0), NOW - 1800, NOW) == "30 minutes after the last"
+    assert due(watch, Pending(1, 0), NOW - 2 * DAY, NOW) == "48 hours after the last pass"
+    assert due(WatchConfig(every=1800, rest=0), Pending(1, 0), NOW - 1800, NOW) == "30 minutes after the last pass"
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_written_is_told_once_and_keeps_nobody_waiting(
         noted.note((), 1, 0.01)
     assert time.monotonic() - began < 5
     noted.close()
-    assert caplog.text.count("searches are not noted: the disk is full") == 1
+    assert caplog.text.count("searches are not recorded: the disk is full") == 1
 
 
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:

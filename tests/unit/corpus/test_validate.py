@@ -1,6 +1,6 @@
 import pytest
 
-from ragself.corpus.validate import check
+from ragself.corpus.validate import check, count_queries
 from ragself.errors import InputError
 from ragself.schema import Chunk
 
@@ -89,3 +89,16 @@ def test_an_id_or_metadata_of_another_type_is_bad_input(chunk: Chunk) -> None:
 def test_what_chroma_holds_is_taken(value: object) -> None:
     chunk = Chunk("a", "x", {"key": value})  # type: ignore[dict-item]
     assert check([chunk]) == [chunk]
+
+
+def test_queries_are_counted() -> None:
+    assert count_queries(["a", "b", "a"]) == count_queries({"a": 2, "b": 1}) == {"a": 2, "b": 1}
+    assert count_queries(iter([])) == count_queries({}) == {}
+
+
+@pytest.mark.parametrize(
+    "queries", [{"a": 0}, {"a": -1}, {"a": 1.5}, {"a": True}, {"a": "2"}, {1: 1}, "a", b"a", [None]]
+)
+def test_counts_that_are_none_and_other_queries_are_refused(queries: object) -> None:
+    with pytest.raises(InputError, match="quer"):
+        count_queries(queries)  # type: ignore[arg-type]

@@ -271,8 +271,8 @@ def real_kb(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def searched(path: Path, query: str, *, light: bool) -> tuple[list[Hit], BaseVectors]:
     with KnowledgeBase(path, create=False) as opened:
-        opened._light = light
-        return opened.search(query, 10), opened._base
+        opened.engine.light = light
+        return opened.search(query, 10), opened.engine.store.base
 
 
 @pytest.mark.parametrize("query", ["water boils", "printer " * 100, "bees", "Ünïcode"])
@@ -288,7 +288,7 @@ def test_search_finds_the_same_without_torch(real_kb: Path, query: str) -> None:
 
 def test_model_that_is_not_the_same_is_refused_as_ever(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with KnowledgeBase(kb, create=False) as opened:
-        manifest = opened._manifest
+        manifest = opened.engine.store.manifest
     assert base.light(manifest) is not None
     with monkeypatch.context() as patched:
         patched.setattr(LightEncoder, "documents", lambda encoder, texts: np.ones((len(texts), 32), np.float32))

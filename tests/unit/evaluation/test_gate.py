@@ -95,7 +95,7 @@ def test_too_few_probes_to_tell_a_loss_say_how_many_would_do() -> None:
     decision = decide(before, after, CONFIG)
     assert decision.figures["ndcg@10"]["change"] == pytest.approx(0.0, abs=1e-9)
     assert not decision.promote
-    assert "cannot be told within 0.02 with 40 probes" in decision.reason
+    assert "cannot be measured within 0.02 with 40 probes" in decision.reason
     need = int(re.search(r"with 40 probes, (\d+) are needed", decision.reason).group(1))  # type: ignore[union-attr]
     spread = float(np.std(after["ndcg"] - before["ndcg"]))
     assert telling(need) >= 0.99 * spread
@@ -107,7 +107,7 @@ def test_too_few_probes_to_tell_a_loss_say_how_many_would_do() -> None:
 def test_the_margin_decides_what_must_be_told() -> None:
     pair = change(0.05, 0.0, noise=0.1)
     assert decide(*pair, CONFIG).promote
-    assert "cannot be told within 0.01 " in decide(*pair, CONFIG.model_copy(update={"margin": 0.01})).reason
+    assert "cannot be measured within 0.01 " in decide(*pair, CONFIG.model_copy(update={"margin": 0.01})).reason
 
 
 def drawn(by: float, seed: int, probes: int = 100) -> Decision:
@@ -144,14 +144,14 @@ def test_the_confidence_decides_what_is_beyond_doubt() -> None:
 def test_too_few_probes_prove_nothing(probes: int) -> None:
     decision = decide(*change(0.3, 0.1, probes=probes), CONFIG)
     assert not decision.promote
-    assert f"only {probes} held-out probes tell LM utility, 30 are needed" in decision.reason
+    assert f"only {probes} held-out probes measure LM utility, 30 are needed" in decision.reason
 
 
 @pytest.mark.parametrize("items", [0, 1, 29])
 def test_too_few_known_items_guard_against_nothing(items: int) -> None:
     decision = decide(*change(0.3, 0.1, items=items), CONFIG)
     assert not decision.promote
-    assert f"only {items} held-out probes tell known-item nDCG, 30 are needed" in decision.reason
+    assert f"only {items} held-out probes measure known-item nDCG, 30 are needed" in decision.reason
 
 
 def test_as_many_probes_and_items_as_are_needed_are_enough() -> None:

@@ -105,9 +105,9 @@ def test_a_file_that_is_cut_off_while_it_is_open_is_an_error(saved: Path) -> Non
     for name in ("tokens", "rows"):
         path = saved / f"{name}.npy"
         path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(StoreError, match=r"tokens\.npy was cut off"):
+    with pytest.raises(StoreError, match=r"tokens\.npy was truncated"):
         segment.text(np.array([0, 1]))
-    with pytest.raises(StoreError, match=r"rows\.npy was cut off"):
+    with pytest.raises(StoreError, match=r"rows\.npy was truncated"):
         segment.postings(int(np.argmax(segment.starts[1:] == segment.starts[-1])))
 
 
@@ -168,7 +168,7 @@ def test_whatever_is_missing_or_cut_off_is_noticed(saved: Path, tmp_path: Path) 
 
 def test_what_does_not_fit_is_noticed(saved: Path) -> None:
     Segment.open(saved, "kb")
-    with pytest.raises(StoreError, match="is of kb"):
+    with pytest.raises(StoreError, match="belongs to kb"):
         Segment.open(saved, "another")
     with pytest.raises(StoreError):
         Segment.open(saved.with_name("nowhere"), "kb")

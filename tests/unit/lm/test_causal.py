@@ -444,7 +444,7 @@ def without(folder: Path, *names: str) -> None:
 
 
 def test_an_embedding_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GeneratorError, match=r"lacks the weights .*it is no causal language model \(an embedding"):
+    with pytest.raises(GeneratorError, match=r"lacks the weights .*it is not a causal language model \(an embedding"):
         load(save(tmp_path / "bert", bert(BertModel)))
 
 

@@ -402,7 +402,7 @@ def test_a_model_without_a_likelihood_for_plain_english_is_refused(cache: ScoreC
 
 
 def test_a_model_that_takes_too_few_tokens_is_refused(cache: ScoreCache) -> None:
-    with pytest.raises(GeneratorError, match="fake takes 15 tokens, at least 16 are needed"):
+    with pytest.raises(GeneratorError, match="fake takes 15 tokens; at least 16 are needed"):
         scorer(FakeGenerator(limit=15), cache)
     assert np.isfinite(ask(FakeGenerator(limit=16), cache)).all()
 

@@ -126,7 +126,7 @@ def test_documents_give_way_and_too_many_are_refused(copier: CausalLM) -> None:
     read, asked = contexts.read(PROBES[:1], np.array([[0, 1, 2, 3]]))
     assert int(read.lengths[0]) + asked.ids.shape[1] < 400
     assert len({int((read.owner == at).sum()) for at in range(4)}) == 1  # cut alike
-    with pytest.raises(GeneratorError, match=r"sees 400 tokens at once, too few for 20 documents.*dream_documents"):
+    with pytest.raises(GeneratorError, match=r"context of 400 tokens, too few for 20 documents.*dream_documents"):
         contexts.read(PROBES[:1], np.arange(20)[None])
 
 

@@ -206,7 +206,7 @@ def test_a_switch_for_whose_line_there_was_no_room_is_in_the_history(
 
     monkeypatch.setattr("ragself.versions.registry.append_json", full)
     promote(registry)
-    assert "lacks its last line" in caplog.text
+    assert "missing from the history" in caplog.text
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert [event["event"] for event in registry.history()] == ["create", "promote"]

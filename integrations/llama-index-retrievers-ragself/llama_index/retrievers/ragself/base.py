@@ -1,4 +1,4 @@
-"""The retriever: a thin face of `ragself.KnowledgeBase` that LlamaIndex knows how to use."""
+"""LlamaIndex retriever: a thin wrapper of `ragself.KnowledgeBase`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from ragself.retriever import RetrieverMixin, check_arguments, progress_bars
 
 
 class VersionedEmbedding(list[float]):
-    """A query's vector that knows which version of the index it belongs to."""
+    """Vector of a query, with the index version that it belongs to."""
 
     def __init__(self, embedding: Embedding) -> None:
-        """Take over what `KnowledgeBase.embed` made."""
+        """Wrap the result of `KnowledgeBase.embed`."""
         super().__init__(embedding.vector)
         self.embedding = embedding
 
 
 class RagselfRetriever(RetrieverMixin, BaseRetriever):
-    """Retrieves from a ragself knowledge base, which trains itself in the background and switches without a pause.
+    """Retriever on a ragself knowledge base, which trains in the background and switches versions without a pause.
 
     In mode ``vector`` scores are cosines in the space of the version that answers. Mode ``hybrid`` adds two lexical
-    scores in units of cosine. A cutoff means something else after each switch: prefer `similarity_top_k`.
+    scores in units of cosine. The meaning of a cutoff changes with each switch: prefer `similarity_top_k`.
 
     Examples:
         `pip install llama-index-retrievers-ragself`
@@ -45,7 +45,7 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         ```python
         retriever = RagselfRetriever.from_vector_store(vector_store, "my-kb")
         nodes = retriever.retrieve("how are retries configured?")
-        retriever.start_adapting(queries=["what users asked"])
+        retriever.start_adapting(queries=["how do I set a timeout?"])
         ```
     """
 
@@ -60,27 +60,27 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         verbose: bool = False,
         mode: Literal["hybrid", "vector"] = "hybrid",
     ) -> None:
-        """Serve a knowledge base.
+        """Create a retriever on a knowledge base.
 
         Args:
-            knowledge_base: It, or the path of one.
-            similarity_top_k: How many nodes to return, at most.
-            filters: Metadata filters, all that `ChromaVectorStore` supports.
+            knowledge_base: The knowledge base, or its path.
+            similarity_top_k: Maximum number of nodes to return.
+            filters: Metadata filters, with all operators that `ChromaVectorStore` supports.
             callback_manager: As for any retriever.
             object_map: As for any retriever.
             objects: As for any retriever.
             verbose: As for any retriever.
-            mode: ``hybrid`` ranks by vector and by words, ``vector`` by the plain vector query.
+            mode: ``hybrid`` ranks by vector and by words, ``vector`` by vector only.
 
         Raises:
             ValueError: `similarity_top_k` is below 1, or a filter or the mode is not supported.
-            ragself.StoreError: There is no knowledge base at the path.
+            ragself.StoreError: The path holds no knowledge base.
         """
         self._check({"similarity_top_k": similarity_top_k, "filters": filters, "mode": mode})
         if not isinstance(knowledge_base, KnowledgeBase | str | Path):
             raise ValueError(
                 f"The knowledge base is a {type(knowledge_base).__name__}, expected a ragself.KnowledgeBase or the "
-                "path of one. Of an index or a store one is made by from_index and from_vector_store."
+                "path of one. To create one from an index or a store, use from_index or from_vector_store."
             )
         self.similarity_top_k = similarity_top_k
         self.filters = filters
@@ -99,25 +99,25 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """Follow what a `ChromaVectorStore` holds, whichever framework filled it, and never write to it.
+        """Adopt the nodes of a `ChromaVectorStore`, whichever framework filled it. Never writes to it.
 
         Args:
-            vector_store: The store. Nodes that are added to or deleted from it are taken over by `sync`.
-            knowledge_base: Folder for the knowledge base that is made, or was made from this store before.
-            embed_model: What the store was filled with; None takes the settings, all-MiniLM-L6-v2 by default.
-            show_progress: Show bars on a terminal, lines elsewhere.
-            kwargs: For the retriever.
+            vector_store: The store. `sync` applies later additions to it and deletions from it.
+            knowledge_base: Folder of the knowledge base: a new one, or one created from this store before.
+            embed_model: Model that the store was filled with; None takes the settings, all-MiniLM-L6-v2 by default.
+            show_progress: Show progress bars on a terminal, lines elsewhere.
+            kwargs: Arguments of the retriever.
 
         Raises:
-            ValueError: The store is no Chroma store, is empty or was filled with another model.
-            ragself.StoreError: Its collection is missing, or the knowledge base follows another one.
+            ValueError: The store is not a Chroma store, is empty or was filled with another model.
+            ragself.StoreError: The collection is missing, or the knowledge base has adopted another one.
         """
         cls._check(kwargs)
         if not isinstance(vector_store, ChromaVectorStore):
             raise ValueError(f"The vector store is a {type(vector_store).__name__}, expected a ChromaVectorStore.")
         config = config_for(embed_model, knowledge_base)
-        with progress_bars(show_progress) as told:
-            kb = KnowledgeBase.adopt(knowledge_base, vector_store.client, config=config, progress=told)
+        with progress_bars(show_progress) as progress:
+            kb = KnowledgeBase.adopt(knowledge_base, vector_store.client, config=config, progress=progress)
         return cls._closing(kb, kwargs)
 
     @classmethod
@@ -129,11 +129,11 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """Add nodes to a knowledge base, which is made where there is none. Raises what `add` does."""
+        """Add nodes to a knowledge base, created if it does not exist. Raises the errors of `add`."""
         cls._check(kwargs)
         chunks, config = as_chunks(nodes), config_for(embed_model, knowledge_base)
-        with progress_bars(show_progress) as told:
-            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=told)
+        with progress_bars(show_progress) as progress:
+            kb = KnowledgeBase.from_chunks(knowledge_base, chunks, config=config, progress=progress)
         return cls._closing(kb, kwargs)
 
     @classmethod
@@ -145,14 +145,14 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> RagselfRetriever:
-        """Follow an index that keeps its vectors in Chroma, or take the nodes of one that keeps them elsewhere.
+        """Adopt an index that stores its vectors in Chroma, or add the nodes of an index that stores them elsewhere.
 
         Args:
             index: The index.
-            knowledge_base: Folder of the knowledge base that is made.
-            embed_model: None takes that of the index.
-            show_progress: Show bars on a terminal, lines elsewhere.
-            kwargs: For the retriever.
+            knowledge_base: Folder of the knowledge base.
+            embed_model: Model that the index was filled with; None takes the model of the index.
+            show_progress: Show progress bars on a terminal, lines elsewhere.
+            kwargs: Arguments of the retriever.
         """
         if not isinstance(index, VectorStoreIndex):
             raise ValueError(f"The index is a {type(index).__name__}, expected a VectorStoreIndex.")
@@ -168,7 +168,7 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
 
     @classmethod
     def _check(cls, kwargs: dict[str, Any]) -> None:
-        """Refuse what is none of the retriever's before anything is made."""
+        """Reject wrong arguments of the retriever before anything is created."""
         check_arguments(kwargs, set(signature(cls).parameters) - {"knowledge_base"})
         top_k = kwargs.get("similarity_top_k", DEFAULT_SIMILARITY_TOP_K)
         if not isinstance(top_k, int) or top_k < 1:
@@ -188,7 +188,7 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
     # retrieving -----------------------------------------------------------------------------------
 
     def embed(self, query: str | QueryBundle) -> VersionedEmbedding:
-        """The vector of a query, to be put into `QueryBundle.embedding` where it is asked more than once."""
+        """Vector of a query. Put it into `QueryBundle.embedding` if the query is used more than once."""
         bundle = QueryBundle(query) if isinstance(query, str) else query
         return VersionedEmbedding(self.knowledge_base.embed(bundle.embedding_strs))
 
@@ -206,7 +206,7 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
     def _given(self, embedding: list[float] | None) -> Embedding | None:
-        """An embedding that came with the query; one without a mark is of the base model, as for any retriever."""
+        """Embedding that came with the query. A plain list belongs to the base model, as for any retriever."""
         if embedding is None:
             return None
         if isinstance(embedding, VersionedEmbedding):
@@ -224,27 +224,27 @@ class RagselfRetriever(RetrieverMixin, BaseRetriever):
     # documents ------------------------------------------------------------------------------------
 
     def add(self, nodes: Sequence[BaseNode]) -> Added:
-        """Add nodes; those whose id exists are replaced.
+        """Add nodes. A node replaces an earlier one with the same id.
 
         Raises:
-            ValueError: Metadata is nested, ids occur twice or texts are empty. Nothing was written.
+            ValueError: Metadata is nested, an id occurs twice or a text is empty. Nothing was written.
         """
         return self.knowledge_base.add(as_chunks(nodes))
 
     async def aadd(self, nodes: Sequence[BaseNode]) -> Added:
-        """As `add`, without holding up the event loop."""
+        """Like `add`, without blocking the event loop."""
         return await asyncio.to_thread(self.add, nodes)
 
     def delete(self, ref_doc_id: str) -> int:
-        """Delete all nodes of a document, as vector stores do. Returns how many there were.
+        """Delete all nodes of a document, as vector stores do, and return how many were deleted.
 
         Raises:
-            ValueError: It is no string, or the nodes belong to the store that is followed. Nothing was deleted.
+            ValueError: The id is not a string, or the nodes belong to the adopted store. Nothing was deleted.
         """
         if not isinstance(ref_doc_id, str):
             raise ValueError(f"ref_doc_id is a {type(ref_doc_id).__name__}, expected the id of one document.")
         return self.knowledge_base.delete(self.knowledge_base.ids({"ref_doc_id": ref_doc_id}))
 
     def delete_nodes(self, node_ids: Sequence[str]) -> int:
-        """Delete nodes; ids that are not there are passed over. Returns how many were."""
+        """Delete nodes and return how many were deleted. Unknown ids are ignored."""
         return self.knowledge_base.delete(node_ids)

@@ -1,4 +1,4 @@
-"""Which model a LlamaIndex application embeds with, as a setting of ragself."""
+"""Converts the embedding model of a LlamaIndex application into ragself settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def config_for(embed_model: BaseEmbedding | str | None, knowledge_base: str | Pa
 
     Args:
         embed_model: A `HuggingFaceEmbedding`, or the name or path of a sentence-transformers model, also with
-            LlamaIndex's prefix ``local:``; None takes the settings.
-        knowledge_base: Folder whose settings are read.
+            LlamaIndex's prefix ``local:``; None takes the model of the settings.
+        knowledge_base: Folder of the knowledge base whose settings are read.
 
     Raises:
-        ValueError: It is no model that can be loaded here, and so none that could be trained.
+        ValueError: The model cannot be loaded here, so it cannot be trained.
     """
     if embed_model is None:
         return read_config(knowledge_base)

@@ -1,4 +1,4 @@
-"""Nodes of LlamaIndex as chunks of ragself, and hits as nodes: laid out as `ChromaVectorStore` does."""
+"""Converts LlamaIndex nodes to ragself chunks and hits to nodes, in the layout of `ChromaVectorStore`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragself import Chunk, Hit
 
 
 def as_chunks(nodes: Sequence[BaseNode]) -> list[Chunk]:
-    """Chunks whose text is what LlamaIndex embeds, with all that makes the nodes again in their metadata.
+    """Chunks with the text that LlamaIndex embeds; their metadata holds everything needed to restore the nodes.
 
     Raises:
         ValueError: The metadata of a node is nested.
@@ -24,13 +24,13 @@ def as_chunks(nodes: Sequence[BaseNode]) -> list[Chunk]:
 
 
 def as_node(hit: Hit) -> NodeWithScore:
-    """The node of a hit. Chunks that did not come from LlamaIndex become text nodes with their id and metadata."""
+    """The node of a hit. Chunks from other sources than LlamaIndex become text nodes with their id and metadata."""
     metadata = dict(hit.metadata)
     if "_node_content" not in metadata:
         return NodeWithScore(node=TextNode(text=hit.text, id_=hit.id, metadata=metadata), score=hit.score)
     try:
         node = metadata_dict_to_node(metadata, text=hit.text)
-    except Exception:  # altered: as ChromaVectorStore does
+    except Exception:  # altered content: handled as in ChromaVectorStore
         metadata, info, relationships = legacy_metadata_dict_to_node(metadata)
         node = TextNode(
             text=hit.text,

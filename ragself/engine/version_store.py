@@ -1,0 +1,253 @@
+"""The open parts of a knowledge base that building, switching and cleaning work on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ragself.adapters.adapter import Adapter
+from ragself.adapters.embedder import Embedder
+from ragself.adapters.io import fingerprint
+from ragself.adapters.io import load as load_ranking
+from ragself.adapters.io import save as save_ranking
+from ragself.adapters.ranking import Ranking
+from ragself.corpus.journal import REBUILT, Journal
+from ragself.encoders.cache import VectorCache
+from ragself.encoders.vectors import BaseVectors
+from ragself.errors import StoreError
+from ragself.index.client import Chroma
+from ragself.index.collection import Index
+from ragself.index.reindex import apply_changes
+from ragself.index.snapshot import Snapshot
+from ragself.lexical.index import LexicalIndex
+from ragself.progress import Progress, silent
+from ragself.schema import Version
+from ragself.versions.lock import Turn
+from ragself.versions.registry import Manifest, Registry, home, now
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStore:
+    """What `KnowledgeBase` opens; without the turn nothing but the pointer is changed in what is served.
+
+    Attributes:
+        directory: Folder of the knowledge base.
+        manifest: What it is.
+        registry: Its versions.
+        journal: Its documents.
+        cache: Vectors by content.
+        base: Base vectors.
+        turn: To change what is served.
+        server: URL of the Chroma server that holds the vectors; None where each collection has a folder of its own,
+            so that one can be built, by any process, beside one that is being searched.
+        lexical: The words of its documents, the same for all versions.
+    """
+
+    directory: Path
+    manifest: Manifest
+    registry: Registry
+    journal: Journal
+    cache: VectorCache
+    base: BaseVectors
+    turn: Turn
+    server: str | None
+    lexical: LexicalIndex
+
+    # what a version ranks by ----------------------------------------------------------------------
+
+    def ranking(self, version: Version) -> Ranking:
+        """Read what a version ranks by, ready to encode texts. No encoder is loaded.
+
+        Raises:
+            AdapterError: The file is corrupted or foreign.
+            StoreError: Encoder, adapter and weights are not those that the version was built with.
+        """
+        ranking = Ranking()
+        if version.kind != "base":
+            ranking = load_ranking(self.registry.adapter_path(version.number), self.manifest.fingerprint)
+        found = (fingerprint(self.manifest.fingerprint, ranking.adapter), ranking.weights.digest)
+        if found != (version.fingerprint, version.weights):
+            raise StoreError(
+                f"Version {version.number} was built with fingerprint {version.fingerprint} and weights "
+                f"{version.weights!r}, but its encoder, adapter and weights now make {found[0]} and {found[1]!r}. "
+                "Roll back to another version: ragself rollback --to NUMBER"
+            )
+        return ranking.bound(self.base)
+
+    def adapter(self, version: Version) -> Adapter | None:
+        """The adapter of a version's vectors; None for those of the base model. Raises as `ranking`."""
+        return self.ranking(version).adapter
+
+    def save(self, ranking: Ranking, path: Path) -> None:
+        """Write a ranking with what it was trained on top of. Raises StoreError where the disk is full."""
+        save_ranking(ranking, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
+
+    def snapshot(self, number: int, view: int | None = None) -> Snapshot:
+        """Open a version for searching; the caller closes it.
+
+        Args:
+            number: Of the version.
+            view: As of `Chroma`.
+
+        Raises:
+            AdapterError, StoreError: What `ranking` and `Chroma.open` raise.
+        """
+        version = self.registry.version(number)
+        ranking = self.ranking(version)
+        database = Chroma(self._place(version), create=False, view=view)
+        try:
+            index = database.open(version.collection, carried(version))
+            embedder = Embedder(self.base.encoder, ranking.adapter)
+            return Snapshot(version, embedder, index, database, ranking.weights)
+        except BaseException:
+            database.close()
+            raise
+
+    # where its documents are ----------------------------------------------------------------------
+
+    def draft(self, number: int, ranking: Ranking, live: Version, figures: Mapping[str, Any] | None = None) -> Version:
+        """Write what a new version ranks by, and describe the version; it is not registered yet.
+
+        Its documents are in the live collection where their vectors are the same, else in one of its own.
+
+        Args:
+            number: Of the new version.
+            ranking: What it ranks by.
+            live: The live version.
+            figures: Of the gate; None where none judged it.
+        """
+        documents = fingerprint(self.manifest.fingerprint, ranking.documents)
+        same = documents == carried(live)
+        path = self.registry.adapter_path(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.save(ranking, path)
+        return Version(
+            number=number,
+            kind=ranking.kind,
+            collection=live.collection if same else self.manifest.collection(number, self.server),
+            fingerprint=fingerprint(self.manifest.fingerprint, ranking.adapter),
+            dimension=self.manifest.dimension,
+            created=now(),
+            figures=dict(figures or {}),
+            documents=documents,
+            index=home(live) if same else number,
+            weights=ranking.weights.digest,
+        )
+
+    def shares(self, version: Version, live: Version) -> bool:
+        """Whether two versions have one collection, so that switching between them builds nothing."""
+        return home(version) == home(live)
+
+    def used(self, version: Version) -> bool:
+        """Whether a registered version other than this one has the collection of this one."""
+        others = (other for other in self.registry.versions() if other.number != version.number)
+        return any(home(other) == home(version) for other in others)
+
+    @contextmanager
+    def filling(self, version: Version) -> Iterator[Index]:
+        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet.
+
+        One that another registered version has, too, is opened as it is: another process may be writing to it.
+        """
+        if self.used(version) or self.shares(version, self.registry.pointed()):
+            with closing(Chroma(self._place(version), create=False)) as database:
+                yield database.open(version.collection, carried(version))
+            return
+        if version.collection in self.journal.unsettled():  # writing broke off
+            self._delete(version)
+        with self._made(version) as index:
+            yield index
+
+    @contextmanager
+    def _made(self, version: Version) -> Iterator[Index]:
+        """The collection of a version, made where there is none."""
+        with closing(Chroma(self._place(version))) as database:
+            try:
+                index = database.open(version.collection, carried(version))
+            except StoreError:
+                self.journal.mark_applied(version.collection, 0)
+                index = database.create(version.collection, carried(version))
+            yield index
+
+    def rebuild(self, version: Version, progress: Progress = silent) -> int:
+        """Build the collection of a version again from the journal. Returns how many chunks it has."""
+        name, adapter = version.collection, self.adapter(version)
+        # The first mark keeps readers from taking a part of it for the whole, also while it is empty.
+        with self.journal.writing(name + REBUILT), self.journal.writing(name):
+            self._delete(version)
+            with self._made(version) as index:
+                count = apply_changes(self.journal, name, index, self.base, adapter, progress, "rebuild")
+        if self.shares(version, self.registry.version(self.registry.live())):
+            self.registry.touch()  # processes that have the old one open will open the new one
+        return count
+
+    def repair(self, version: Version) -> None:
+        """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
+        if self.server is not None:
+            Chroma(self.server).close()  # raises where it does not answer: then nothing is deleted
+        logger.warning(
+            "Writing to the index of version %d broke off; building it again from the documents", version.number
+        )
+        self.rebuild(version)
+
+    def built(self, version: Version) -> bool:
+        """Whether there is a collection of a version."""
+        if self.server is None:
+            return (self._folder(version) / "chroma.sqlite3").exists()
+        with closing(Chroma(self.server)) as database:
+            return version.collection in database.names()
+
+    def clear(self, version: Version) -> None:
+        """Delete the collection of a version, unless another registered version has it too."""
+        if not self.used(version):
+            self._delete(version)
+            if not self.registry.registered(home(version)):  # the folder was kept for its collection only
+                shutil.rmtree(self.registry.folder(home(version)), ignore_errors=True)
+
+    def remove(self, version: Version) -> None:
+        """Unregister a version and delete its files, and its collection unless another version has it too."""
+        self.registry.remove(version.number)
+        self.clear(version)
+
+    def discard(self, number: int) -> None:
+        """Delete a version that was never registered, with what there is of a collection of its own."""
+        if number in self.registry.homes():
+            self.registry.remove(number)
+            return
+        name = self.manifest.collection(number, self.server)
+        if self.server is not None:
+            self.drop(name)
+        shutil.rmtree(self.registry.folder(number), ignore_errors=True)
+        self.journal.forget(name)
+
+    def drop(self, collection: str) -> None:
+        """Delete a collection from the server."""
+        assert self.server is not None
+        with closing(Chroma(self.server)) as database:
+            database.delete(collection)
+
+    def _delete(self, version: Version) -> None:
+        """Delete the collection of a version, whichever versions have it."""
+        if self.server is None:
+            shutil.rmtree(self._folder(version), ignore_errors=True)
+        else:
+            self.drop(version.collection)
+        self.journal.forget(version.collection)
+
+    def _place(self, version: Version) -> Path | str:
+        return self.server or self._folder(version)
+
+    def _folder(self, version: Version) -> Path:
+        return self.registry.folder(home(version)) / "chroma"
+
+
+def carried(version: Version) -> str:
+    """The fingerprint that the collection of a version carries."""
+    return version.documents or version.fingerprint
