@@ -1,4 +1,4 @@
-"""A LangChain vector store in Chroma, adopted by ragself: it learns in the background, and a chain asks it.
+"""Adopt a LangChain vector store in Chroma, train in the background, and use the retriever in a chain.
 
 In an empty folder: python langchain_retriever.py
 """
@@ -20,7 +20,7 @@ TOPICS = ["museums", "markets", "trams", "parks", "bakeries", "harbours", "bridg
 
 
 class Mini(Embeddings):
-    """all-MiniLM-L6-v2, from the offline package if need be; in your application this is HuggingFaceEmbeddings."""
+    """all-MiniLM-L6-v2, from the offline package if necessary; your application would use HuggingFaceEmbeddings."""
 
     def __init__(self) -> None:
         self._encoder = Encoder(EncoderConfig())
@@ -33,7 +33,7 @@ class Mini(Embeddings):
 
 
 async def main() -> None:
-    # What you have: a vector store that keeps its vectors in Chroma.
+    # Existing code: a vector store that keeps its vectors in Chroma.
     documents = [
         Document(f"In {city} the {topic} are worth a whole morning.", metadata={"title": f"{topic} of {city}"})
         for city in CITIES
@@ -41,7 +41,7 @@ async def main() -> None:
     ]
     vectorstore = Chroma.from_documents(documents, Mini(), persist_directory="chroma")
 
-    # What you add.
+    # New code.
     retriever = RagselfRetriever.from_vectorstore(vectorstore, "kb", embedding=DEFAULT_ENCODER, k=3)
     retriever.start_adapting(queries=[f"which {topic} in {city}?" for city in CITIES for topic in TOPICS])
     while retriever.adapting().passes == 0:

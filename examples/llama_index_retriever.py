@@ -1,4 +1,4 @@
-"""A LlamaIndex index in Chroma, adopted by ragself: it learns from queries, and a query engine asks it.
+"""Adopt a LlamaIndex index in Chroma, train on queries, and use the retriever in a query engine.
 
 In an empty folder: python llama_index_retriever.py
 """
@@ -21,7 +21,7 @@ TOPICS = ["museums", "markets", "trams", "parks", "bakeries", "harbours", "bridg
 
 
 class Mini(BaseEmbedding):
-    """all-MiniLM-L6-v2, from the offline package if need be; in your application this is HuggingFaceEmbedding."""
+    """all-MiniLM-L6-v2, from the offline package if necessary; your application would use HuggingFaceEmbedding."""
 
     _encoder: Encoder = PrivateAttr(default_factory=lambda: Encoder(EncoderConfig()))
 
@@ -36,7 +36,7 @@ class Mini(BaseEmbedding):
 
 
 def main() -> None:
-    # What you have: an index that keeps its vectors in Chroma.
+    # Existing code: an index that keeps its vectors in Chroma.
     documents = [
         Document(text=f"In {city} the {topic} are worth a whole morning.", metadata={"title": f"{topic} of {city}"})
         for city in CITIES
@@ -46,7 +46,7 @@ def main() -> None:
     context = StorageContext.from_defaults(vector_store=store)
     VectorStoreIndex.from_documents(documents, storage_context=context, embed_model=Mini())
 
-    # What you add.
+    # New code.
     retriever = RagselfRetriever.from_vector_store(store, "kb", similarity_top_k=3)
     report = retriever.knowledge_base.adapt(
         queries=[f"which {topic} in {city}?" for city in CITIES for topic in TOPICS]

@@ -1,4 +1,4 @@
-"""Learn from a causal language model in this process: any that transformers loads, by name or path.
+"""Train with a causal language model in this process: any that transformers loads, by name or path.
 
 In an empty folder: python local_model.py [MODEL]
 """
@@ -13,7 +13,7 @@ TOPICS = ["museums", "markets", "trams", "parks", "bakeries", "harbours", "bridg
 
 
 def chunks() -> list[Chunk]:
-    """A guide: what there is in each city."""
+    """Chunks of a guide, one for each city and topic."""
     return [
         Chunk(
             id=f"{city}-{topic}",
@@ -30,8 +30,8 @@ def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_GENERATOR
     with KnowledgeBase("local-kb") as kb:
         kb.add(chunks())
-        asked = [f"when do the {topic} in {city} open" for city in CITIES for topic in TOPICS]
-        report = kb.adapt(asked, generator=model)
+        queries = [f"when do the {topic} in {city} open" for city in CITIES for topic in TOPICS]
+        report = kb.adapt(queries, generator=model)
         print(report.likelihood)
         print(report.decision, "-", report.reason)
 

@@ -1,6 +1,6 @@
-"""Add documents, search, learn from what users ask, search again, go back.
+"""Add documents, search, train on user queries, search again, roll back.
 
-Run it in an empty folder: python quickstart.py
+In an empty folder: python quickstart.py
 """
 
 from ragself import Chunk, KnowledgeBase
@@ -10,7 +10,7 @@ DISHES = ["cake", "jam", "salad", "juice", "pie", "soup", "tart", "sorbet", "chu
 
 
 def chunks() -> list[Chunk]:
-    """One recipe a fruit and dish; `title` and `source` are the two metadata keys that ragself knows."""
+    """One recipe for each fruit and dish; `title` and `source` are the two metadata keys that ragself uses."""
     return [
         Chunk(
             id=f"{fruit}-{dish}",
@@ -24,13 +24,13 @@ def chunks() -> list[Chunk]:
 
 def main() -> None:
     with KnowledgeBase("quickstart-kb") as kb:
-        print(kb.add(chunks()))  # adding the same again would change nothing
+        print(kb.add(chunks()))  # adding the same chunks again changes nothing
 
         for hit in kb.search("what can I make of a quince", k=3):
             print(f"{hit.score:.3f}  {hit.id}  (version {hit.version})")
 
-        asked = [f"how do I make {dish} from {fruit}" for fruit in FRUIT for dish in DISHES]
-        report = kb.adapt(asked, progress=lambda stage, done, total: None)
+        queries = [f"how do I make {dish} from {fruit}" for fruit in FRUIT for dish in DISHES]
+        report = kb.adapt(queries, progress=lambda stage, done, total: None)
         print(report.decision, "-", report.reason)
 
         only_figs = kb.search("something sweet", k=3, where={"source": "fig.md"})

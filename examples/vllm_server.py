@@ -1,6 +1,6 @@
-"""Learn from a language model behind a vLLM server: see what a pass would cost, let it run, see what it cost.
+"""Train with a language model on a vLLM server: estimate the cost of a pass, run it, print its results.
 
-Start a server, in an environment of its own: pip install vllm &&
+Start a server, in a separate environment: pip install vllm &&
 vllm serve Qwen/Qwen3-0.6B-Base --host 127.0.0.1 --max-model-len 4096 --max-num-batched-tokens 2048
 Then, in an empty folder: python vllm_server.py http://127.0.0.1:8000
 """
@@ -14,7 +14,7 @@ JOBS = ["replace", "clean", "test", "order", "inspect", "calibrate", "tighten", 
 
 
 def chunks() -> list[Chunk]:
-    """A manual: what to do with each part."""
+    """Chunks of a manual, one for each part and job."""
     return [
         Chunk(
             id=f"{part}-{job}",
@@ -31,12 +31,12 @@ def main() -> None:
     servers = sys.argv[1:] or ["http://127.0.0.1:8000"]  # several servers of one model share the work
     with KnowledgeBase("vllm-kb") as kb:
         kb.add(chunks())
-        asked = [f"how do I {job} a {part}" for part in PARTS for job in JOBS]
+        queries = [f"how do I {job} a {part}" for part in PARTS for job in JOBS]
 
-        cost = kb.forecast(asked, generator=servers)
+        cost = kb.forecast(queries, generator=servers)
         print(f"at most {cost.prompts} prompts, {cost.tokens} tokens, {cost.seconds['score']:.0f} s")
 
-        report = kb.adapt(asked, generator=servers)
+        report = kb.adapt(queries, generator=servers)
         print(report.likelihood)
         print(report.dropped)
         print(report.decision, "-", report.reason)

@@ -4,10 +4,10 @@
 
     kb = KnowledgeBase("my-kb")
     kb.add_files(["docs/"])
-    kb.adapt(queries=["what users asked"])
+    kb.adapt(queries=["how many retries are there"])
     kb.search("how are retries configured", k=5)
 
-Importing this loads neither torch nor chromadb: names are resolved when first used (PEP 562).
+Importing ragself loads neither torch nor chromadb: names are resolved at first use (PEP 562).
 """
 
 from __future__ import annotations

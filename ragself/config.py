@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from ragself.errors import ConfigError
+from ragself.extras import require
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M"
@@ -190,6 +191,32 @@ class TeacherConfig(_Table):
     random: Count = Field(16, description="Candidates per probe drawn at random.")
 
 
+class LoraConfig(_Table):
+    """Training of `lora`."""
+
+    sides: Literal["query", "both"] = Field(
+        "query", description="Texts that it encodes: only queries, or both; with both, all documents are re-embedded."
+    )
+    rank: Positive = Field(16, description="Rank of the change to each weight matrix.")
+    steps: Positive = Field(160, description="Maximum number of optimiser steps; each step uses 32 probes.")
+
+
+class DreamConfig(_Table):
+    """The objective `dream`."""
+
+    documents: Annotated[int, Field(ge=2)] = Field(8, description="Documents in the context of a probe.")
+    heads: Positive = Field(16, description="Maximum number of attention heads that the student weights.")
+
+
+class RevelaConfig(_Table):
+    """The objective `revela`."""
+
+    chunks: Annotated[int, Field(ge=2)] = Field(16, description="Chunks per batch; they attend to each other.")
+    model: Literal["frozen", "lora"] = Field(
+        "frozen", description="With `lora`, the language model is trained, too; its LoRA weights are then discarded."
+    )
+
+
 class TrainConfig(_Table):
     """The training step."""
 
@@ -200,12 +227,6 @@ class TrainConfig(_Table):
     )
     steps: Positive = Field(100, description="Number of optimiser steps; each step uses 64 probes.")
     seed: int = 0
-    lora_sides: Literal["query", "both"] = Field(
-        "query",
-        description="Texts that `lora` encodes: only queries, or both; with both, all documents are re-embedded.",
-    )
-    lora_rank: Positive = Field(16, description="Rank of the change that `lora` makes to each weight matrix.")
-    lora_steps: Positive = Field(160, description="Maximum number of steps of `lora`; each step uses 32 probes.")
     objective: ObjectiveName = Field(
         "distill",
         description="Training loss. `distill`: the distance to targets from likelihoods. `dream`, `revela`: the loss "
@@ -214,12 +235,9 @@ class TrainConfig(_Table):
     tokens: Annotated[int, Field(ge=16)] = Field(
         160, description="Maximum tokens of a chunk, for `dream` and `revela`."
     )
-    dream_documents: Annotated[int, Field(ge=2)] = Field(8, description="Documents in the context of a probe.")
-    dream_heads: Positive = Field(16, description="Maximum number of attention heads that the student weights.")
-    revela_chunks: Annotated[int, Field(ge=2)] = Field(16, description="Chunks per batch; they attend to each other.")
-    revela_model: Literal["frozen", "lora"] = Field(
-        "frozen", description="With `lora`, the language model is trained, too; its LoRA weights are then discarded."
-    )
+    lora: LoraConfig = LoraConfig()
+    dream: DreamConfig = DreamConfig()
+    revela: RevelaConfig = RevelaConfig()
 
 
 class GateConfig(_Table):
@@ -369,7 +387,8 @@ def with_objective(config: Config, objective: ObjectiveName | None) -> Config:
     """Return the settings with another objective; None keeps the current one.
 
     Raises:
-        ConfigError: The objective needs a locally loaded language model and none is named, or it does not exist.
+        ConfigError: The objective needs a locally loaded language model and none is named, it does not exist, or a
+            library that training needs is not installed.
     """
     if objective is not None:
         try:
@@ -387,6 +406,8 @@ def with_objective(config: Config, objective: ObjectiveName | None) -> Config:
                 else f"none is named. Name one, such as --generator {DEFAULT_GENERATOR}, or set generator.model."
             )
         )
+    if "lora" in config.train.adapters or config.train.objective == "revela":
+        require("lora", "lora" if "lora" in config.train.adapters else "The objective revela")
     return config
 
 
@@ -395,17 +416,26 @@ def _refuse_unknown_variables() -> None:
     for name in os.environ:
         if not name.startswith(ENV_PREFIX) or name == KB_VARIABLE:
             continue
-        table, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-        field = Config.model_fields.get(table)
-        if field is None:
-            raise ConfigError(
-                f"Unknown variable {name}: there is no setting {table!r}. Settings: {', '.join(Config.model_fields)}."
-            )
-        keys = list(type(field.default).model_fields) if isinstance(field.default, BaseModel) else []
-        if key and key not in keys:
-            raise ConfigError(
-                f"Unknown variable {name}: [{table}] has no key {key!r}. Its keys: {', '.join(keys) or 'none'}."
-            )
+        path = name.removeprefix(ENV_PREFIX).lower().split("__")
+        if path[0] not in Config.model_fields:
+            known = ", ".join(Config.model_fields)
+            raise ConfigError(f"Unknown variable {name}: there is no setting {path[0]!r}. Settings: {known}.")
+        for depth in range(1, len(path)):
+            keys, table = _keys(path[:depth]), ".".join(path[:depth])
+            if path[depth] not in keys:
+                known = ", ".join(keys) or "none"
+                raise ConfigError(f"Unknown variable {name}: [{table}] has no key {path[depth]!r}. Its keys: {known}.")
+
+
+def _keys(path: Sequence[str]) -> list[str]:
+    """Keys of a table of settings; none where the path names no table."""
+    table: type[BaseModel] = Config
+    for name in path:
+        field = table.model_fields.get(name)
+        if field is None or not isinstance(field.default, BaseModel):
+            return []
+        table = type(field.default)
+    return list(table.model_fields)
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -413,12 +443,7 @@ def _explain(error: ValidationError, where: str) -> str:
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            table = Config.model_fields.get(str(item["loc"][0]))
-            keys = (
-                type(table.default).model_fields
-                if table and isinstance(table.default, BaseModel)
-                else Config.model_fields
-            )
+            keys = _keys([str(part) for part in item["loc"][:-1]])
             lines.append(f"unknown key {path!r}; known here: {', '.join(keys)}")
         else:
             value = "..." if "api_key" in path or "@" in repr(item["input"]) else repr(item["input"])

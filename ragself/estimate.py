@@ -89,7 +89,7 @@ def forecast(store: VersionStore, queries: Mapping[str, int], config: Config, pr
             seconds["encode"] = encode / rates["encode"]
         again = reembedding(store.base, _documents(chunks, probes.probes), config.train)
         if again is not None:
-            seconds["encode anew"] = again.seconds
+            seconds["encode by lora"] = again.seconds
         last: dict[str, Any] = next(
             (event["report"] for event in reversed(store.registry.history()) if event.get("report")), {}
         )

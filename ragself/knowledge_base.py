@@ -1,4 +1,4 @@
-"""The knowledge base: everything a user does, on one folder."""
+"""Knowledge base in one folder: documents, search, training and versions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnowledgeBase:
-    """Documents, their index and its versions, in one folder. Open it once and share it between threads.
+    """Documents, their index and its versions, in one folder. Threads may share one object.
 
     >>> kb = KnowledgeBase("my-kb")                                  # doctest: +SKIP
     >>> kb.add([Chunk("1", "Limits are 5 requests a second.")])      # doctest: +SKIP
@@ -67,17 +67,17 @@ class KnowledgeBase:
         """Open the knowledge base at `path`.
 
         Args:
-            path: Its folder.
-            create: Make it where there is none.
+            path: Folder of the knowledge base.
+            create: Create it if there is none.
             config: Settings; None reads ``ragself.toml`` in the folder and ``RAGSELF_*``.
 
         Raises:
             StoreError: There is none and `create` is False, or it is damaged or too new.
             ConfigError: A setting is unknown or out of range.
-            EncoderError: A new one is made and the embedding model cannot be loaded, or the settings
-                name another model than it was made with.
+            EncoderError: The embedding model of a new knowledge base cannot be loaded, or the settings name
+                another model than that of an existing one.
         """
-        self.path = Path(path).expanduser().absolute()  # also where the program changes its folder
+        self.path = Path(path).expanduser().absolute()  # stays valid if the working directory changes
         self.engine = Engine(self.path, config, create=create)
         self.config = self.engine.config
         self._background: BackgroundAdaptation | None = None
@@ -95,8 +95,8 @@ class KnowledgeBase:
         config: Config | None = None,
         progress: Progress = silent,
     ) -> KnowledgeBase:
-        """The knowledge base at `path`, made where there is none, with these chunks added. Raises what `add` does."""
-        batch = check(list(chunks))  # before anything is made
+        """Open or create the knowledge base at `path`, and add chunks. Errors as of `KnowledgeBase` and `add`."""
+        batch = check(list(chunks))  # before anything is created
         kb = cls(path, config=config)
         try:
             kb.add(batch, progress)
@@ -106,7 +106,7 @@ class KnowledgeBase:
         return kb
 
     def add(self, chunks: Iterable[Chunk], progress: Progress = silent) -> Added:
-        """Add chunks; one whose id exists is replaced, one that is there word for word costs nothing.
+        """Add chunks. A chunk replaces the stored one with its id; if both are identical, nothing is done.
 
         When this returns, the chunks are stored durably and `search` finds them.
 
@@ -119,15 +119,15 @@ class KnowledgeBase:
             return self._put(batch, (), progress)
 
     def add_files(self, paths: Iterable[str | Path], progress: Progress = silent) -> Added:
-        """Read files and folders, split them into chunks and add those.
+        """Read files and folders, split them into chunks and add these.
 
-        A file that changed replaces its earlier chunks. What cannot be read is skipped and named.
+        The chunks of a changed file are replaced. Files that cannot be read are skipped and listed in the result.
 
         Raises:
             InputError: A path does not exist. Nothing was written.
             StoreLocked: Another process is writing.
         """
-        from ragself.corpus.files import find, read  # parsers of files take as long to load as a search
+        from ragself.corpus.files import find, read  # loading the parsers takes as long as a search
         from ragself.corpus.split import split
 
         files = find([Path(path) for path in paths])
@@ -148,12 +148,12 @@ class KnowledgeBase:
             return replace(self._put(check(chunks), sources, progress), skipped=tuple(skipped))
 
     def delete_files(self, folders: Iterable[str | Path], keep: Iterable[Path] = (), away: Iterable[Path] = ()) -> int:
-        """Delete the chunks of files below some folders. Returns how many were deleted.
+        """Delete the chunks of files in some folders. Returns the number of deleted chunks.
 
         Args:
             folders: Files and folders, which need not exist any more.
-            keep: Files whose chunks stay.
-            away: Files and folders below which all chunks stay.
+            keep: Files whose chunks are kept.
+            away: Files and folders of which all chunks are kept.
 
         Raises:
             StoreLocked: Another process is writing.
@@ -173,10 +173,10 @@ class KnowledgeBase:
             return removed
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete chunks by id; ids that are not there are passed over. Returns how many were deleted.
+        """Delete chunks by id and ignore unknown ids. Returns the number of deleted chunks.
 
         Raises:
-            InputError: They are no list, or belong to the collection that is followed. Nothing was deleted.
+            InputError: `ids` is not a list of strings, or some belong to the followed collection. Nothing was deleted.
             StoreLocked: Another process is writing.
         """
         if isinstance(ids, str) or not all(isinstance(id, str) for id in ids):
@@ -188,13 +188,13 @@ class KnowledgeBase:
             return count
 
     def ids(self, where: Mapping[str, Any]) -> list[str]:
-        """Ids of the chunks that a metadata filter of Chroma's finds. Raises InputError where it refuses the filter."""
+        """Ids of the chunks that match a Chroma metadata filter. Raises InputError if Chroma refuses the filter."""
         self.engine.check_open()
         return self._live.ask(lambda snapshot: snapshot.index.find(where))
 
     def _put(self, chunks: list[Chunk], replacing: Sequence[str], progress: Progress) -> Added:
         self.engine.adopted.refuse([chunk.id for chunk in chunks])
-        # Encode before anything is acknowledged: if the model fails nothing was written, and nobody waits for it.
+        # Encode before taking the turn: if the model fails nothing was written, and no search waits for the encoding.
         self._store.base.documents([chunk.text for chunk in chunks], progress)
         with self._live.writing():
             added, unchanged, removed = self._store.journal.put(chunks, replacing)
@@ -202,7 +202,7 @@ class KnowledgeBase:
         truncated = self._store.base.encoder.truncated([chunk.text for chunk in chunks]) if added else []
         return Added(added, unchanged, removed, tuple(chunks[row].id for row in truncated))
 
-    # somebody else's collection -------------------------------------------------------------------
+    # adopted collection ---------------------------------------------------------------------------
 
     @classmethod
     def adopt(
@@ -214,22 +214,21 @@ class KnowledgeBase:
         config: Config | None = None,
         progress: Progress = silent,
     ) -> KnowledgeBase:
-        """A knowledge base that follows a Chroma collection which was built without ragself, and never writes to it.
+        """Open or create a knowledge base that follows a Chroma collection built without ragself.
 
-        What LlamaIndex, LangChain or chromadb embedded there is found out from the rows. Vectors that the base model
-        reproduces are taken over, so that a collection of any size is served within minutes.
+        ragself never writes to that collection. Its rows show which texts LlamaIndex, LangChain or chromadb embedded.
+        Vectors that the base model reproduces are reused, so that a collection of any size is served within minutes.
 
         Args:
-            path: Folder of the knowledge base. Where there is one that follows this collection, it is brought up to
-                date.
+            path: Folder of the knowledge base. If it exists and follows this collection, it is synced.
             collection: A `chromadb.Collection`, or the name of one in `chroma`.
-            chroma: Folder or server URL of the database, where `collection` is a name.
+            chroma: Folder or server URL of the database, if `collection` is a name.
             config: Settings. The encoder must be the model that the collection was built with.
-            progress: Told of each stage.
+            progress: Called with each stage, steps done and total.
 
         Raises:
-            InputError: The collection is empty, holds no text, or was built with another model. Nothing was made.
-            StoreError: The collection is missing, or the knowledge base follows another.
+            InputError: The collection is empty, holds no text, or was built with another model. Nothing was created.
+            StoreError: The collection is missing, or the knowledge base follows another one.
         """
         path = Path(path).expanduser().absolute()
         with closing(Origin.of(collection, chroma)) as origin:
@@ -245,7 +244,7 @@ class KnowledgeBase:
                 if kb.followed is None:
                     kb.close()
                     raise
-                logger.warning("%s is served as it is, without what is new in the collection: %s", path, error)
+                logger.warning("%s is served without the latest changes of the collection: %s", path, error)
             except BaseException:
                 kb.close()
                 raise
@@ -253,20 +252,20 @@ class KnowledgeBase:
 
     @property
     def followed(self) -> Followed | None:
-        """The collection that is followed, or None."""
+        """The followed collection, or None."""
         return self.engine.adopted.followed
 
     def sync(self, collection: Any = None, progress: Progress = silent) -> Added:
-        """Take over what was added to, changed in and deleted from the collection that is followed.
+        """Apply the changes of the followed collection: added, changed and deleted rows.
 
         Args:
-            collection: The open `chromadb.Collection`; None takes the one that was passed last, or opens it where it
-                was adopted from.
-            progress: Told of each stage.
+            collection: The open `chromadb.Collection`; None takes the one that was passed last, or opens it at the
+                place it was adopted from.
+            progress: Called with each stage, steps done and total.
 
         Raises:
-            InputError: It is empty now, or its vectors are of another model. Nothing was changed.
-            StoreError: No collection is followed, or it is missing, or another one.
+            InputError: The collection is empty now, or its vectors are from another model. Nothing was changed.
+            StoreError: No collection is followed, it is missing, or another one was passed.
             StoreLocked: Another process is writing.
         """
         with closing(self.engine.adopted.origin(collection)) as origin:
@@ -293,23 +292,23 @@ class KnowledgeBase:
         mode: Mode = "hybrid",
         embedding: Embedding | None = None,
     ) -> list[Hit]:
-        """The best `k` chunks for `query` in the live version, best first. Safe from several threads.
+        """The best `k` chunks for `query` in the live version, best first. Thread-safe.
 
-        Mode ``hybrid`` takes the nearest chunks by vector and the best by words, 100 of each or `k` where that is more,
+        Mode ``hybrid`` takes the nearest chunks by vector and the best by words, 100 of each or `k` if that is more,
         and ranks their union by cosine plus two lexical scores, a document language model and BM25:
         `ragself.lexical.law`. Mode ``vector`` is one plain vector query, ranked by cosine alone.
 
         Args:
-            query: What to look for. Of several texts the middle of their vectors counts, and the mean of their lexical
-                scores.
-            k: At most this many hits.
-            where: Chroma's metadata filter such as ``{"source": "a.md"}``; None searches everything.
+            query: Text to search for. For several texts, their vectors and their lexical scores are averaged.
+            k: Maximum number of hits.
+            where: Chroma's metadata filter such as ``{"source": "a.md"}``; None searches all chunks.
             mode: ``hybrid`` or ``vector``.
-            embedding: What `embed` made of the query; where another version is live meanwhile, `query` is encoded.
-                Words are those of `query` in any case.
+            embedding: Result of `embed` for the query. If another version is live by now, `query` is encoded instead.
+                The words are always those of `query`.
 
         Raises:
-            InputError: An empty query, `k` below 1, another mode, or a filter that Chroma does not understand.
+            InputError: The query is empty, `k` is below 1, the mode is unknown, or Chroma does not understand the
+                filter.
         """
         if not isinstance(k, int) or k < 1:
             raise InputError(f"k is {k!r}, expected a whole number, 1 or more.")
@@ -328,22 +327,22 @@ class KnowledgeBase:
         return hits
 
     def refresh(self) -> None:
-        """See at once what another process has made live; without this it takes a second."""
+        """Serve at once what another process has made live; without this call it takes a second."""
         self.engine.check_open()
         with self._live.pinned(newest=True):
             pass
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
-        """Where `query` lies in the space of the live version, to be searched with several times.
+        """Vector of `query` in the space of the live version, for several searches.
 
         Raises:
-            InputError: An empty query.
+            InputError: The query is empty.
         """
         self.engine.check_open()
         with self._live.pinned() as snapshot:
             return snapshot.embed(query)
 
-    # learning -------------------------------------------------------------------------------------
+    # training -------------------------------------------------------------------------------------
 
     def adapt(
         self,
@@ -354,45 +353,46 @@ class KnowledgeBase:
         objective: ObjectiveName | None = None,
         started: str = "python",
     ) -> Report:
-        """One pass: train on the documents and the queries, judge on held-out probes, switch if better.
+        """Run one pass: train on documents and queries, evaluate on held-out probes, switch if the result is better.
 
-        Documents may be added and deleted meanwhile, by this process or another. A pass that was killed goes on where
-        it was when it is called again with the same documents and queries.
+        Documents may be added and deleted meanwhile, by this process or another. After a kill, the next call with the
+        same documents and queries resumes the pass.
 
         Args:
-            queries: What users asked; texts only, no labels.
-            progress: Told of each stage.
-            generator: The causal language model that supervises: URL of a vLLM server, or several of one model, or
-                name or path of a model to load; None takes the settings, and with none there words are counted.
-            objective: What is lowered in training: ``distill``, or, with a language model that is loaded here,
-                ``dream`` or ``revela``; None takes the settings.
-            started: Who or what started it, for the history.
+            queries: Texts that users searched for, or texts with their counts. No labels.
+            progress: Called with each stage, steps done and total.
+            generator: Causal language model that supervises: URL of a vLLM server, several URLs of servers of one
+                model, or name or path of a model to load. None takes the settings; without a model there, word counts
+                are used.
+            objective: Training loss: ``distill``, or, with a language model loaded in this process, ``dream`` or
+                ``revela``; None takes the settings.
+            started: Person or program that started the pass, for the history.
 
         Returns:
-            What was done and decided, with all figures.
+            Decision and metrics of the pass.
 
         Raises:
             ConfigError: The objective needs a language model in this process, and none is named.
-            GeneratorError: The language model cannot be loaded or reached, or the objective cannot be learned with it.
-                What it has said is kept.
-            StoreLocked: Another process is learning.
-            VerificationError: The new index failed its checks; the live version was not touched.
+            GeneratorError: The language model cannot be loaded or reached, or the objective cannot be trained with it.
+                Its scores so far are kept.
+            StoreLocked: Another process is training.
+            VerificationError: The new index failed its checks; the live version was not changed.
         """
-        from ragself import cycle  # what only a pass needs takes a second to load
+        from ragself import cycle  # its imports take a second, and only a pass needs them
 
         config = with_objective(with_generator(self.config, generator), objective)
         given, account = count_queries(queries), Account()
         with (
             self.engine.as_trainer(),
             spending(self.path, account) as note,
-            shown_progress(self.path, started, progress, note) as told,
+            shown_progress(self.path, started, progress, note) as report_progress,
             span("ragself.adapt"),
         ):
             notes, remembered = {"started": started, "seen": inputs(self.engine, given, config)}, self.asked()
             try:
-                asked = given + Counter(remembered)
-                report = cycle.run(self._store, asked, config, told, notes, account)
-            finally:  # what was forgotten meanwhile may have been encoded after that
+                counts = given + Counter(remembered)
+                report = cycle.run(self._store, counts, config, report_progress, notes, account)
+            finally:  # queries that were forgotten meanwhile may have been encoded after that
                 self._store.base.forget(
                     [query for query in remembered.keys() - self.asked().keys() if query not in given]
                 )
@@ -402,27 +402,27 @@ class KnowledgeBase:
         return report
 
     def asked(self) -> dict[str, int]:
-        """The queries of `search` that are remembered, and how often each was asked; none unless `queries.log`."""
+        """Number of searches for each stored query. Queries are stored only if the setting `queries.log` is on."""
         self.engine.check_open()
         return self.engine.traffic.asked()
 
     def forget(self, *, matching: str | None = None, before: float | None = None) -> int:
-        """Forget queries that are remembered, and their vectors. Nothing of them is left on disk.
+        """Delete stored queries and their vectors. No trace of them is left on disk.
 
         Args:
-            matching: Those that contain this text, whatever its case; None is no condition.
-            before: Those last asked before this time, seconds since 1970; None is no condition.
+            matching: Delete only queries that contain this text, in any case; None is no condition.
+            before: Seconds since 1970. Delete only queries last searched before this time; None is no condition.
 
         Returns:
-            How many were forgotten.
+            Number of deleted queries.
 
         Raises:
-            StoreError: Another process keeps on reading them, so that something is left on disk until this is repeated.
+            StoreError: Another process keeps reading the queries: traces are left on disk until this is repeated.
         """
         self.engine.check_open()
         gone: list[str] = []
 
-        def first(queries: list[str]) -> None:  # were it last, a kill would leave vectors that nobody can name
+        def first(queries: list[str]) -> None:  # if it came last, a kill could leave vectors whose queries are gone
             self._store.base.forget(queries)
             gone.extend(queries)
 
@@ -441,9 +441,9 @@ class KnowledgeBase:
         generator: str | Sequence[str] | None = None,
         objective: ObjectiveName | None = None,
     ) -> Forecast:
-        """What `adapt` with the same arguments would cost at most, without doing it.
+        """Estimated maximum cost of `adapt` with the same arguments, without running it.
 
-        A language model that never scored here is timed on a few texts, whose scores are kept.
+        A language model that has not scored here before is timed on a few texts; their scores are kept.
 
         Raises:
             ConfigError: The objective needs a language model in this process, and none is named.
@@ -461,67 +461,67 @@ class KnowledgeBase:
         every: float | None = None,
         generator: str | Sequence[str] | None = None,
     ) -> None:
-        """Train in the background, in a process of its own, whenever enough is new.
+        """Train in the background, in another process, whenever enough is new.
 
-        It ends with `stop_adapting`, with `close` and with the program.
+        Training ends with `stop_adapting`, with `close` and with the program.
 
         Args:
-            queries: What users asked, no answers, no labels: texts, or the `pathlib.Path` of a file with one a line, or
-                a function; file and function are read whenever a pass may be due. Queries that `queries.log` remembers
-                are added.
-            every: Seconds after which a pass begins where anything is new; None takes `watch.every`, a day.
-            generator: URL of a vLLM server, or name or path of a causal language model; None counts words.
+            queries: Texts that users searched for, without answers or labels; or the `pathlib.Path` of a file with one
+                query a line; or a function that returns texts. File and function are read whenever a pass may be due.
+                Queries stored by `queries.log` are added.
+            every: Seconds after which a pass begins if anything is new; None takes `watch.every`, by default a day.
+            generator: As for `adapt`.
 
         Raises:
-            InputError: The queries are no strings, or `every` is not above 0.
+            InputError: The queries are not strings, or `every` is not above 0.
             StoreError: The knowledge base is closed.
         """
         from ragself.background.runner import BackgroundAdaptation
 
         if self._background is not None and self._background.goes_on:
-            logger.warning("%s is training already, with its first arguments. Call stop_adapting() first.", self.path)
+            logger.warning("%s is training already, with earlier arguments. Call stop_adapting() first.", self.path)
             return
         self._background = BackgroundAdaptation(self, queries, every=every, generator=generator)
         self._background.start()
 
     def stop_adapting(self, timeout: float | None = None) -> bool:
-        """Stop training in the background at its next step; what is done so far is kept.
+        """Stop background training at its next step; what the pass has done is kept.
 
         Args:
-            timeout: Seconds to wait; None waits until it has ended.
+            timeout: Maximum seconds to wait; None waits without limit.
 
         Returns:
-            Whether it has ended.
+            Whether training has ended.
         """
         return self._background is None or self._background.stop(timeout)
 
     def adapting(self) -> BackgroundStatus:
-        """Progress of training in the background."""
+        """Progress of background training."""
         from ragself.background.runner import BackgroundStatus
 
         return BackgroundStatus() if self._background is None else self._background.status()
 
     def rollback(self, to: int | None = None, *, started: str = "python", reason: str = "") -> Version:
-        """Make an earlier version live again; also while another process writes, or searches.
+        """Make an earlier version live again. Other processes may write and search meanwhile.
 
         Args:
-            to: Its number; None means the one that was live before.
-            started: Who or what started it, for the history.
-            reason: Why, for the history.
+            to: Number of the version; None means the one that was live before.
+            started: Person or program that started the rollback, for the history.
+            reason: Reason, for the history.
 
         Raises:
-            InputError: There is no such version.
+            InputError: There is no such version, or it is live.
         """
         self.engine.check_open()
         return roll_back(self.engine, self._live, to, started, reason)
 
     def pin(self, number: int | None = None, *, started: str = "python", reason: str = "") -> Version:
-        """Keep a version live whatever later passes find. They go on, and say what they would have done.
+        """Keep a version live, whatever the results of later passes are. Passes still report what they would have done.
 
         Args:
-            number: Of the version, which is rolled back to; None pins the live one.
-            started: Who or what started it, for the history.
-            reason: Why, for the history.
+            number: Number of the version, which is made live first; None pins the live one.
+            started: Person or program that pinned it, for the history.
+            reason: Reason, for the history.
 
         Raises:
             InputError: There is no such version.
@@ -532,7 +532,7 @@ class KnowledgeBase:
         return self._store.registry.version(self._store.registry.live())
 
     def unpin(self, *, started: str = "python", reason: str = "") -> Version:
-        """Let passes replace the live version again."""
+        """Allow passes to replace the live version again."""
         self._pin(False, started, reason or "passes may replace it")
         return self._store.registry.version(self._store.registry.live())
 
@@ -543,12 +543,12 @@ class KnowledgeBase:
                 self._store.registry.pin(pinned, reason, started=started)
 
     def export(self, directory: str | Path, *, merged: bool = False) -> list[Path]:
-        """Write the live version so that others can use it: adapter, word weights, model card, how to load it.
+        """Export the live version: adapter, word weights, and a model card with loading code.
 
         Args:
             directory: A new or empty folder.
-            merged: Write encoder and adapter as one sentence-transformers model, to be loaded without ragself. Word
-                weights are not part of it.
+            merged: Write encoder and adapter as one sentence-transformers model, which loads without ragself. It has
+                no word weights.
 
         Returns:
             The files written.
@@ -566,36 +566,36 @@ class KnowledgeBase:
 
     @property
     def pinned(self) -> bool:
-        """Whether no pass may replace the live version."""
+        """Whether passes are kept from replacing the live version."""
         return self._store.registry.pinned
 
     @property
     def base(self) -> Version:
-        """Version 0: the base model as it is."""
+        """Version 0: the plain base model."""
         return self._store.registry.version(0)
 
-    # keeping house --------------------------------------------------------------------------------
+    # maintenance ----------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """What is here: documents, versions, the last decision, sizes."""
+        """Status: number of documents, versions, last decision, sizes."""
         return read_status(self.path, self.config)
 
     def history(self) -> list[Mapping[str, Any]]:
-        """Every decision with its reason and figures, oldest first."""
+        """All decisions with reasons and metrics, oldest first."""
         return self._store.registry.history()
 
     def gc(self, progress: Progress = silent, *, started: str = "python") -> list[str]:
-        """Remove what is no longer needed: old versions, unfinished builds, queries that are too old, their vectors.
+        """Remove unneeded data: old versions, unfinished builds, queries that are too old, and their vectors.
 
-        Version 0, the live one, the one before it and the newest ``keep_versions`` others stay. Collections that are
-        missing are built again from the documents.
+        Version 0, the live version, the one before it and the newest ``keep_versions`` others are kept. Missing
+        collections are rebuilt from the documents.
 
         Args:
-            progress: Told of what is built again.
-            started: Who or what started it, for the history.
+            progress: Called with the stage, steps done and total while a collection is rebuilt.
+            started: Person or program that started the clean-up, for the history.
 
         Returns:
-            What was done, one line each.
+            A line for each thing that was done.
         """
         done = self._collect(progress)
         release_memory()
@@ -617,12 +617,12 @@ class KnowledgeBase:
                 return collect_garbage(self._store, self.config, self.asked(), progress, learning=learning)
 
     def close(self) -> None:
-        """Stop training in the background, release files and the writer's lock. Safe to call twice."""
+        """Stop background training, and release files and the writer's lock. Safe to call twice."""
         self.stop_adapting()
-        with self.engine.training.threads, self._store.turn.threads:  # a pass of another thread comes to its end
+        with self.engine.training.threads, self._store.turn.threads:  # waits for a pass of another thread
             if not self.engine.closed:
                 self.engine.closed = True
-                with ExitStack() as parts:  # all are closed, whatever happens to one
+                with ExitStack() as parts:  # all are closed, even if one fails
                     parts.callback(self.engine.close)
                     self._live.close()
 

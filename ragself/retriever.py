@@ -1,4 +1,4 @@
-"""The surface for framework integrations: a mixin for their retrievers, and helpers that they share."""
+"""Interface for framework integrations: a mixin for their retrievers, and shared helpers."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class RetrieverMixin:
         every: float | None = None,
         generator: str | Sequence[str] | None = None,
     ) -> None:
-        """Train in the background. Arguments and errors as of `KnowledgeBase.start_adapting`."""
+        """Train in the background. Arguments and errors as for `KnowledgeBase.start_adapting`."""
         self.knowledge_base.start_adapting(queries, every, generator)
 
     def stop_adapting(self, timeout: float | None = None) -> bool:
-        """Stop training in the background. Arguments and result as of `KnowledgeBase.stop_adapting`."""
+        """Stop background training. Arguments and result as for `KnowledgeBase.stop_adapting`."""
         return self.knowledge_base.stop_adapting(timeout)
 
     async def astop_adapting(self, timeout: float | None = None) -> bool:
-        """As `stop_adapting`, without blocking the event loop."""
+        """Do the same as `stop_adapting` without blocking the event loop."""
         return await asyncio.to_thread(self.stop_adapting, timeout)
 
     def adapting(self) -> BackgroundStatus:
-        """Progress of training in the background."""
+        """Progress of background training."""
         return self.knowledge_base.adapting()
 
     def sync(self) -> Added:
-        """Apply the changes of the adopted collection. Errors as of `KnowledgeBase.sync`."""
+        """Apply the changes of the adopted collection. Errors as for `KnowledgeBase.sync`."""
         return self.knowledge_base.sync()
 
     def status(self) -> Status:
-        """Contents of the knowledge base, and its live version."""
+        """Status of the knowledge base."""
         return self.knowledge_base.status()
 
     def close(self) -> None:
@@ -76,9 +76,9 @@ def read_config(
     """Settings of a knowledge base that may not exist yet.
 
     Args:
-        knowledge_base: Its folder.
+        knowledge_base: Folder of the knowledge base.
         model: Name or path of the embedding model; None takes the settings.
-        prompts: Texts that the model puts before texts, keys ``query`` and ``document``; None takes the settings.
+        prompts: Texts to put before queries and documents, keys ``query`` and ``document``; None takes the settings.
 
     Raises:
         ConfigError: A setting is unknown or out of range.
@@ -90,5 +90,5 @@ def read_config(
 
 
 def progress_bars(shown: bool) -> AbstractContextManager[Progress]:
-    """Lend a function that shows progress: bars on a terminal, lines elsewhere, nothing where not `shown`."""
+    """Context with a function that shows progress: bars on a terminal, lines elsewhere; nothing unless `shown`."""
     return progress(quiet=not shown)

@@ -20,6 +20,7 @@ from ragself import console
 from ragself.cli import show
 from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
 from ragself.errors import InputError
+from ragself.extras import require
 
 _COMMAND = "ragself"
 
@@ -126,6 +127,7 @@ def report(
 
     The page contains queries and documents. It loads nothing from the network.
     """
+    require("report", "The report")
     from ragself.report import page
     from ragself.report import story as whole
 

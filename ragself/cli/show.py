@@ -253,7 +253,7 @@ def _rate(rate: float | None, unit: str) -> str:
 
 
 def _basis(stage: str, cost: Forecast) -> str:
-    timed = stage in ("score", "encode", "encode anew") or (stage == "train" and cost.inside)
+    timed = stage in ("score", "encode", "encode by lora") or (stage == "train" and cost.inside)
     return "about" if timed else "in the last pass"
 
 

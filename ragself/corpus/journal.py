@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS adopted (id TEXT PRIMARY KEY) WITHOUT ROWID;  -- chun
 """
 _BATCH = 1000
 LEXICAL = "lexical"  # collection name under which the position of the published lexical index is stored
-REBUILT = " built anew"  # suffix of a collection name: marks a rebuild, besides the mark of the collection itself
+REBUILT = " rebuilt"  # suffix of a collection name: marks a rebuild, besides the mark of the collection itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The open parts of a knowledge base, and the locks that one needs to change them."""
+"""The open parts of a knowledge base, and the locks for changing them."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from ragself.monitoring.traffic import Traffic
 from ragself.versions.lock import ProcessLock, Turn
 from ragself.versions.registry import Registry
 
-_AT_CLOSE = 200  # changes that the lexical index has not published yet, from which closing publishes them
-_PATIENCE = 2.0  # seconds to wait for another write of this process where there is something better to do
+_AT_CLOSE = 200  # minimum number of unpublished lexical changes for which closing publishes the index
+_PATIENCE = 2.0  # seconds to wait for another write of this process if the caller can do without it
 
 
 class Engine:
-    """Opens and closes the parts of a knowledge base. It knows neither what is live nor who uses it.
+    """The parts of a knowledge base, independent of the live version and of the objects that use them.
 
     Attributes:
         path: Folder of the knowledge base.
         store: Documents, vectors, versions and their collections.
-        hybrid: Hybrid search over them.
-        adopted: The collection that the knowledge base was adopted from, if any.
+        hybrid: Hybrid search over the documents.
+        adopted: The collection that the knowledge base follows, if any.
         traffic: Records of searches and queries.
-        writer: The lock of the process that changes documents.
-        training: The lock of the process that trains.
-        light: Encode a few texts without torch, in a process that does nothing else.
+        writer: Lock of the process that changes documents.
+        training: Lock of the process that trains.
+        light: Whether to encode a few texts without torch, in a process that does nothing else.
         closed: Whether `close` was called.
     """
 
     def __init__(self, path: Path, config: Config | None, *, create: bool) -> None:
-        """Open the parts; the knowledge base is created where there is none.
+        """Open the parts, and create the knowledge base if there is none.
 
         Args:
-            path: Absolute path of its folder.
+            path: Absolute path of the folder.
             config: Settings; None reads them from the folder and the environment.
-            create: Whether it may be created.
+            create: Whether the knowledge base may be created.
 
         Raises:
             StoreError: There is none and `create` is False, or it is damaged or too new.
             ConfigError: A setting is unknown or out of range.
-            EncoderError: The embedding model cannot be loaded, or is not the one that the knowledge base was made with.
+            EncoderError: The embedding model cannot be loaded, or is not that of the existing knowledge base.
         """
         self.path, registry = path, Registry(path)
         if not create:
@@ -85,25 +85,25 @@ class Engine:
         self.hybrid = HybridSearch(lexical, base, self._reader)
 
     def check_open(self) -> None:
-        """Raise StoreError where the knowledge base was closed."""
+        """Raise StoreError if the knowledge base was closed."""
         if self.closed:
             raise StoreError(f"{self.path} was closed. Open it again: KnowledgeBase({str(self.path)!r}).")
 
     def snapshot(self, number: int) -> Snapshot:
-        """Open a version for searching; the caller closes it. Raises as `VersionStore.snapshot`."""
+        """Open a version for searching; the caller closes it. Errors as for `VersionStore.snapshot`."""
         return self.store.snapshot(number, self.writer.generation)
 
     def record(self, event: str, reason: str, started: str) -> None:
-        """Write an event of the live version into the history."""
+        """Record an event of the live version in the history."""
         registry = self.store.registry
         registry.record(event, registry.live(), reason, started=started)
 
     @contextmanager
     def as_writer(self, *, wait: bool = True) -> Iterator[None]:
-        """Exclude other threads, and in a folder other processes, that change documents. Searches go on.
+        """Exclude other threads that change documents, and, without a server, other processes. Searches continue.
 
         Args:
-            wait: Wait for another thread of this process as long as it takes.
+            wait: Wait for another thread of this process without limit.
 
         Raises:
             StoreLocked: Another process is writing, or, without `wait`, another thread.
@@ -111,7 +111,9 @@ class Engine:
         """
         threads = self.store.turn.threads
         if not threads.acquire(timeout=-1 if wait else _PATIENCE):
-            raise StoreLocked(f"This program itself is writing to {self.path}. Wait for it; searching is possible.")
+            raise StoreLocked(
+                f"Another thread of this program is writing to {self.path}. Wait for it; searching is possible."
+            )
         try:
             self.check_open()
             if not self.store.server:
@@ -139,10 +141,10 @@ class Engine:
                     self.training.release()
 
     def publish_words(self, least: int | None = None) -> None:
-        """Publish the lexical index, where this process may write and enough changes are not published yet.
+        """Publish the lexical index if this process may write and enough changes are unpublished.
 
         Args:
-            least: Number of changes that are enough; None takes that of `LexicalIndex.checkpoint`.
+            least: Minimum number of unpublished changes; None takes the default of `LexicalIndex.checkpoint`.
         """
         lexical = self.store.lexical
         if not (self.store.server or self.writer.here or self.writer.holder() is None):
@@ -151,16 +153,16 @@ class Engine:
             self.store.journal.mark_applied(LEXICAL, lexical.seq)
 
     def close(self) -> None:
-        """Release files and locks. The snapshot that is open must have been closed before."""
+        """Release files and locks. Close the open snapshot first."""
         self.closed = True
-        with ExitStack() as parts:  # each is closed, whatever happens to the others; the last named first
+        with ExitStack() as parts:  # all are closed, even if one fails; in reverse order
             store = self.store
             for part in (
                 self.writer.release, store.cache.close, store.journal.close, self._reader.close, store.lexical.close
             ):  # fmt: skip
                 parts.callback(part)
             self.traffic.close()
-            with suppress(StoreError):  # the next process reads what is not published
+            with suppress(StoreError):  # the next process reads unpublished changes from the journal
                 self.publish_words(_AT_CLOSE)
 
     def _create(self, registry: Registry) -> None:
@@ -171,7 +173,7 @@ class Engine:
         except BaseException:
             self.writer.release()
             raise
-        if self.config.chroma:  # where several processes may write
+        if self.config.chroma:  # several processes may write
             self.writer.release()
 
     def _encoder(self) -> Encoder:

@@ -1,4 +1,4 @@
-"""The live snapshot of a knowledge base, shared by the threads of a process, and writing to what it shows."""
+"""The live snapshot of a knowledge base, shared by the threads of a process, and writes to its collection."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ragself.progress import Progress, silent
 logger = logging.getLogger(__name__)
 
 _WAIT = 0.1  # seconds between two attempts to open a collection that another process writes to
-_POLL = 0.25  # seconds between two checks for changes, in the background of queries
-_LATE = 1.0  # seconds without a check after which queries wait for the new snapshot, at most as long again
+_POLL = 0.25  # seconds between two checks for changes; queries trigger them
+_LATE = 1.0  # seconds without a check after which queries wait for the new snapshot; also the maximum of that wait
 
 Answer = TypeVar("Answer")
 
@@ -30,12 +30,12 @@ Answer = TypeVar("Answer")
 class Live:
     """The open snapshot of the live version. It answers until the next snapshot is open and warm.
 
-    A switch by this process is visible at once, switches and writes of other processes within a second or two. Under
-    constant load no query waits for that; after a pause a query waits until the new snapshot is open.
+    A switch by this process is visible at once; switches and writes of other processes are visible within a second or
+    two. Under constant load no query waits for that; after a pause a query waits until the new snapshot is open.
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Open nothing yet."""
+        """Store the engine; no snapshot is opened yet."""
         self._engine, self._turn = engine, engine.store.turn
         self._registry, self._journal = engine.store.registry, engine.store.journal
         self._staleness = Staleness(engine)
@@ -46,7 +46,7 @@ class Live:
         self._beginning = threading.Lock()
         self._retired: list[Snapshot] = []  # each is closed when its last reader is done
         self._renewal: threading.Thread | None = None
-        self._late = False  # queries wait for the renewal, as nothing was checked for long
+        self._late = False  # whether queries wait for the renewal, because the last check was long ago
         self._checked = 0.0
         self._reported = ""
         self._closing = False
@@ -54,7 +54,7 @@ class Live:
     # reading --------------------------------------------------------------------------------------
 
     def ask(self, question: Callable[[Snapshot], Answer]) -> Answer:
-        """Apply a function to the live snapshot, and once more to a new one where its database was replaced."""
+        """Apply a function to the live snapshot; after a StoreError to a new one, as the database may be replaced."""
         with self.pinned() as snapshot:
             try:
                 return question(snapshot)
@@ -66,10 +66,10 @@ class Live:
 
     @contextmanager
     def pinned(self, *, newest: bool = False) -> Iterator[Snapshot]:
-        """Lend the live snapshot; it stays complete and open until this ends.
+        """Pin the live snapshot: it stays complete and open until the context ends.
 
         Args:
-            newest: Check the pointer first; otherwise the snapshot may be of a moment ago.
+            newest: Check the pointer first; otherwise the snapshot may be slightly out of date.
         """
         snapshot = self._take(newest)
         try:
@@ -88,7 +88,7 @@ class Live:
         return -1 if snapshot is None else snapshot.version.number
 
     def renew(self) -> None:
-        """Replace the open snapshot by one of what is live now. Does nothing where none is open."""
+        """Replace the open snapshot by one of the version that is live now. Does nothing if none is open."""
         if self._snapshot is not None:
             self._replace()
 
@@ -96,7 +96,7 @@ class Live:
 
     @contextmanager
     def prepared(self, number: int) -> Iterator[Snapshot]:
-        """Open and warm a version that is not live; it is closed at the end unless `switch` made it the live one."""
+        """Open and warm a version that is not live. It is closed at the end unless `switch` was called with it."""
         snapshot = self._engine.snapshot(number)
         try:
             snapshot.warm()
@@ -108,14 +108,14 @@ class Live:
                 snapshot.close()
 
     def switch(self, snapshot: Snapshot) -> None:
-        """Answer with a prepared version, to which the pointer was just moved. Waits for no query."""
+        """Serve a prepared version, to which the pointer was just moved. Waits for no query."""
         with self._opening:
             self._staleness.opened(self._staleness.state())
             self._retire(snapshot)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Wait for the queries in flight; later ones wait until this ends, and then open a new snapshot."""
+        """Wait for the queries in flight. Later queries wait until the context ends, and then open a new snapshot."""
         with self._opening:
             self._retire(None)
             with self._state:
@@ -134,15 +134,14 @@ class Live:
 
     @contextmanager
     def writing(self, *, wait: bool = True) -> Iterator[None]:
-        """Change documents while no other thread or process changes anything, or opens what is live.
+        """Change documents while no other thread or process changes anything or opens the live version.
 
-        What an interrupted write left in the live collection is repaired first. Arguments and errors as of
-        `Engine.as_writer`.
+        An interrupted write to the live collection is repaired first. Arguments and errors as for `Engine.as_writer`.
         """
         with self._engine.as_writer(wait=wait), self._turn.taken():
             self._finish_interrupted_write()
             yield
-        release_memory()  # what encoding used; milliseconds beside it
+        release_memory()  # used for encoding; takes milliseconds
 
     def update(self, progress: Progress = silent) -> None:
         """Apply new changes of the documents to the live collection and to the lexical index."""
@@ -154,9 +153,9 @@ class Live:
         self._engine.publish_words()
 
     def repair(self) -> None:
-        """Finish the write of a process that died. Raises StoreLocked where another process is writing."""
+        """Finish the write of a process that died. Raises StoreLocked if another process is writing."""
         threads, writer = self._turn.threads, self._engine.writer
-        if not threads.acquire(blocking=False):  # another thread is about to
+        if not threads.acquire(blocking=False):  # another thread is writing, and repairs first
             return
         held = writer.held
         try:
@@ -217,16 +216,16 @@ class Live:
             self._replace(patient=False)
         except RagselfError as error:  # a query that needs the new snapshot raises it; others use the open one
             if str(error) != self._reported:
-                logger.warning("version %s goes on answering: %s", self._snapshot and self._snapshot.version, error)
+                logger.warning("version %s is still served: %s", self._snapshot and self._snapshot.version, error)
             self._reported = str(error)
         release_memory()
 
     def _replace(self, *, only_missing: bool = False, patient: bool = True) -> None:
-        """Open and warm what is live, and replace the open snapshot; wait while its collection is written to.
+        """Open and warm the live version, and replace the open snapshot; wait while its collection is written to.
 
         Args:
-            only_missing: Do nothing where a snapshot is open.
-            patient: Wait; otherwise the open snapshot answers until the next attempt.
+            only_missing: Do nothing if a snapshot is open.
+            patient: Wait; otherwise the open snapshot is served until the next attempt.
         """
         reported = repaired = False
         while True:
@@ -267,13 +266,13 @@ class Live:
         return snapshot
 
     def _drop(self, snapshot: Snapshot) -> None:
-        """Have the next query open a new snapshot; readers in flight, such as a long addition, keep this one."""
+        """Drop a snapshot: the next query opens a new one. Readers in flight, such as a long addition, keep it."""
         with self._opening:
             if self._snapshot is snapshot:
                 self._retire(None)
 
     def _retire(self, successor: Snapshot | None) -> None:
-        """Replace the open snapshot, which is closed after its last query."""
+        """Replace the open snapshot, and close it after its last query."""
         with self._state:
             before, self._snapshot = self._snapshot, successor
             if before is None:

@@ -23,7 +23,7 @@ def reembedding(base: BaseVectors, texts: Sequence[str], config: TrainConfig) ->
     Args:
         base: Base vectors, whose encoder is timed; it is not loaded if there is nothing to encode.
         texts: Documents, including the forms that their own probes see.
-        config: Settings `adapters` and `lora_sides`.
+        config: Settings `adapters` and `lora.sides`.
 
     Returns:
         None if no encoder is fine-tuned; 0 documents and 0 seconds if only queries are encoded.
@@ -31,7 +31,7 @@ def reembedding(base: BaseVectors, texts: Sequence[str], config: TrainConfig) ->
     if "lora" not in config.adapters:
         return None
     texts = list(dict.fromkeys(texts))
-    if config.lora_sides == "query" or not texts:
+    if config.lora.sides == "query" or not texts:
         return Reembedding(0, 0.0)
     sample = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:_SAMPLE]]
     base.encoder.documents(sample[:1])  # warm-up: the first call takes longer

@@ -1,4 +1,4 @@
-"""Rollback: an earlier version becomes the live one, while searches and other writers go on."""
+"""Rolls back to an earlier version while searches and other writers continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def roll_back(engine: Engine, live: Live, to: int | None, started: str, reason: 
         engine: The open parts.
         live: The live snapshot of this process.
         to: Number of the version; None means the one that was live before.
-        started: Program or person, for the history.
+        started: Person or program that started the rollback, for the history.
         reason: Reason, for the history.
 
     Raises:
@@ -31,10 +31,10 @@ def roll_back(engine: Engine, live: Live, to: int | None, started: str, reason: 
     target = registry.version(_before(engine, number) if to is None else to)
     if target.number == number:
         raise InputError(f"Version {number} is live already. Versions here: {_numbers(engine)}.")
-    store.ranking(target)  # raises where it cannot be read
-    with store.turn.taken():  # no other process writes to its collection now
+    store.ranking(target)  # raises if it cannot be read
+    with store.turn.taken():  # no other process writes to its collection meanwhile
         _prepare(engine, live, target)
-    with live.prepared(target.number) as snapshot, store.turn.taken(), gc_paused():  # warm by now
+    with live.prepared(target.number) as snapshot, store.turn.taken(), gc_paused():  # already warm
         if registry.stamp() != stamp:
             raise StoreError(f"Version {registry.live()} has become live meanwhile. Try again.")
         apply_changes(store.journal, target.collection, snapshot.index, store.base, snapshot.embedder.adapter)
@@ -45,7 +45,10 @@ def roll_back(engine: Engine, live: Live, to: int | None, started: str, reason: 
 
 
 def _prepare(engine: Engine, live: Live, target: Version) -> None:
-    """Apply all changes to the collection of a version; nothing is to be done where it shares that of the live one."""
+    """Repair the collection of a version if necessary, and apply pending changes to it.
+
+    Nothing is done if it shares an up-to-date collection with the live version.
+    """
     store, journal = engine.store, engine.store.journal
     shared = store.shares(target, store.registry.pointed())
     if target.collection in journal.unsettled() or not store.built(target):  # a write to it was interrupted
@@ -56,7 +59,7 @@ def _prepare(engine: Engine, live: Live, target: Version) -> None:
         return
     with store.filling(target) as index:
         if apply_changes(journal, target.collection, index, store.base, store.adapter(target)):
-            engine.writer.begin_generation()  # an open connection of this process does not show that
+            engine.writer.begin_generation()  # open connections of this process do not show these changes
 
 
 def _before(engine: Engine, live: int) -> int:

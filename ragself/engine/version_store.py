@@ -1,4 +1,4 @@
-"""The open parts of a knowledge base that building, switching and cleaning work on."""
+"""Rankings and collections of versions: reading, building, repairing and deleting them."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VersionStore:
-    """What `KnowledgeBase` opens; without the turn nothing but the pointer is changed in what is served.
+    """Versions of a knowledge base, with the documents and base vectors that they are built from.
+
+    Changing what is served needs the turn; only the pointer may be changed without it.
 
     Attributes:
         directory: Folder of the knowledge base.
-        manifest: What it is.
-        registry: Its versions.
-        journal: Its documents.
-        cache: Vectors by content.
+        manifest: Manifest of the knowledge base.
+        registry: Registry of its versions.
+        journal: Journal of its documents.
+        cache: Cache of vectors, by content.
         base: Base vectors.
-        turn: To change what is served.
-        server: URL of the Chroma server that holds the vectors; None where each collection has a folder of its own,
-            so that one can be built, by any process, beside one that is being searched.
-        lexical: The words of its documents, the same for all versions.
+        turn: Turn to change what is served.
+        server: URL of the Chroma server that holds the vectors; None if each collection has a folder of its own, so
+            that any process can build one while another one is searched.
+        lexical: Lexical index of the documents, the same for all versions.
     """
 
     directory: Path
@@ -60,13 +62,13 @@ class VersionStore:
     server: str | None
     lexical: LexicalIndex
 
-    # what a version ranks by ----------------------------------------------------------------------
+    # rankings -------------------------------------------------------------------------------------
 
     def ranking(self, version: Version) -> Ranking:
-        """Read what a version ranks by, ready to encode texts. No encoder is loaded.
+        """Read the ranking of a version, ready to encode texts. No encoder is loaded.
 
         Raises:
-            AdapterError: The file is corrupted or foreign.
+            AdapterError: The file is corrupted, or belongs to another encoder.
             StoreError: Encoder, adapter and weights are not those that the version was built with.
         """
         ranking = Ranking()
@@ -82,22 +84,22 @@ class VersionStore:
         return ranking.bound(self.base)
 
     def adapter(self, version: Version) -> Adapter | None:
-        """The adapter of a version's vectors; None for those of the base model. Raises as `ranking`."""
+        """Adapter of a version's vectors; None if they are base vectors. Errors as for `ranking`."""
         return self.ranking(version).adapter
 
     def save(self, ranking: Ranking, path: Path) -> None:
-        """Write a ranking with what it was trained on top of. Raises StoreError where the disk is full."""
+        """Write a ranking, with the identity of its encoder. Raises StoreError if the disk is full."""
         save_ranking(ranking, path, self.manifest.fingerprint, self.manifest.encoder, self.manifest.revision)
 
     def snapshot(self, number: int, view: int | None = None) -> Snapshot:
         """Open a version for searching; the caller closes it.
 
         Args:
-            number: Of the version.
-            view: As of `Chroma`.
+            number: Number of the version.
+            view: As for `Chroma`.
 
         Raises:
-            AdapterError, StoreError: What `ranking` and `Chroma.open` raise.
+            AdapterError, StoreError: As for `ranking` and `Chroma.open`.
         """
         version = self.registry.version(number)
         ranking = self.ranking(version)
@@ -110,18 +112,18 @@ class VersionStore:
             database.close()
             raise
 
-    # where its documents are ----------------------------------------------------------------------
+    # collections ----------------------------------------------------------------------------------
 
     def draft(self, number: int, ranking: Ranking, live: Version, figures: Mapping[str, Any] | None = None) -> Version:
-        """Write what a new version ranks by, and describe the version; it is not registered yet.
+        """Write the ranking of a new version, and return the version, which is not registered yet.
 
-        Its documents are in the live collection where their vectors are the same, else in one of its own.
+        It uses the live collection if its document vectors are the same, else a collection of its own.
 
         Args:
-            number: Of the new version.
-            ranking: What it ranks by.
+            number: Number of the new version.
+            ranking: Its ranking.
             live: The live version.
-            figures: Of the gate; None where none judged it.
+            figures: Metrics of the gate; None if no gate evaluated it.
         """
         documents = fingerprint(self.manifest.fingerprint, ranking.documents)
         same = documents == carried(live)
@@ -152,22 +154,23 @@ class VersionStore:
 
     @contextmanager
     def filling(self, version: Version) -> Iterator[Index]:
-        """The collection of a version to fill: as far as it is, or a new one that has followed nothing yet.
+        """Open the collection of a version to fill it: an existing one with its content, or a new, empty one.
 
-        One that another registered version has, too, is opened as it is: another process may be writing to it.
+        If the last write to it was interrupted, it is deleted first. A collection that another registered version
+        uses, too, is opened unchanged: another process may be writing to it.
         """
         if self.used(version) or self.shares(version, self.registry.pointed()):
             with closing(Chroma(self._place(version), create=False)) as database:
                 yield database.open(version.collection, carried(version))
             return
-        if version.collection in self.journal.unsettled():  # writing broke off
+        if version.collection in self.journal.unsettled():  # a write to it was interrupted
             self._delete(version)
         with self._made(version) as index:
             yield index
 
     @contextmanager
     def _made(self, version: Version) -> Iterator[Index]:
-        """The collection of a version, made where there is none."""
+        """Open the collection of a version; create it if there is none."""
         with closing(Chroma(self._place(version))) as database:
             try:
                 index = database.open(version.collection, carried(version))
@@ -177,47 +180,47 @@ class VersionStore:
             yield index
 
     def rebuild(self, version: Version, progress: Progress = silent) -> int:
-        """Build the collection of a version again from the journal. Returns how many chunks it has."""
+        """Rebuild the collection of a version from the journal. Returns the number of changes applied."""
         name, adapter = version.collection, self.adapter(version)
-        # The first mark keeps readers from taking a part of it for the whole, also while it is empty.
+        # The first mark keeps readers from opening an incomplete collection, even one that is still empty.
         with self.journal.writing(name + REBUILT), self.journal.writing(name):
             self._delete(version)
             with self._made(version) as index:
                 count = apply_changes(self.journal, name, index, self.base, adapter, progress, "rebuild")
         if self.shares(version, self.registry.version(self.registry.live())):
-            self.registry.touch()  # processes that have the old one open will open the new one
+            self.registry.touch()  # makes processes that have the old one open reopen it
         return count
 
     def repair(self, version: Version) -> None:
-        """Replace the collection of a version to which writing broke off: what is left of it cannot be trusted."""
+        """Rebuild the collection of a version after an interrupted write, because its content cannot be trusted."""
         if self.server is not None:
-            Chroma(self.server).close()  # raises where it does not answer: then nothing is deleted
+            Chroma(self.server).close()  # raises if the server does not answer; then nothing is deleted
         logger.warning(
-            "Writing to the index of version %d broke off; building it again from the documents", version.number
+            "Writing to the index of version %d was interrupted; rebuilding it from the documents", version.number
         )
         self.rebuild(version)
 
     def built(self, version: Version) -> bool:
-        """Whether there is a collection of a version."""
+        """Whether the collection of a version exists."""
         if self.server is None:
             return (self._folder(version) / "chroma.sqlite3").exists()
         with closing(Chroma(self.server)) as database:
             return version.collection in database.names()
 
     def clear(self, version: Version) -> None:
-        """Delete the collection of a version, unless another registered version has it too."""
+        """Delete the collection of a version, unless another registered version uses it, too."""
         if not self.used(version):
             self._delete(version)
             if not self.registry.registered(home(version)):  # the folder was kept for its collection only
                 shutil.rmtree(self.registry.folder(home(version)), ignore_errors=True)
 
     def remove(self, version: Version) -> None:
-        """Unregister a version and delete its files, and its collection unless another version has it too."""
+        """Unregister a version and delete its files, and its collection unless another version uses it, too."""
         self.registry.remove(version.number)
         self.clear(version)
 
     def discard(self, number: int) -> None:
-        """Delete a version that was never registered, with what there is of a collection of its own."""
+        """Delete a version that was never registered, with any collection of its own."""
         if number in self.registry.homes():
             self.registry.remove(number)
             return
@@ -234,7 +237,7 @@ class VersionStore:
             database.delete(collection)
 
     def _delete(self, version: Version) -> None:
-        """Delete the collection of a version, whichever versions have it."""
+        """Delete the collection of a version, even if other versions use it."""
         if self.server is None:
             shutil.rmtree(self._folder(version), ignore_errors=True)
         else:
@@ -249,5 +252,5 @@ class VersionStore:
 
 
 def carried(version: Version) -> str:
-    """The fingerprint that the collection of a version carries."""
+    """Fingerprint that is stored with the collection of a version."""
     return version.documents or version.fingerprint

@@ -1,4 +1,4 @@
-"""What one query sees: encoder, adapter, word weights and index of one version, as one immutable object."""
+"""Immutable snapshot of a version for queries: encoder, adapter, word weights and index."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ragself.schema import Embedding, Hit, Version
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """One version, ready to answer. A switch makes another one; this one stays as it is until it is closed.
+    """A version that is open for search. A switch opens another snapshot; this one does not change until it is closed.
 
     Attributes:
-        version: Which version.
+        version: The version.
         embedder: Encoder and adapter.
-        index: The collection of its documents.
-        database: Where that is.
-        weights: Of the lexical scores.
+        index: Collection of its documents.
+        database: Database that holds the collection.
+        weights: Weights of the lexical scores.
     """
 
     version: Version
@@ -42,21 +42,21 @@ class Snapshot:
         where: Mapping[str, Any] | None = None,
         given: Embedding | None = None,
     ) -> list[Hit]:
-        """The `k` chunks nearest to the middle of the queries, nearest first; to `given` if it is of this version."""
+        """The `k` chunks nearest to `vector` of the query, nearest first. Chroma's filter `where` limits the chunks."""
         return self.index.query(self.vector(query, given), k, where, self.version.number)
 
     def vector(self, query: str | Sequence[str], given: Embedding | None = None) -> NDArray[np.float32]:
-        """What to search with, (dimension,) float32: `given` if it is of this version, else the queries' middle."""
+        """Vector to search with, (dimension,) float32: `given` if it is of this version, else the queries' mean."""
         if given is not None and self.owns(given):
             return np.array(given.vector, dtype=np.float32)
         return self._middle(query)
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
-        """The middle of the queries in the space of this version."""
+        """Mean vector of the queries in the space of this version."""
         return Embedding(self._middle(query).tolist(), self.version.fingerprint)
 
     def warm(self) -> None:
-        """Have Chroma read the index from disk, and weights be merged, as is done for the first query."""
+        """Do what the first query would wait for: merge weights, and let Chroma read the index from disk."""
         self.embedder.warm()
         self.index.query(np.ones(self.version.dimension, dtype=np.float32), 1, None, self.version.number)
 
@@ -70,5 +70,5 @@ class Snapshot:
 
     def _middle(self, query: str | Sequence[str]) -> NDArray[np.float32]:
         vectors = self.embedder.queries(check_queries(query))
-        middle: NDArray[np.float32] = vectors.mean(axis=0)
-        return middle
+        mean: NDArray[np.float32] = vectors.mean(axis=0)
+        return mean

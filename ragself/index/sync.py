@@ -1,4 +1,4 @@
-"""The collection that a knowledge base follows, if it follows one: which it is, and taking over what changed there."""
+"""The collection that a knowledge base follows, if any: its location, and applying its changes."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ logger = logging.getLogger(__name__)
 
 
 class AdoptedCollection:
-    """Follows one collection of somebody else's.
+    """A collection that another program fills and the knowledge base follows.
 
     Attributes:
-        last: What the last look at it found.
-        open: The open `chromadb.Collection`, or None where it is to be opened by its place: it may be in memory only,
-            or its server may want a token.
+        last: Result of the last sync.
+        open: The open `chromadb.Collection`, which may exist only in memory, or on a server that requires a token;
+            None: `origin` opens the collection at its place.
     """
 
     def __init__(self, path: Path, registry: Registry, journal: Journal, base: BaseVectors) -> None:
-        """Name the parts of the knowledge base at `path`."""
+        """Store the parts of the knowledge base at `path`."""
         self._path, self._registry, self._journal, self._base = path, registry, journal, base
         self.last = Added()
         self.open: Any = None
 
     @property
     def followed(self) -> Followed | None:
-        """Which it is, or None."""
+        """Location of the followed collection, or None."""
         return self._registry.origin()
 
     def origin(self, collection: Any) -> Origin:
-        """Open it: the one that is passed, that was passed last, or that is in its place.
+        """Open the followed collection.
+
+        Args:
+            collection: The open `chromadb.Collection`; None takes `open`, or else the collection at its place.
 
         Raises:
-            StoreError: None is followed, or it is missing.
+            StoreError: No collection is followed, or it is missing.
         """
         if collection is not None:
             return Origin.of(collection)
@@ -57,7 +60,7 @@ class AdoptedCollection:
         return Origin.open(followed.place, followed.collection, followed.tenant, followed.database)
 
     def check(self, origin: Origin) -> None:
-        """Raise StoreError where another collection is followed than this."""
+        """Raise StoreError if the knowledge base follows another collection than this."""
         followed = self.followed
         if followed is not None and not _same(followed, origin.place):
             raise StoreError(
@@ -66,15 +69,15 @@ class AdoptedCollection:
             )
 
     def take_over(self, origin: Origin, progress: Progress, verified: bool | None = None) -> Added:
-        """Take over what is new in it, in the journal only.
+        """Apply the changes of the collection to the journal, and to nothing else.
 
         Args:
-            origin: It, open.
-            progress: Told of each stage.
-            verified: What `verify_origin` has said of it, None where it was not asked yet.
+            origin: The open collection.
+            progress: Called with each stage, steps done and total.
+            verified: Result of `verify_origin` for it; None if that was not called yet.
 
         Raises:
-            InputError: It is empty now, or its vectors are of another model. Nothing was changed.
+            InputError: The collection is empty now, or its vectors are from another model. Nothing was changed.
         """
         followed = self.followed
         if followed is not None and followed.id == origin.place.id:
@@ -88,13 +91,13 @@ class AdoptedCollection:
         if self.last.skipped:
             first = self.last.skipped[0]
             logger.warning(
-                "%d rows of the collection %s are left out, such as %s: %s",
+                "%d rows of the collection %s are skipped, such as %s: %s",
                 len(self.last.skipped), origin.place.collection, first.name, first.reason,
             )  # fmt: skip
         return self.last
 
     def refuse(self, ids: Sequence[str]) -> None:
-        """Raise InputError where chunks belong to the collection: they are changed there."""
+        """Raise InputError if some chunks belong to the followed collection: these are changed there only."""
         adopted, followed = sorted(self._journal.adopted(ids)), self.followed
         if adopted and followed:
             raise InputError(
@@ -104,7 +107,7 @@ class AdoptedCollection:
 
 
 def _same(followed: Followed, place: Followed) -> bool:
-    """Whether this is the collection that is followed: it may have been made anew in its place, or moved as it is."""
+    """Whether `place` is the followed collection, even if it was created again in its place, or moved with its id."""
     if followed.collection != place.collection:
         return False
     at, there = ((one.place, one.tenant, one.database) for one in (followed, place))

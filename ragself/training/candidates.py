@@ -121,8 +121,8 @@ def _tuned(
         [dataset.texts[row] for row in used],
         dataset.documents[used],
     )
-    batch = 32 if config.lora_sides == "query" else 16  # a step with documents takes as long as 20 without
-    settings = LoraSettings(config.lora_sides, config.lora_steps, config.lora_rank, batch, seed=config.seed)
+    batch = 32 if config.lora.sides == "query" else 16  # a step with documents takes as long as 20 without
+    settings = LoraSettings(config.lora.sides, config.lora.steps, config.lora.rank, batch, seed=config.seed)
     learned = train_lora(data, context.base.encoder, context.inner.adapter, settings, context.state, progress)
     return Ranking(learned.lora.bound(context.base, progress), context.inner.weights)
 

@@ -127,14 +127,14 @@ class LmTrainer:
         student = self._student(kind, inner)
         objective = data.objective(student, self._key(kind, inner))
         sharper = sharpen(student, objective.tried(SHARPER), SHARPER)
-        steps = self._config.lora_steps if kind == "lora" else self._config.steps
+        steps = self._config.lora.steps if kind == "lora" else self._config.steps
         stopping = EarlyStopping(steps, EVERY, _PATIENCE)
         try:
             loss, held = minimize(objective, stopping, state, self._progress, f"train {kind} by {name}")
         except OutOfMemoryError as error:
             raise GeneratorError(
                 f"{data.box.device} has no memory for a step of {name} with {kind}. Set train.tokens, "
-                "train.dream_documents or train.revela_chunks lower, or generator.device to cpu."
+                "train.dream.documents or train.revela.chunks lower, or generator.device to cpu."
             ) from error
         self.seen[kind] = {
             "gap": data.gap.mean,
@@ -159,8 +159,8 @@ class LmTrainer:
         queries, documents = self._objective.asked, self._objective.searched
         config, tau, words = self._config, self._dataset.tau, self._words
         if kind == "lora":
-            pace = Pace(config.lora_rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
-            encoder, sides = self._base.encoder, config.lora_sides
+            pace = Pace(config.lora.rank, anchor=1.0, rate=5e-4, rate_scale=1e-2, seed=config.seed)
+            encoder, sides = self._base.encoder, config.lora.sides
             return TextStudent(encoder, inner.adapter, sides, queries, documents, words, inner.weights, tau, pace)
         pace = Pace(seed=config.seed) if kind == "residual" else Pace(rank=0, seed=config.seed)
         return VectorStudent(queries[1], documents[1], words, tau, pace, Weights())
@@ -174,7 +174,7 @@ class LmTrainer:
 
     def _ranking(self, student: Student, inner: Ranking) -> Ranking:
         if isinstance(student, TextStudent):
-            lora = replace(student.reader.lora(self._config.lora_sides), inner=inner.adapter)
+            lora = replace(student.reader.lora(self._config.lora.sides), inner=inner.adapter)
             return Ranking(lora.bound(self._base, self._progress), inner.weights)
         assert isinstance(student, VectorStudent)
         return Ranking(*student.learned())
@@ -205,7 +205,7 @@ def forecast(config: TrainConfig, document: float, target: float) -> tuple[int, 
     Returns:
         Tokens without padding; and the time for one token, as a multiple of the time to score it.
     """
-    courses = [config.lora_steps if kind == "lora" else config.steps for kind in config.adapters]
+    courses = [config.lora.steps if kind == "lora" else config.steps for kind in config.adapters]
     if config.objective == "dream":
         return dream_objective.tokens_read(config, courses, document, target), dream_objective.FORWARDS
     return revela_objective.tokens_read(config, courses, document), revela_objective.FORWARDS

@@ -23,7 +23,8 @@ from typing import Any, Literal, get_args
 
 from ragself.errors import InputError, StoreError, StoreTooNew
 from ragself.schema import Added, Followed, Version, VersionKind
-from ragself.versions.json_files import append_json, read_json, write_json
+from ragself.versions.history import History
+from ragself.versions.json_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Registry:
         self.directory = directory
         self.name: Callable[[int], str] | None = None  # name of a version's collection in the open place
         self._live = directory / "live.json"
-        self._history = directory / "history.jsonl"
+        self._history = History(directory / "history.jsonl")
         self._dimension: int | None = None
 
     @property
@@ -305,11 +306,11 @@ class Registry:
 
     def _move(self, changed: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Change the pointer. The events that moved it are stored with it, so that a crash loses none of them."""
-        events = [*self._unwritten(self._written()), event]
+        events = [*self._unwritten(self._history.events()), event]
         write_json(self._live, {**self._pointer(), **changed, "events": events})
         try:
             for line in events:
-                append_json(self._history, line)
+                self._history.append(line)
         except StoreError as error:  # the pointer has moved
             logger.warning("the last event is missing from the history until the next one is written: %s", error)
 
@@ -351,23 +352,12 @@ class Registry:
 
     def history(self) -> list[Mapping[str, Any]]:
         """All events, oldest first. A line that a kill cut off is skipped."""
-        written = self._written()
+        written = self._history.events()
         return [*written, *self._unwritten(written)]
 
     def _write_history(self, *events: Mapping[str, Any]) -> None:
-        for event in [*self._unwritten(self._written()), *events]:
-            append_json(self._history, event)
-
-    def _written(self) -> list[Mapping[str, Any]]:
-        if not self._history.exists():
-            return []
-        events = []
-        for line in self._history.read_bytes().split(b"\n"):
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
-        return events
+        for event in [*self._unwritten(self._history.events()), *events]:
+            self._history.append(event)
 
     def _unwritten(self, written: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Events stored with the pointer that the history lacks: the disk was full, or a kill came first."""

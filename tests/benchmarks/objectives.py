@@ -38,7 +38,7 @@ import torch
 from ragself import Chunk, KnowledgeBase
 from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Law
-from ragself.config import GeneratorConfig
+from ragself.config import GeneratorConfig, LoraConfig
 from ragself.encoders.spread import unit
 from ragself.evaluation.calibration import WEIGHT
 from ragself.lm.causal import CausalLM
@@ -121,7 +121,7 @@ def learn(arguments: argparse.Namespace) -> dict[str, Any]:
         train = train[data.judged[0][train]]
         rows.append({"objective": "-", "kind": "untrained", **rank(Ranking())})
         for objective in ("distill", "dream", "revela"):
-            settings = config.train.model_copy(update={"objective": objective, "lora_sides": "both"})
+            settings = config.train.model_copy(update={"objective": objective, "lora": LoraConfig(sides="both")})
             settings = settings.model_copy(update={"adapters": tuple(arguments.kinds), "seed": arguments.seed})
             parts = (supervision.generator, data, train, base, settings, Account())
             backprop = None if objective == "distill" else LmTrainer(*parts)  # type: ignore[arg-type]

@@ -598,7 +598,7 @@ def test_a_collection_is_served_as_it_is_while_another_process_writes(
         time.sleep(0.05)
     with caplog.at_level(logging.WARNING, "ragself"):
         kb = KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
-    assert f"is served as it is, without what is new in the collection: {tmp_path / 'kb'} is being" in caplog.text
+    assert f"is served without the latest changes of the collection: {tmp_path / 'kb'} is being" in caplog.text
     with kb:
         assert kb.status().chunks == 151
         with pytest.raises(StoreLocked):

@@ -8,7 +8,7 @@ from tests.integration.golden import assert_golden
 
 
 def test_golden_adapters_of_counted_words(filled: Path, settings: Config, asked: list[str]) -> None:
-    train = {"adapters": ("weights", "residual", "lora"), "steps": 40, "lora_steps": 10}
+    train = {"adapters": ("weights", "residual", "lora"), "steps": 40, "lora": {"steps": 10}}
     config = load(None, encoder=settings.encoder.model_dump(), train=train)
     with KnowledgeBase(filled, config=config) as kb:
         kb.adapt(asked[:300])

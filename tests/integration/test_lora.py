@@ -47,7 +47,7 @@ def test_a_tuned_encoder_is_promoted_under_a_residual_and_serves(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = tuning(tiny_model, adapters=("lora", "residual"), lora_sides=sides, lora_steps=6, lora_rank=4)
+    settings = tuning(tiny_model, adapters=("lora", "residual"), lora={"sides": sides, "steps": 6, "rank": 4})
     read: list[str] = []
     encode = Encoder.documents
     monkeypatch.setattr(Encoder, "documents", lambda self, texts: (read.extend(texts), encode(self, texts))[1])
@@ -78,7 +78,7 @@ def test_a_tuned_encoder_is_promoted_under_a_residual_and_serves(
 def test_a_tuned_query_side_alone_shares_the_vectors_of_the_documents(
     filled: Path, tiny_model: Path, chunks: list[Chunk], asked: list[str], chosen: list[str]
 ) -> None:
-    settings = tuning(tiny_model, adapters=("weights", "lora"), lora_steps=6, lora_rank=4)
+    settings = tuning(tiny_model, adapters=("weights", "lora"), lora={"steps": 6, "rank": 4})
     before = segments(filled)
     with KnowledgeBase(filled, config=settings.model_copy(update={"gate": lenient(settings)})) as kb:
         report = kb.adapt(asked)
@@ -117,7 +117,7 @@ def test_a_pass_that_was_killed_goes_on_with_its_training(
         if stage == "train lora":
             seen.append(done)
 
-    with KnowledgeBase(filled, config=tuning(tiny_model, adapters=("lora",), lora_steps=24, lora_rank=4)) as kb:
+    with KnowledgeBase(filled, config=tuning(tiny_model, adapters=("lora",), lora={"steps": 24, "rank": 4})) as kb:
         with pytest.raises(Killed):
             kb.adapt(asked, progress=kill)
         assert (filled / "pass" / "lora-state.safetensors").exists()

@@ -74,7 +74,13 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(tiny_model: Path, **train: Any) -> Config:
-    few = {"steps": 11, "tokens": 64, "dream_documents": 4, "revela_chunks": 8, "lora_steps": 4, "lora_rank": 4}
+    few = {
+        "steps": 11,
+        "tokens": 64,
+        "dream": {"documents": 4},
+        "revela": {"chunks": 8},
+        "lora": {"steps": 4, "rank": 4},
+    }
     generator = {"candidates": 8, "pairs": 2200, "context": 64}
     probes = {"questions": 0, "known_items": 120, "min_train": 20}
     return load(None, encoder={"model": str(tiny_model)}, train=few | train, generator=generator, probes=probes)
@@ -199,7 +205,7 @@ def test_where_a_server_scores_the_model_that_it_serves_is_loaded_here(copier: P
 
 @pytest.mark.usefixtures("passing")
 def test_the_language_model_may_learn_along(noted: dict[str, Path], tiny_model: Path, copier: Path) -> None:
-    config = settings(tiny_model, adapters=("weights",), revela_model="lora")
+    config = settings(tiny_model, adapters=("weights",), revela={"chunks": 8, "model": "lora"})
     with KnowledgeBase(noted["revela"], config=config) as kb:
         report = kb.adapt(ASKED["revela"], generator=str(copier), objective="revela")
         assert report.objective["seen"]["weights"]["steps"] > 0

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from safetensors.torch import load_file
 
 from ragself import Chunk, Config, Embedder, KnowledgeBase
-from ragself.config import load
+from ragself.config import LoraConfig, load
 from ragself.encoders.encoder import Encoder
 from ragself.errors import AdapterError, EncoderError, InputError, RagselfError
 from ragself.evaluation.selection import Choice, confirm
@@ -262,7 +262,7 @@ def test_a_promoted_correction_is_exported_as_a_model_of_its_own(
 def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
     filled: Path, settings: Config, asked: list[str], tmp_path: Path
 ) -> None:
-    train = settings.train.model_copy(update={"adapters": ("lora",), "lora_steps": 1})
+    train = settings.train.model_copy(update={"adapters": ("lora",), "lora": LoraConfig(steps=1)})
     with (
         pytest.MonkeyPatch.context() as patched,
         KnowledgeBase(filled, config=settings.model_copy(update={"train": train})) as kb,

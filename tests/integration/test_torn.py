@@ -69,7 +69,7 @@ def test_a_torn_live_index_is_waited_for_while_its_writer_lives_and_replaced_whe
         assert kb.add([Chunk("later", "one more")]).added == 1  # who mended does not keep the lock
     reader.go("leave")
     reader.join()
-    assert "Waiting to open the index" in reader.said() and "version 0 broke off" in reader.said()
+    assert "Waiting to open the index" in reader.said() and "version 0 was interrupted" in reader.said()
     with KnowledgeBase(filled, create=False, config=settings) as kb:
         assert {chunk.id for chunk in kb.engine.store.journal.chunks()} == {chunk.id for chunk in chunks} | set(
             many
@@ -163,8 +163,8 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
         asking.join(30)
         assert found == ["new"]
         right(kb, chunks)
-    assert [line for line in caplog.messages if "broke off" in line] == [
-        "Writing to the index of version 0 broke off; building it again from the documents"
+    assert [line for line in caplog.messages if "was interrupted" in line] == [
+        "Writing to the index of version 0 was interrupted; rebuilding it from the documents"
     ]
 
 
@@ -181,7 +181,7 @@ def test_what_a_callback_adds_amid_a_build_leaves_the_build_alone(
         assert kb.adapt(asked, told).decision == "promote"
         assert kb.search(text, 1, mode="vector")[0].id == "new"
         right(kb, chunks)
-    assert not [line for line in caplog.messages if "broke off" in line]
+    assert not [line for line in caplog.messages if "was interrupted" in line]
 
 
 def test_who_stops_between_two_writes_leaves_nothing_to_mend(
@@ -197,7 +197,7 @@ def test_who_stops_between_two_writes_leaves_nothing_to_mend(
             kb.add(new, stop)
         with caplog.at_level(logging.WARNING, "ragself"):
             assert kb.delete(["t0-0"]) == 1
-        assert "broke off" not in caplog.text
+        assert "was interrupted" not in caplog.text
         assert len(kb.engine.store.snapshot(0).index) == len(chunks) + 1500 - 1
         right(kb, chunks[1:])
 

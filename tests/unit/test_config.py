@@ -23,7 +23,7 @@ def test_nothing_needs_to_be_set(tmp_path: Path) -> None:
 def test_the_file_beats_the_defaults_and_leaves_the_rest(tmp_path: Path) -> None:
     config = load(write(tmp_path, "keep_versions = 7\n[train]\nsteps = 5\nadapters = ['residual']\n"))
     assert (config.keep_versions, config.train.steps, config.train.adapters) == (7, 5, ("residual",))
-    assert config.train.lora_rank == TrainConfig().lora_rank
+    assert config.train.lora.rank == TrainConfig().lora.rank
     assert config.gate == Config().gate
 
 
@@ -36,8 +36,10 @@ def test_the_environment_beats_the_file_key_by_key(tmp_path: Path, monkeypatch: 
 def test_arguments_beat_both_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGSELF_TRAIN__STEPS", "9")
     monkeypatch.setenv("RAGSELF_KEEP_VERSIONS", "8")
-    config = load(write(tmp_path, "[train]\nseed = 3\nlora_rank = 64\n"), train={"steps": 11, "seed": 4})
-    assert (config.train.steps, config.train.seed, config.train.lora_rank, config.keep_versions) == (11, 4, 64, 8)
+    monkeypatch.setenv("RAGSELF_TRAIN__LORA__SIDES", "both")
+    config = load(write(tmp_path, "[train]\nseed = 3\nlora.rank = 64\n"), train={"steps": 11, "seed": 4})
+    assert (config.train.steps, config.train.seed, config.keep_versions) == (11, 4, 8)
+    assert (config.train.lora.rank, config.train.lora.sides) == (64, "both")
 
 
 def test_the_environment_alone_is_read_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +55,8 @@ def test_the_environment_alone_is_read_without_a_folder(monkeypatch: pytest.Monk
     [
         ("keep_version = 3", "unknown key 'keep_version'; known here: encoder, probes"),
         ("[trian]\nsteps = 5", "unknown key 'trian'"),
-        ("[train]\nstep = 5", "unknown key 'train.step'; known here: adapters, steps, seed, lora_sides"),
+        ("[train]\nstep = 5", "unknown key 'train.step'; known here: adapters, steps, seed, objective"),
+        ("[train.lora]\nstep = 5", "unknown key 'train.lora.step'; known here: sides, rank, steps"),
         ("[train]\nsteps = 'many'", r"train.steps = 'many': Input should be a valid integer"),
         ("[train]\nsteps = 1.5", r"train.steps = 1.5"),
         ("[train]\nsteps = 0", r"train.steps = 0.*greater than or equal to 1"),
@@ -91,8 +94,9 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("RAGSELF_TRIAN__STEPS", "5", "Unknown variable RAGSELF_TRIAN__STEPS: there is no setting 'trian'"),
-        ("RAGSELF_TRAIN__STEP", "5", r"\[train\] has no key 'step'\. Its keys: adapters, steps, seed, lora_sides"),
-        ("RAGSELF_TRAIN__STEPS__MORE", "5", r"\[train\] has no key"),
+        ("RAGSELF_TRAIN__STEP", "5", r"\[train\] has no key 'step'\. Its keys: adapters, steps, seed, objective"),
+        ("RAGSELF_TRAIN__STEPS__MORE", "5", r"\[train\.steps\] has no key 'more'\. Its keys: none"),
+        ("RAGSELF_TRAIN__LORA__RANKS", "5", r"\[train\.lora\] has no key 'ranks'\. Its keys: sides, rank, steps"),
         ("RAGSELF_TRAIN_STEPS", "5", "there is no setting 'train_steps'"),
         ("RAGSELF_", "5", "there is no setting ''"),
         ("RAGSELF_TRAIN__STEPS", "many", "train.steps = 'many'"),

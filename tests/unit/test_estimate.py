@@ -247,7 +247,7 @@ def test_a_pass_encodes_no_more_texts_than_was_forecast(
 def test_documents_that_a_tuned_encoder_reads_again_are_told_before(
     sides: str, _filled: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = {"adapters": ["lora"], "lora_sides": sides, "lora_steps": 1, "lora_rank": 2}
+    train = {"adapters": ["lora"], "lora": {"sides": sides, "steps": 1, "rank": 2}}
     tuning = load(None, encoder={"model": str(tiny_model)}, train=train, probes={"min_train": 5})
     read: list[str] = []
     with KnowledgeBase(shutil.copytree(_filled, tmp_path / "kb"), config=tuning) as opened:
@@ -264,7 +264,7 @@ def test_documents_that_a_tuned_encoder_reads_again_are_told_before(
     assert report.reembedding["documents"] == len(set(read))
     assert found.reembedding.documents >= report.reembedding["documents"]
     assert (found.reembedding.seconds > 0) == (report.reembedding["seconds"] > 0) == (sides == "both")
-    assert found.seconds["encode anew"] == pytest.approx(found.reembedding.seconds, abs=0.1)
+    assert found.seconds["encode by lora"] == pytest.approx(found.reembedding.seconds, abs=0.1)
     assert (found.reembedding.documents >= SIZE) == (sides == "both")
 
 

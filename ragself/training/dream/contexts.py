@@ -132,7 +132,7 @@ class Contexts:
         if room < _LEAST:
             raise GeneratorError(
                 f"The language model has a context of {self.box.limit} tokens, too few for {count} documents and a "
-                "probe. Set train.dream_documents lower, or use a model with a longer context."
+                "probe. Set train.dream.documents lower, or use a model with a longer context."
             )
         return room
 

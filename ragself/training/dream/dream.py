@@ -152,7 +152,7 @@ def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Ro
         if len(probes) == 1:
             raise GeneratorError(
                 f"{contexts.box.device} has no memory for {documents.shape[1]} documents at once. Set "
-                "train.dream_documents or train.tokens lower, or generator.device to cpu."
+                "train.dream.documents or train.tokens lower, or generator.device to cpu."
             ) from error
     half = len(probes) // 2  # after the handler, so that the error holds no memory of the whole
     parts = (slice(None, half), slice(half, None))

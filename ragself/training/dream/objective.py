@@ -91,7 +91,7 @@ class DreamObjective:
 
     @property
     def _documents(self) -> int:
-        return min(self.config.dream_documents, int(self.dataset.candidates.shape[1]))
+        return min(self.config.dream.documents, int(self.dataset.candidates.shape[1]))
 
     @property
     def _settings(self) -> dream.DreamSettings:
@@ -112,7 +112,7 @@ class DreamObjective:
         if not len(train):
             raise GeneratorError(
                 f"DREAM puts {self._documents} documents into a context; no probe has so many candidates that do not "
-                "leak its target. Set train.dream_documents lower, or generator.candidates higher."
+                "leak its target. Set train.dream.documents lower, or generator.candidates higher."
             )
         candidates = np.searchsorted(self._used, dataset.candidates)
         right = np.where(known, np.searchsorted(self._used, dataset.positive), -1)
@@ -124,7 +124,7 @@ class DreamObjective:
         dataset, data, config = self.dataset, self._probes, self.config
         if self._documents < 2:
             raise GeneratorError(
-                "DREAM compares documents; a context of one has none to compare. Set train.dream_documents to 2 or "
+                "DREAM compares documents; a context of one has none to compare. Set train.dream.documents to 2 or "
                 "more, or add documents."
             )
         enough = np.flatnonzero((dataset.positive >= 0) & (data.fit.sum(axis=1) >= self._documents))
@@ -140,7 +140,7 @@ class DreamObjective:
         documents = dream.arranged(data, finders, self._documents, np.random.default_rng(config.seed))
         right = (documents == data.right[finders][:, None]).argmax(axis=1)
         probes = [dataset.probes[row] for row in finders]
-        heads = find(self._contexts, probes, documents, right, config.dream_heads, self.progress)
+        heads = find(self._contexts, probes, documents, right, config.dream.heads, self.progress)
         settings = dream.DreamSettings(self._documents, seed=config.seed)
         tried = dream.gap(self._contexts, heads, data, finders, settings).mean(axis=1)
         best = dream.SHARES[int(np.argmax(tried))]  # chosen on some probes, measured on others
@@ -157,7 +157,7 @@ def tokens_read(config: TrainConfig, courses: Sequence[int], document: float, ta
     """
     evaluations = sum(2 + -(-steps // EVERY) for steps in courses)  # one of them tries all temperatures
     contexts = 3 * _FOUND + evaluations * _WATCHED + sum(courses) * dream.DreamSettings().batch
-    return int(contexts * (config.dream_documents * min(document, config.tokens) + target))
+    return int(contexts * (config.dream.documents * min(document, config.tokens) + target))
 
 
 def _telling(dataset: Dataset, rows: Rows) -> Rows:

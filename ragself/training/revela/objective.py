@@ -77,8 +77,8 @@ class RevelaObjective:
     def objective(self, student: Student, key: str) -> revela.RevelaLoss:
         """Loss to minimise."""
         box, learns = self.box, dict[str, nn.Parameter]()
-        if self.config.revela_model == "lora":
-            box, learns = box.learning(self.config.lora_rank, self.config.seed)
+        if self.config.revela.model == "lora":
+            box, learns = box.learning(self.config.lora.rank, self.config.seed)
         return revela.RevelaLoss(self._batches[0], box, student, self._settings, key, learns)
 
     @property
@@ -88,11 +88,11 @@ class RevelaObjective:
     @cached_property
     def _batches(self) -> tuple[revela.RevelaData, Side]:
         """Batches, and the chunks that are in any of them."""
-        dataset, config, size = self.dataset, self.config, self.config.revela_chunks
+        dataset, config, size = self.dataset, self.config, self.config.revela.chunks
         texts, limit = dataset.texts[: dataset.size], min(config.tokens, self.box.limit)
         tokens = [[*self.lm.begin, *ids][:limit] for ids in self.lm.encode(texts)]
         long = np.array([row for row, ids in enumerate(tokens) if len(ids) >= _SHORT], dtype=np.int64)
-        steps = max(config.steps, config.lora_steps if "lora" in config.adapters else 0)
+        steps = max(config.steps, config.lora.steps if "lora" in config.adapters else 0)
         watched = -(-_WATCHED // size)
         some = [texts[row] for row in long]
         pools = long[plan(some, dataset.documents[long], size, steps + watched, config.seed, self.progress)]
@@ -106,7 +106,7 @@ class RevelaObjective:
         """Whether to use V-norm, and the possible gain of training with that choice."""
         data, found = self._batches[0], dict[bool, Gap]()
         for even in (True, False):
-            some = data.held[: max(_TRIED // self.config.revela_chunks, 1)]
+            some = data.held[: max(_TRIED // self.config.revela.chunks, 1)]
             gaps = [revela.gap(self.box, [data.tokens[row] for row in pool], even) for pool in some]
             found[even] = Gap.of(np.concatenate(gaps))
         even = found[True].mean >= found[False].mean
@@ -121,7 +121,7 @@ def tokens_read(config: TrainConfig, courses: Sequence[int], document: float) ->
         courses: Steps of each adapter.
         document: Mean tokens of a chunk.
     """
-    size = config.revela_chunks
+    size = config.revela.chunks
     tried = 2 * max(_TRIED // size, 1) * (1 + size)  # alone, and then once for each weighting of the others
     evaluations = sum(1 + len(SHARPER) + 2 * (1 + -(-steps // EVERY)) for steps in courses) * -(-_WATCHED // size)
     return int((tried + evaluations + 2 * sum(courses)) * size * min(document, config.tokens))

@@ -156,7 +156,7 @@ class _Batch:
         except torch.OutOfMemoryError as error:
             raise GeneratorError(
                 f"{self.box.device} has no memory for {len(self.lengths)} chunks of {max(self.lengths)} tokens. Set "
-                "train.revela_chunks or train.tokens lower, or generator.device to cpu."
+                "train.revela.chunks or train.tokens lower, or generator.device to cpu."
             ) from error
 
     def nll(self, states: Tensor, counted: Tensor | None = None) -> Tensor:

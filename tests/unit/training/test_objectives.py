@@ -15,7 +15,7 @@ import torch
 
 from ragself.adapters.adapter import normalise
 from ragself.adapters.residual import Residual
-from ragself.config import EncoderConfig, GeneratorConfig, TrainConfig
+from ragself.config import DreamConfig, EncoderConfig, GeneratorConfig, TrainConfig
 from ragself.encoders.encoder import Encoder
 from ragself.errors import GeneratorError, InputError
 from ragself.lexical.law import Query
@@ -126,7 +126,7 @@ def test_documents_give_way_and_too_many_are_refused(copier: CausalLM) -> None:
     read, asked = contexts.read(PROBES[:1], np.array([[0, 1, 2, 3]]))
     assert int(read.lengths[0]) + asked.ids.shape[1] < 400
     assert len({int((read.owner == at).sum()) for at in range(4)}) == 1  # cut alike
-    with pytest.raises(GeneratorError, match=r"context of 400 tokens, too few for 20 documents.*dream_documents"):
+    with pytest.raises(GeneratorError, match=r"400 tokens, too few for 20 documents.*train\.dream\.documents"):
         contexts.read(PROBES[:1], np.arange(20)[None])
 
 
@@ -138,7 +138,7 @@ def test_only_documents_that_are_a_candidate_are_read_and_each_is_the_same_as_be
         asked, texts, vectors(P, 1), vectors(len(texts), 2), given.candidates + 10, positive=RIGHT + 10,
         source=RIGHT + 10, overlap=nothing, lengths=nothing.astype(int),
     )  # fmt: skip
-    config = TrainConfig(dream_documents=K)
+    config = TrainConfig(dream=DreamConfig(documents=K))
     made = DreamObjective(copier, copier.white_box(), dataset, np.arange(24), config, silent).objective(
         student(), "key"
     )
@@ -242,7 +242,7 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
     monkeypatch.setattr(Contexts, "read", small)
     torch.testing.assert_close(dream.nll(contexts, HEADS, probes, documents, law), expected, atol=1e-5, rtol=0)
     most = 0
-    with pytest.raises(GeneratorError, match=r"cpu has no memory for 4 documents at once. Set train.dream_documents"):
+    with pytest.raises(GeneratorError, match=r"cpu has no memory for 4 documents at once. Set train.dream.documents"):
         dream.nll(contexts, HEADS, probes, documents, law)
 
 
@@ -431,7 +431,7 @@ def test_out_of_memory_is_told(copier: CausalLM, monkeypatch: pytest.MonkeyPatch
         raise torch.OutOfMemoryError("no")
 
     monkeypatch.setattr("ragself.training.revela.revela.read", full)
-    with pytest.raises(GeneratorError, match=r"no memory for 8 chunks of \d+ tokens. Set train.revela_chunks or train"):
+    with pytest.raises(GeneratorError, match=r"no memory for 8 chunks of \d+ tokens. Set train.revela.chunks or train"):
         objective.accumulate_gradient(0)
 
 

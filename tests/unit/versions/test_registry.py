@@ -204,7 +204,7 @@ def test_a_switch_for_whose_line_there_was_no_room_is_in_the_history(
     def full(*_: Any) -> None:
         raise StoreError("Cannot write history.jsonl: no space left")
 
-    monkeypatch.setattr("ragself.versions.registry.append_json", full)
+    monkeypatch.setattr("ragself.versions.history.append_json", full)
     promote(registry)
     assert "missing from the history" in caplog.text
     monkeypatch.undo()
@@ -303,7 +303,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         raise StoreError("no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragself.versions.registry.append_json", full)
+        patched.setattr("ragself.versions.history.append_json", full)
         registry.point(1, "promote", "better", fingerprint="print-1")
         registry.point(2, "promote", "better still", fingerprint="print-2")
         registry.point(1, "rollback", "bad")
@@ -319,7 +319,7 @@ def test_no_move_of_the_pointer_is_lost_where_several_find_no_room_for_their_lin
         registry.point(1, "rollback", "bad")
         registry.point(2, "rollback", "bad")
     assert sum(event["event"] == "rollback" for event in registry.history()) == 12
-    monkeypatch.setattr("ragself.versions.registry.append_json", full)
+    monkeypatch.setattr("ragself.versions.history.append_json", full)
     registry.point(1, "rollback", "bad")  # without room, and like one that is written but for the moment
     assert sum(event["event"] == "rollback" for event in registry.history()) == 13
 
