@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.io import identity, load
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import identity, load
 from ragself.config import Config
 from ragself.engine.reembedding import reembedding
 from ragself.engine.version_store import VersionStore
@@ -31,7 +31,7 @@ from ragself.errors import VerificationError
 from ragself.evaluation.calibration import weigh
 from ragself.evaluation.gate import Decision
 from ragself.evaluation.selection import choose, confirm
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
 from ragself.index.reindex import apply_changes, verify
 from ragself.memory import gc_paused
 from ragself.probes.dataset import Dataset, build_dataset
@@ -42,8 +42,8 @@ from ragself.probes.questions import Questions, keep_found, write
 from ragself.probes.supervision import Supervision, affordable, inside, scored, supervise, wanted_questions
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Chunk, Probe, Report, Version
-from ragself.training.candidates import ORDER, TrainingContext, inner, train_candidate
 from ragself.training.fusion import fusion_weights
+from ragself.training.train_candidate import ORDER, TrainingContext, inner, train_candidate
 from ragself.versions.json_files import read_json, write_json
 from ragself.versions.registry import now
 
@@ -303,7 +303,7 @@ def _version(store: VersionStore, folder: Path, ranking: Ranking, decision: Deci
 
 
 @contextmanager
-def _new_index(store: VersionStore, better: _Better) -> Iterator[Index | None]:
+def _new_index(store: VersionStore, better: _Better) -> Iterator[ChromaCollection | None]:
     """New version's collection, to be filled; None if it shares the live one's, which is kept up to date elsewhere."""
     if store.shares(better.version, better.live):
         yield None
@@ -312,7 +312,7 @@ def _new_index(store: VersionStore, better: _Better) -> Iterator[Index | None]:
         yield index
 
 
-def _fill(store: VersionStore, version: Version, index: Index, progress: Progress) -> None:
+def _fill(store: VersionStore, version: Version, index: ChromaCollection, progress: Progress) -> None:
     """Re-embed into the new collection until few changes are pending, and verify it."""
     served = store.adapter(version)  # read back from disk, as it will be served
     name = version.collection
@@ -327,7 +327,7 @@ def _fill(store: VersionStore, version: Version, index: Index, progress: Progres
 
 
 def _switch(
-    store: VersionStore, better: _Better, index: Index | None, report: Report, notes: Mapping[str, Any]
+    store: VersionStore, better: _Better, index: ChromaCollection | None, report: Report, notes: Mapping[str, Any]
 ) -> Report:
     """Apply the last changes and move the pointer, while no other caller can change anything."""
     live, version, began = better.live, better.version, time.perf_counter()

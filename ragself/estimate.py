@@ -15,9 +15,9 @@ from ragself.engine.reembedding import reembedding
 from ragself.engine.status import read_status
 from ragself.engine.version_store import VersionStore
 from ragself.errors import LimitError
+from ragself.lm.cached_scorer import NOISE_PAIRS, LanguageModelScorer
 from ragself.lm.gain import IRRELEVANT
 from ragself.lm.prompts import QUESTION_TOKENS, TARGET_TOKENS, prompt
-from ragself.lm.scorer import NOISE_PAIRS, LanguageModelScorer
 from ragself.probes.dataset import without
 from ragself.probes.probes import make
 from ragself.probes.questions import LOOKALIKES, plan

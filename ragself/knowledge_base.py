@@ -25,8 +25,8 @@ from ragself.engine.status import read_status
 from ragself.engine.upgrade import upgrade
 from ragself.engine.version_store import VersionStore
 from ragself.errors import InputError, StoreLocked
-from ragself.index.adopt import verify_origin
 from ragself.index.origin import Origin
+from ragself.index.origin_sync import verify_origin
 from ragself.index.snapshot import Snapshot
 from ragself.memory import release_memory
 from ragself.monitoring.progress_file import shown_progress
@@ -296,7 +296,7 @@ class KnowledgeBase:
 
         Mode ``hybrid`` takes the nearest chunks by vector and the best by words, 100 of each or `k` if that is more,
         and ranks their union by cosine plus two lexical scores, a document language model and BM25:
-        `ragself.lexical.law`. Mode ``vector`` is one plain vector query, ranked by cosine alone.
+        `ragself.lexical.hybrid_score`. Mode ``vector`` is one plain vector query, ranked by cosine alone.
 
         Args:
             query: Text to search for. For several texts, their vectors and their lexical scores are averaged.
@@ -329,7 +329,7 @@ class KnowledgeBase:
     def refresh(self) -> None:
         """Serve at once what another process has made live; without this call it takes a second."""
         self.engine.check_open()
-        with self._live.pinned(newest=True):
+        with self._live.borrowed(newest=True):
             pass
 
     def embed(self, query: str | Sequence[str]) -> Embedding:
@@ -339,7 +339,7 @@ class KnowledgeBase:
             InputError: The query is empty.
         """
         self.engine.check_open()
-        with self._live.pinned() as snapshot:
+        with self._live.borrowed() as snapshot:
             return snapshot.embed(query)
 
     # training -------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Hit:
             of `parts`, which may be above 1 or below -1.
         version: Number of the index version that was searched.
         parts: Contribution of each part to the score: ``vector``, the cosine, and in mode ``hybrid`` also
-            ``language_model`` and ``bm25`` (`ragself.lexical.law`).
+            ``language_model`` and ``bm25`` (`ragself.lexical.hybrid_score`).
     """
 
     id: str

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import Adapter
-from ragself.adapters.io import load
 from ragself.adapters.lora import Lora, bound, reads
+from ragself.adapters.protocol import Adapter
+from ragself.adapters.ranking_file import load
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
 from ragself.errors import AdapterError, EncoderError

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import Adapter
+from ragself.adapters.protocol import Adapter
 from ragself.adapters.residual import Residual
 from ragself.encoders.encoder import Encoder
 from ragself.encoders.fine_tuned import FineTuned

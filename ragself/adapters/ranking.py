@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.lora import Lora, bound
+from ragself.adapters.protocol import Adapter
 from ragself.encoders.encoder import Encoder
 from ragself.encoders.vectors import BaseVectors
 from ragself.lexical.weights import Weights
@@ -15,7 +15,7 @@ from ragself.schema import VersionKind
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The trainable parts of the ranking law (`ragself.lexical.law`).
+    """The trainable parts of the ranking law (`ragself.lexical.hybrid_score`).
 
     Attributes:
         adapter: Adapter of the dense vectors; None uses the base vectors.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.schema import VersionKind
 
 Matrix = NDArray[np.float32]

@@ -11,7 +11,7 @@ import typer
 
 from ragself import console
 from ragself.cli import operate, show
-from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
+from ragself.cli.options import HERE, Json, Kb, LanguageModel, Queries, Quiet, open_kb
 from ragself.config import ObjectiveName
 from ragself.corpus.query_file import read_queries
 from ragself.errors import InputError, RagselfError, StoreLocked
@@ -138,7 +138,7 @@ def search(
 def adapt(
     kb: Kb = HERE,
     queries: Queries = None,
-    generator: Generator = None,
+    generator: LanguageModel = None,
     objective: Annotated[
         ObjectiveName | None,
         typer.Option(

@@ -23,10 +23,10 @@ from ragself.encoders.spread import unit
 from ragself.errors import InputError
 from ragself.evaluation.metrics import bootstrap, ndcg, recall, relevance_of
 from ragself.knowledge_base import KnowledgeBase
-from ragself.lexical.law import Query, match
+from ragself.lexical.hybrid_score import Query, match
 from ragself.lexical.view import View
 from ragself.lm.ngram import NgramScorer
-from ragself.probes.targets import TAU, taught, trust
+from ragself.probes.targets import TAU, gain_weights, teacher_logits
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Report
 
@@ -148,7 +148,7 @@ def _rank(
         lengths = np.array([len(words(query)) for query in query_texts], dtype=np.int64)
         weight, tau = float(report.weight["weight"]), TAU * law.unit
         gains = NgramScorer(texts).matrix(query_texts)
-        ranked["teacher"] = taught(gains, ranked["untrained"], trust(weight, lengths), tau)
+        ranked["teacher"] = teacher_logits(gains, ranked["untrained"], gain_weights(weight, lengths), tau)
     ranking = judged_ranking(store) if report.kind else None
     if ranking is not None:
         near = cosines

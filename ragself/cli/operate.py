@@ -18,7 +18,7 @@ import typer
 
 from ragself import console
 from ragself.cli import show
-from ragself.cli.options import HERE, Generator, Json, Kb, Queries, Quiet, open_kb
+from ragself.cli.options import HERE, Json, Kb, LanguageModel, Queries, Quiet, open_kb
 from ragself.errors import InputError
 from ragself.extras import require
 
@@ -128,8 +128,8 @@ def report(
     The page contains queries and documents. It loads nothing from the network.
     """
     require("report", "The report")
-    from ragself.report import page
-    from ragself.report import story as whole
+    from ragself.report import render as page
+    from ragself.report import report_data as whole
 
     with open_kb(kb) as base, console.progress(quiet) as progress:
         story = whole.gather(base, progress)
@@ -169,7 +169,7 @@ def watch(
     ] = None,
     kb: Kb = HERE,
     queries: Queries = None,
-    generator: Generator = None,
+    generator: LanguageModel = None,
     once: Annotated[
         bool, typer.Option("--once", help="Check once, train if anything is new, and exit: for cron.")
     ] = False,
@@ -222,7 +222,7 @@ def service(
     folders: Annotated[list[Path] | None, typer.Argument(help="As for `ragself watch`.")] = None,
     kb: Kb = HERE,
     queries: Queries = None,
-    generator: Generator = None,
+    generator: LanguageModel = None,
     kind: Annotated[Literal["systemd", "cron"], typer.Option(help="Format to print.")] = "systemd",
 ) -> None:
     """Print a systemd unit or a crontab line that runs `ragself watch` automatically.

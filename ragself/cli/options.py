@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Kb = Annotated[Path, typer.Option("--kb", help="Folder of the knowledge base.", envvar=KB_VARIABLE)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Generator = Annotated[
+LanguageModel = Annotated[
     list[str] | None,
     typer.Option(
         help="Language model that supervises training: URL of a vLLM server (repeat for several servers of one "

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ragself.adapters.embedder import CANARIES, agreement, check_canary
-from ragself.adapters.io import fingerprint
+from ragself.adapters.ranking_file import fingerprint
 from ragself.config import Config, EncoderConfig
 from ragself.encoders.encoder import Encoder
 from ragself.encoders.light import LightEncoder, located
 from ragself.errors import EncoderError, StoreError
-from ragself.index.client import Chroma
+from ragself.index.database import ChromaDatabase
 from ragself.schema import Version
 from ragself.versions.registry import FORMAT, Manifest, Registry, now
 
@@ -56,7 +56,7 @@ def make(registry: Registry, config: Config) -> None:
     )
     digest = fingerprint(encoder.fingerprint, None)
     base = Version(0, "base", manifest.collection(0, manifest.server), digest, encoder.dimension, now())
-    with closing(Chroma(manifest.server or registry.folder(0) / "chroma")) as chroma:
+    with closing(ChromaDatabase(manifest.server or registry.folder(0) / "chroma")) as chroma:
         chroma.create(base.collection, digest)
     registry.create(manifest, base)
 

@@ -16,9 +16,9 @@ from ragself.encoders.vectors import BaseVectors
 from ragself.engine import base_version
 from ragself.engine.version_store import VersionStore
 from ragself.errors import StoreError, StoreLocked
-from ragself.index.hybrid import HybridSearch
+from ragself.index.adopted_collection import AdoptedCollection
+from ragself.index.hybrid_search import HybridSearch
 from ragself.index.snapshot import Snapshot
-from ragself.index.sync import AdoptedCollection
 from ragself.lexical.index import LexicalIndex
 from ragself.monitoring.traffic import Traffic
 from ragself.versions.lock import ProcessLock, Turn

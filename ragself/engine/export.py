@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.adapters.embedder import CANARIES, Embedder, check_canary
-from ragself.adapters.io import public_name
 from ragself.adapters.merged import check_linear, save_merged
+from ragself.adapters.ranking_file import public_name
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
 from ragself.engine.version_store import VersionStore

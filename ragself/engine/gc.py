@@ -11,7 +11,7 @@ from ragself.config import Config
 from ragself.corpus.journal import LEXICAL
 from ragself.encoders import spread
 from ragself.engine.version_store import VersionStore
-from ragself.index.client import Chroma
+from ragself.index.database import ChromaDatabase
 from ragself.lm.score_cache import ScoreCache
 from ragself.progress import Progress, silent
 from ragself.schema import Version
@@ -81,7 +81,7 @@ def _unfinished(store: VersionStore, kept: list[Version]) -> list[str]:
         store.discard(int(folder.name))
         done.append(f"removed unfinished {folder.name}")
     if store.server is not None:
-        with closing(Chroma(store.server)) as database:
+        with closing(ChromaDatabase(store.server)) as database:
             own = {name for name in database.names() if name.startswith(store.manifest.prefix(store.server))}
         for name in sorted(own - {version.collection for version in kept}):
             store.drop(name)

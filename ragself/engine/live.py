@@ -55,17 +55,17 @@ class Live:
 
     def ask(self, question: Callable[[Snapshot], Answer]) -> Answer:
         """Apply a function to the live snapshot; after a StoreError to a new one, as the database may be replaced."""
-        with self.pinned() as snapshot:
+        with self.borrowed() as snapshot:
             try:
                 return question(snapshot)
             except StoreError as error:
                 logger.debug("opening the index again: %s", error)
         self._drop(snapshot)
-        with self.pinned() as snapshot:
+        with self.borrowed() as snapshot:
             return question(snapshot)
 
     @contextmanager
-    def pinned(self, *, newest: bool = False) -> Iterator[Snapshot]:
+    def borrowed(self, *, newest: bool = False) -> Iterator[Snapshot]:
         """Pin the live snapshot: it stays complete and open until the context ends.
 
         Args:
@@ -146,7 +146,7 @@ class Live:
     def update(self, progress: Progress = silent) -> None:
         """Apply new changes of the documents to the live collection and to the lexical index."""
         store = self._engine.store
-        with self.pinned(newest=True) as live:
+        with self.borrowed(newest=True) as live:
             name, adapter = live.version.collection, live.embedder.adapter
             apply_changes(store.journal, name, live.index, store.base, adapter, progress)
         store.lexical.view(progress)

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.embedder import Embedder
-from ragself.adapters.io import fingerprint
-from ragself.adapters.io import load as load_ranking
-from ragself.adapters.io import save as save_ranking
+from ragself.adapters.protocol import Adapter
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import fingerprint
+from ragself.adapters.ranking_file import load as load_ranking
+from ragself.adapters.ranking_file import save as save_ranking
 from ragself.corpus.journal import REBUILT, Journal
 from ragself.encoders.cache import VectorCache
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import StoreError
-from ragself.index.client import Chroma
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
+from ragself.index.database import ChromaDatabase
 from ragself.index.reindex import apply_changes
 from ragself.index.snapshot import Snapshot
 from ragself.lexical.index import LexicalIndex
@@ -96,14 +96,14 @@ class VersionStore:
 
         Args:
             number: Number of the version.
-            view: As for `Chroma`.
+            view: As for `ChromaDatabase`.
 
         Raises:
-            AdapterError, StoreError: As for `ranking` and `Chroma.open`.
+            AdapterError, StoreError: As for `ranking` and `ChromaDatabase.open`.
         """
         version = self.registry.version(number)
         ranking = self.ranking(version)
-        database = Chroma(self._place(version), create=False, view=view)
+        database = ChromaDatabase(self._place(version), create=False, view=view)
         try:
             index = database.open(version.collection, carried(version))
             embedder = Embedder(self.base.encoder, ranking.adapter)
@@ -153,14 +153,14 @@ class VersionStore:
         return any(home(other) == home(version) for other in others)
 
     @contextmanager
-    def filling(self, version: Version) -> Iterator[Index]:
+    def filling(self, version: Version) -> Iterator[ChromaCollection]:
         """Open the collection of a version to fill it: an existing one with its content, or a new, empty one.
 
         If the last write to it was interrupted, it is deleted first. A collection that another registered version
         uses, too, is opened unchanged: another process may be writing to it.
         """
         if self.used(version) or self.shares(version, self.registry.pointed()):
-            with closing(Chroma(self._place(version), create=False)) as database:
+            with closing(ChromaDatabase(self._place(version), create=False)) as database:
                 yield database.open(version.collection, carried(version))
             return
         if version.collection in self.journal.unsettled():  # a write to it was interrupted
@@ -169,9 +169,9 @@ class VersionStore:
             yield index
 
     @contextmanager
-    def _made(self, version: Version) -> Iterator[Index]:
+    def _made(self, version: Version) -> Iterator[ChromaCollection]:
         """Open the collection of a version; create it if there is none."""
-        with closing(Chroma(self._place(version))) as database:
+        with closing(ChromaDatabase(self._place(version))) as database:
             try:
                 index = database.open(version.collection, carried(version))
             except StoreError:
@@ -194,7 +194,7 @@ class VersionStore:
     def repair(self, version: Version) -> None:
         """Rebuild the collection of a version after an interrupted write, because its content cannot be trusted."""
         if self.server is not None:
-            Chroma(self.server).close()  # raises if the server does not answer; then nothing is deleted
+            ChromaDatabase(self.server).close()  # raises if the server does not answer; then nothing is deleted
         logger.warning(
             "Writing to the index of version %d was interrupted; rebuilding it from the documents", version.number
         )
@@ -204,7 +204,7 @@ class VersionStore:
         """Whether the collection of a version exists."""
         if self.server is None:
             return (self._folder(version) / "chroma.sqlite3").exists()
-        with closing(Chroma(self.server)) as database:
+        with closing(ChromaDatabase(self.server)) as database:
             return version.collection in database.names()
 
     def clear(self, version: Version) -> None:
@@ -233,7 +233,7 @@ class VersionStore:
     def drop(self, collection: str) -> None:
         """Delete a collection from the server."""
         assert self.server is not None
-        with closing(Chroma(self.server)) as database:
+        with closing(ChromaDatabase(self.server)) as database:
             database.delete(collection)
 
     def _delete(self, version: Version) -> None:

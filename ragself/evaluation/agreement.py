@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.evaluation.metrics import Values
-from ragself.lexical.law import match
+from ragself.lexical.hybrid_score import match
 from ragself.probes.dataset import Dataset
 
 _NEAREST = 32  # number of documents that both raters score; neither rater chooses them

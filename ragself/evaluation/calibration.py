@@ -13,7 +13,7 @@ from ragself.evaluation.agreement import between, halves
 from ragself.evaluation.metrics import Values, bootstrap, known_item
 from ragself.lm.ngram import NgramScorer
 from ragself.probes.dataset import Dataset
-from ragself.probes.targets import taught, trust
+from ragself.probes.targets import gain_weights, teacher_logits
 
 WEIGHT = 3.0  # weight of a causal language model that agrees with n-gram counts
 CAREFUL = 1.5  # weight of a causal language model that does not
@@ -125,8 +125,11 @@ def _agreed(agreement: Values, confidence: float, usual: float, careful: float) 
 def reciprocal_ranks(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> Values:
     """(len(rows),) float64 reciprocal rank of each probe's positive among its candidates, ranked by the teacher."""
     gains = dataset.gains[rows]
-    scores = taught(
-        np.nan_to_num(gains, neginf=0.0), dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau
+    scores = teacher_logits(
+        np.nan_to_num(gains, neginf=0.0),
+        dataset.untrained[rows],
+        gain_weights(weight, dataset.lengths[rows]),
+        dataset.tau,
     )
     scores = np.where(np.isneginf(gains), -np.inf, scores)
     return known_item(dataset.ranks(rows, scores), scores.shape[1])["mrr"]

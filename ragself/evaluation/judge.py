@@ -12,7 +12,7 @@ from ragself.config import GateConfig
 from ragself.evaluation.calibration import CAREFUL
 from ragself.evaluation.metrics import Values, known_item, utility
 from ragself.probes.dataset import Dataset
-from ragself.probes.targets import law, trust
+from ragself.probes.targets import gain_weights, target_distribution
 from ragself.progress import Progress, silent
 
 
@@ -52,10 +52,14 @@ def _values(
 ) -> dict[str, Values]:
     """Values of one ranking by metric, from its scores (len(rows), K)."""
     used = _asked(dataset, rows, config)
-    gains, floor, lengths = dataset.gains[rows[used]], dataset.floor[rows[used]], dataset.lengths[rows[used]]
+    gains, untrained, lengths = dataset.gains[rows[used]], dataset.untrained[rows[used]], dataset.lengths[rows[used]]
     seen = np.where(np.isneginf(gains), -np.inf, scores[used]).astype(np.float32)
     found = {
-        name: utility(law(gains, floor, trust(each, lengths), dataset.tau), seen, dataset.depth(config.k))
+        name: utility(
+            target_distribution(gains, untrained, gain_weights(each, lengths), dataset.tau),
+            seen,
+            dataset.depth(config.k),
+        )
         for name, each in (("utility", weight), ("careful utility", min(weight, CAREFUL)))
     }
     known = np.flatnonzero(dataset.positive[rows] >= 0)

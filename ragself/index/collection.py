@@ -21,11 +21,11 @@ _PAGE = 1000  # ids per request; SQLite takes 32,766 values in all
 _MOST = 10_000  # maximum number of hits whose texts are requested in the same query
 
 
-class Index:
+class ChromaCollection:
     """A collection of chunks with their vectors. Several threads may read it."""
 
     def __init__(self, collection: chromadb.Collection, batch: int) -> None:
-        """Wrap an open collection, which is written `batch` rows at a time; `Chroma` creates these objects."""
+        """Wrap an open collection, which is written `batch` rows at a time; `ChromaDatabase` creates these objects."""
         self._collection = collection
         self._batch = batch
 

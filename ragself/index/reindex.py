@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.embedder import agreement
 from ragself.adapters.lora import afresh
+from ragself.adapters.protocol import Adapter
 from ragself.corpus.journal import Journal
 from ragself.encoders.encoder import Encoder
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import VerificationError
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
 from ragself.progress import Progress, silent
 
 _SAMPLE = 200  # chunks that are compared, and searched for by their own text
@@ -34,7 +34,7 @@ def document_vectors(
 def apply_changes(
     journal: Journal,
     name: str,
-    index: Index,
+    index: ChromaCollection,
     base: BaseVectors,
     adapter: Adapter | None,
     progress: Progress = silent,
@@ -84,7 +84,7 @@ def apply_changes(
 
 
 def verify(
-    journal: Journal, name: str, index: Index, base: BaseVectors, encoder: Encoder, adapter: Adapter | None
+    journal: Journal, name: str, index: ChromaCollection, base: BaseVectors, encoder: Encoder, adapter: Adapter | None
 ) -> None:
     """Check a new index: every chunk is there, its vector is correct, and searches find it.
 
@@ -145,7 +145,9 @@ def _compare(stored: NDArray[np.float32], should: NDArray[np.float32], what: str
         )
 
 
-def _unreached(index: Index, queries: NDArray[np.float32], stored: NDArray[np.float32], ids: Sequence[str]) -> int:
+def _unreached(
+    index: ChromaCollection, queries: NDArray[np.float32], stored: NDArray[np.float32], ids: Sequence[str]
+) -> int:
     """Number of stored vectors that score above a hit of a query but are not among its hits; each counts once.
 
     Args:

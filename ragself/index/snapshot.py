@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ragself.adapters.embedder import Embedder
 from ragself.corpus.validate import check_queries
-from ragself.index.client import Chroma
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
+from ragself.index.database import ChromaDatabase
 from ragself.lexical.weights import Weights
 from ragself.schema import Embedding, Hit, Version
 
@@ -31,8 +31,8 @@ class Snapshot:
 
     version: Version
     embedder: Embedder
-    index: Index
-    database: Chroma
+    index: ChromaCollection
+    database: ChromaDatabase
     weights: Weights = field(default_factory=Weights)
 
     def search(

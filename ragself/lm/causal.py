@@ -15,7 +15,7 @@ import numpy as np
 from ragself.config import DEFAULT_GENERATOR, GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.hub import cached_snapshot, newest_revision
-from ragself.lm.generator import Likelihoods, Pair
+from ragself.lm.language_model import Likelihoods, Pair
 from ragself.lm.prompts import QUESTION_TOKENS, Writing
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class CausalLM:
         return list(self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
-        """Score pairs; see `Generator.score`."""
+        """Score pairs; see `LanguageModel.score`."""
         numbered = enumerate(pairs)
         while window := list(itertools.islice(numbered, _WINDOW)):
             for batch in self._batches(window):
@@ -71,7 +71,7 @@ class CausalLM:
                 yield [(position, answer) for (position, _), answer in zip(batch, answers, strict=True)]
 
     def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
-        """Write a question about each document; see `Generator.write`."""
+        """Write a question about each document; see `LanguageModel.write`."""
         torch = self._torch
         chats = bool(getattr(self._tokenizer, "chat_template", None))
         order = sorted(range(len(documents)), key=lambda row: len(documents[row]))

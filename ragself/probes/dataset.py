@@ -15,14 +15,14 @@ from ragself.config import TeacherConfig
 from ragself.corpus.words import Vocabulary, words
 from ragself.encoders.spread import unit
 from ragself.encoders.vectors import BaseVectors
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.lm.protocol import LikelihoodScorer
-from ragself.probes.candidates import gather
+from ragself.lm.likelihood_scorer import LikelihoodScorer
+from ragself.probes.candidate_documents import gather
 from ragself.probes.duplicates import jaccard
 from ragself.probes.filters import judge_probes
-from ragself.probes.lexical_features import Block, Words
+from ragself.probes.lexical_features import LexicalFeatures, LexicalScores
 from ragself.probes.query_stuffing import stuffed
 from ragself.probes.targets import TAU
 from ragself.progress import Progress, silent
@@ -64,9 +64,9 @@ class Dataset:
     size: int
     documents: NDArray[np.float32]
     queries: NDArray[np.float32]
-    words: Words
+    words: LexicalFeatures
     candidates: NDArray[np.int64]
-    matches: Block
+    matches: LexicalScores
     leaks: NDArray[np.bool_]
     gains: NDArray[np.float32]
     positive: NDArray[np.int64]
@@ -109,7 +109,7 @@ class Dataset:
         return self._cosines(self.candidates, self.queries, self.documents)
 
     @cached_property
-    def floor(self) -> NDArray[np.float32]:
+    def untrained(self) -> NDArray[np.float32]:
         """(P, K) float32 scores of the untrained ranking."""
         return self.cosines + self._lexical(Weights())
 
@@ -210,7 +210,7 @@ def build_dataset(
     gains[leaks & scored[:, None]] = -np.inf
     stuffed_rows = stuffed(probes, everything, found)
     _humble(gains, np.isin(found, stuffed_rows))
-    held = Words(analysed, View((*corpus.parts, *View.of(passages).parts)), unit(base))
+    held = LexicalFeatures(analysed, View((*corpus.parts, *View.of(passages).parts)), unit(base))
     return Dataset(
         probes=tuple(probes),
         texts=tuple(everything),

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.lexical.law import Match, Query, match, stands_out
+from ragself.lexical.hybrid_score import Match, Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
@@ -19,10 +19,10 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class LexicalScores:
     """Lexical scores of n queries with m documents each, in units of the encoder's cosines.
 
-    For the symbols u, s, L, B, a and b see `ragself.lexical.law`.
+    For the symbols u, s, L, B, a and b see `ragself.lexical.hybrid_score`.
 
     Attributes:
         language_model: (n, m) float32, u s L with all word weights 1.
@@ -39,7 +39,7 @@ class Block:
     gain: FloatArray
 
     @classmethod
-    def of(cls, matches: Sequence[Match], scales: FloatArray, terms: Sequence[Rows]) -> Block:
+    def of(cls, matches: Sequence[Match], scales: FloatArray, terms: Sequence[Rows]) -> LexicalScores:
         """Build a block from the matches of n queries, each with the same number of documents.
 
         Args:
@@ -64,13 +64,13 @@ class Block:
             np.concatenate(gains).astype(np.float32),
         )
 
-    def take(self, rows: Rows) -> Block:
+    def take(self, rows: Rows) -> LexicalScores:
         """The block of some queries, in the order of `rows`."""
         bounds = np.searchsorted(self.row, np.arange(len(self.language_model) + 1))
         spans = [np.arange(bounds[row], bounds[row + 1]) for row in rows.tolist()]
         entries = np.concatenate([np.empty(0, np.int64), *spans])
         number = np.repeat(np.arange(len(rows)), [len(span) for span in spans])
-        return Block(
+        return LexicalScores(
             self.language_model[rows],
             self.bm25[rows],
             number,
@@ -94,7 +94,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class LexicalFeatures:
     """The words of P queries and N documents.
 
     Attributes:
@@ -122,7 +122,7 @@ class Words:
         """(V,) float32 logarithms of the weights of the terms."""
         return np.log(weights.of(self.terms))
 
-    def listed(self, candidates: Rows, out: NDArray[np.bool_] | None = None) -> Block:
+    def listed(self, candidates: Rows, out: NDArray[np.bool_] | None = None) -> LexicalScores:
         """Match every query with its own candidates.
 
         Args:
@@ -135,9 +135,9 @@ class Words:
             counted = found.bm25 if out is None else found.bm25[~out[number]]
             scales[number] = self.unit * stands_out(query, counted)
             matches.append(found)
-        return Block.of(matches, scales, [self._rows(query) for query in self.queries])
+        return LexicalScores.of(matches, scales, [self._rows(query) for query in self.queries])
 
-    def crossed(self, rows: Rows, used: Rows) -> Block:
+    def crossed(self, rows: Rows, used: Rows) -> LexicalScores:
         """Match some queries with the same documents each. s is unknown for them and therefore 1.
 
         Args:
@@ -146,7 +146,9 @@ class Words:
         """
         some = [self.queries[row] for row in rows.tolist()]
         scales = np.full(len(some), self.unit, np.float32)
-        return Block.of([match(query, self.documents, used) for query in some], scales, [self._rows(q) for q in some])
+        return LexicalScores.of(
+            [match(query, self.documents, used) for query in some], scales, [self._rows(q) for q in some]
+        )
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.corpus.words import Vocabulary, words
-from ragself.lm.generator import Generator, identify
+from ragself.lm.language_model import LanguageModel, identify
+from ragself.lm.likelihood_scorer import LikelihoodScorer
 from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
-from ragself.lm.protocol import LikelihoodScorer
 from ragself.lm.score_cache import ScoreCache, digest
 from ragself.probes.duplicates import groups
 from ragself.progress import Progress, silent
@@ -53,7 +53,7 @@ class Questions:
 
 
 def write(
-    chunks: Sequence[Chunk], count: int, generator: Generator, cache: ScoreCache, progress: Progress = silent
+    chunks: Sequence[Chunk], count: int, generator: LanguageModel, cache: ScoreCache, progress: Progress = silent
 ) -> Questions:
     """Write questions with the language model: one per chunk, or a question and a search query if chunks are too few.
 
@@ -142,7 +142,7 @@ def keep_found(
 
 
 def _written(
-    jobs: Sequence[tuple[Chunk, Writing]], generator: Generator, cache: ScoreCache, progress: Progress
+    jobs: Sequence[tuple[Chunk, Writing]], generator: LanguageModel, cache: ScoreCache, progress: Progress
 ) -> list[str]:
     """The text for each job, from the cache or newly written; empty where the model wrote nothing."""
     if not jobs:
@@ -175,7 +175,7 @@ def _written(
     return [found.get(key, "") for key in keys()]
 
 
-def _shown(documents: Sequence[str], writing: Writing, generator: Generator) -> list[str]:
+def _shown(documents: Sequence[str], writing: Writing, generator: LanguageModel) -> list[str]:
     """Documents truncated so that the instruction and the answer fit into the model's context."""
     (frame,) = generator.encode([writing.chat.format(document="")])
     room = max(generator.limit - len(frame) - QUESTION_TOKENS - _TEMPLATE, 16)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragself.config import Config, GeneratorConfig, TeacherConfig
+from ragself.lm.cached_scorer import LanguageModelScorer
 from ragself.lm.gain import IRRELEVANT
-from ragself.lm.generator import Generator, open_generator
+from ragself.lm.language_model import LanguageModel, open_language_model
+from ragself.lm.likelihood_scorer import LikelihoodScorer
 from ragself.lm.ngram import NgramScorer
-from ragself.lm.protocol import LikelihoodScorer
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import LanguageModelScorer
 from ragself.probes.questions import LOOKALIKES
 from ragself.schema import Account
 
@@ -37,7 +37,7 @@ class Supervision:
     """
 
     config: GeneratorConfig
-    generator: Generator | None = None
+    generator: LanguageModel | None = None
     cache: ScoreCache | None = None
     account: Account = field(default_factory=Account)
 
@@ -72,7 +72,7 @@ def supervise(config: Config, directory: Path, account: Account | None = None) -
         GeneratorError: The model cannot be loaded or reached.
         StoreError: The score cache is damaged.
     """
-    generator = open_generator(config.generator)
+    generator = open_language_model(config.generator)
     if generator is None:
         yield Supervision(config.generator)
         return

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ragself.report.story import Story
+from ragself.report.report_data import ReportData
 
 GAIN, KEPT, LOSS, INK, FAINT = "#0f766e", "#94a3b8", "#b91c1c", "#1e293b", "#cbd5e1"
 _STAGES = ("#0f766e", "#0ea5e9", "#6366f1", "#a855f7", "#f59e0b", "#64748b", "#334155")
@@ -38,7 +38,7 @@ _STYLE: Any = {
 }
 
 
-def quality(story: Story, metric: str) -> str:
+def quality(story: ReportData, metric: str) -> str:
     """Plot of the change of a metric in each pass, with its interval."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.6))
@@ -63,7 +63,7 @@ def verdict(figures: Mapping[str, Mapping[str, float]]) -> str:
         return _svg(figure, "verdict")
 
 
-def cost(story: Story) -> str:
+def cost(story: ReportData) -> str:
     """Plot of the seconds of each stage of each pass."""
     passes = story.passes[-_SHOWN:]
     stages = list(dict.fromkeys(stage for event in passes for stage in event["report"]["seconds"]))
@@ -95,7 +95,7 @@ def evidence(weight: Mapping[str, Any]) -> str:
         return _svg(figure, "evidence", "narrow")
 
 
-def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
+def headline(story: ReportData, title: str, lines: Sequence[str]) -> bytes:
     """The result as one PNG picture, for a terminal or a chat."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 4.2), dpi=150, facecolor="white")
@@ -115,7 +115,7 @@ def headline(story: Story, title: str, lines: Sequence[str]) -> bytes:
         return out.getvalue()
 
 
-def main_metric(story: Story) -> str | None:
+def main_metric(story: ReportData) -> str | None:
     """Name of the utility in the last pass that has figures; None if there is none."""
     for event in reversed(story.passes):
         for name in event["report"]["figures"]:
@@ -124,7 +124,7 @@ def main_metric(story: Story) -> str | None:
     return None
 
 
-def _changes(axes: Axes, story: Story, metric: str) -> None:
+def _changes(axes: Axes, story: ReportData, metric: str) -> None:
     passes = story.passes[-_SHOWN:]
     back = {event["before"] for event in story.events if event["event"] == "rollback"} - {story.status.live.number}
     axes.axhline(0, color=FAINT, linewidth=1)

@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import OutOfMemoryError
 
-from ragself.adapters.io import identity
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import identity
 from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import GeneratorError
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 from ragself.lm.causal import CausalLM
 from ragself.lm.white_box import WhiteBox
 from ragself.probes.dataset import Dataset
-from ragself.probes.lexical_features import Words
+from ragself.probes.lexical_features import LexicalFeatures
 from ragself.progress import Progress, silent
 from ragself.schema import Account
 from ragself.training.dream import objective as dream_objective
@@ -166,11 +166,13 @@ class LmTrainer:
         return VectorStudent(queries[1], documents[1], words, tau, pace, Weights())
 
     @cached_property
-    def _words(self) -> Words:
+    def _words(self) -> LexicalFeatures:
         """Lexical features of the objective's texts. Statistics are those of the corpus."""
         corpus = View.of(self._dataset.texts[: self._dataset.size])
         queries, documents = self._objective.asked[0], self._objective.searched[0]
-        return Words([Query.of(text, corpus) for text in queries], View.of(documents), self._dataset.words.unit)
+        return LexicalFeatures(
+            [Query.of(text, corpus) for text in queries], View.of(documents), self._dataset.words.unit
+        )
 
     def _ranking(self, student: Student, inner: Ranking) -> Ranking:
         if isinstance(student, TextStudent):

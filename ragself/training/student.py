@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.lora import Sides
+from ragself.adapters.protocol import Adapter
 from ragself.adapters.residual import Residual
 from ragself.encoders.encoder import Encoder
 from ragself.lexical.weights import Weights
-from ragself.probes.lexical_features import Block, Words
+from ragself.probes.lexical_features import LexicalFeatures, LexicalScores
 from ragself.training.token_reader import Reader
 
 FloatArray = NDArray[np.float32]
@@ -88,7 +88,7 @@ class VectorStudent(nn.Module):
     """Student with a residual on cached vectors, and the weights of the lexical scores."""
 
     def __init__(
-        self, queries: FloatArray, documents: FloatArray, words: Words, tau: float, pace: Pace, start: Weights
+        self, queries: FloatArray, documents: FloatArray, words: LexicalFeatures, tau: float, pace: Pace, start: Weights
     ) -> None:
         """Start at the base vectors.
 
@@ -146,7 +146,7 @@ class VectorStudent(nn.Module):
         moved = _distance(new_queries, queries) + _distance(new_documents, documents)
         return new_queries @ new_documents.T, penalty + pace.anchor * moved
 
-    def lexical(self, block: Block) -> Tensor:
+    def lexical(self, block: LexicalScores) -> Tensor:
         """Lexical scores of a block, with a gradient to a, b and the word weights."""
         learned = torch.from_numpy(block.language_model)
         if len(block.gain):
@@ -184,7 +184,7 @@ class TextStudent:
         sides: Sides,
         queries: Side,
         documents: Side,
-        words: Words,
+        words: LexicalFeatures,
         weights: Weights,
         tau: float,
         pace: Pace,

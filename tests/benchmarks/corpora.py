@@ -20,11 +20,11 @@ from chromadb.config import Settings
 from numpy.typing import NDArray
 
 from ragself import Chunk, KnowledgeBase
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.cli.bench import _traffic, read
 from ragself.corpus.words import words
 from ragself.encoders.cache import VectorCache
-from ragself.index.client import _GRAPH
+from ragself.index.database import _GRAPH
 from ragself.progress import Progress
 from tests.benchmarks.subject import Subject
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.integration.vllm_server import VllmServer, interpreter
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-PRELOADED = ["chromadb", "ragself.knowledge_base", "ragself.training.trainer", "sentence_transformers", "torch"]
+PRELOADED = ["chromadb", "ragself.knowledge_base", "ragself.training.train_vectors", "sentence_transformers", "torch"]
 FAULTS = {
     "folder": ("application killed", "learner killed", "disk full", "disk read-only", "clock set back", "both killed"),
     "server": ("application killed", "learner killed", "Chroma server killed", "everything killed", "clock set back"),

@@ -43,8 +43,8 @@ from ragself.lexical.weights import Weights
 from ragself.lm.ngram import NgramScorer
 from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.probes import make
-from ragself.training.candidates import train_candidate
 from ragself.training.fusion import fusion_weights
+from ragself.training.train_candidate import train_candidate
 from tests.benchmarks import lines
 from tests.benchmarks.subject import TRAFFIC, Subject, folder_of
 

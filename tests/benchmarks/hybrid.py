@@ -46,7 +46,7 @@ from ragself.config import EncoderConfig
 from ragself.console import progress
 from ragself.encoders.encoder import Encoder
 from ragself.engine.status import size
-from ragself.lexical.law import Query, match
+from ragself.lexical.hybrid_score import Query, match
 from ragself.lexical.weights import Weights
 from ragself.progress import Progress
 from tests.benchmarks.corpora import (

@@ -4,7 +4,7 @@
 
 DATA holds BEIR folders, FOLDER the vectors of the base model, as of quality.py; `codes` is a collection of made-up
 texts, which are alike but for an error code that the query asks for. Nothing is trained. A variant changes one constant
-of `ragself.lexical.law` or of the weights, and all others stay; bm25, dense, rrf and linear stand beside them.
+of `ragself.lexical.hybrid_score` or of the weights, and all others stay; bm25, dense, rrf and linear stand beside them.
 Cosines of the encoders `E5-like 1` and `2` lie close together, as those of E5 do: a constant vector of that length is
 added to each vector of the base model, and the sum normalised. For them the law has its own unit, and, for comparison,
 that of the base model. Development was on scifact, nfcorpus, cosqa, cranfield, med, xquad and codes.
@@ -32,14 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself import Chunk
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Collection, Law, _measure, _top, linear, read, rrf
 from ragself.console import progress
 from ragself.encoders.cache import VectorCache
 from ragself.encoders.spread import unit
 from ragself.encoders.vectors import BaseVectors
-from ragself.lexical import law
+from ragself.lexical import hybrid_score as law
 from ragself.lexical.view import View
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
 from ragself.progress import Progress

@@ -37,10 +37,10 @@ from transformers import TrainerCallback
 from ragself.cli.stdlib import documents
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
-from ragself.probes.targets import law
-from ragself.training.distillation import LoraData, LoraSettings, Probed
-from ragself.training.lora_trainer import train_lora
+from ragself.probes.targets import target_distribution
+from ragself.training.lora_student import LoraData, LoraSettings, Probed
 from ragself.training.token_reader import TARGETS, Reader
+from ragself.training.train_lora import train_lora
 
 RESULTS = Path(__file__).parent / "results" / "lora_speed.json"
 SIZES = {"query": (32, 80, 6), "both": (4, 8, 2)}  # probes, candidates of each, steps
@@ -59,7 +59,11 @@ def data(encoder: Encoder, sides: str) -> LoraData:
         found = np.arange(probes * width).reshape(probes, width)  # no document twice: both read as many
     gains = draw.normal(size=found.shape).astype(np.float32)
     base = np.take_along_axis(queries @ vectors.T, found, axis=1)
-    target, leaks, weights = law(gains, base, 2.5), np.zeros(found.shape, bool), np.ones(probes, np.float32)
+    target, leaks, weights = (
+        target_distribution(gains, base, 2.5),
+        np.zeros(found.shape, bool),
+        np.ones(probes, np.float32),
+    )
     lexical = draw.random(found.shape, dtype=np.float32)  # which costs an addition, whatever it is
     nothing = Probed([], queries[:0], found[:0], target[:0], leaks[:0], weights[:0], lexical[:0])
     return LoraData(Probed(asked, queries, found, target, leaks, weights, lexical), nothing, texts, vectors)

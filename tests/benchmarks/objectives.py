@@ -46,13 +46,13 @@ from ragself.lm.white_box import WhiteBox
 from ragself.probes.dataset import build_dataset
 from ragself.probes.supervision import scored, supervise
 from ragself.schema import Account, Probe
-from ragself.training.candidates import TrainingContext, inner, train_candidate
 from ragself.training.dream.contexts import Contexts
 from ragself.training.dream.dream import nll as dreamt
 from ragself.training.dream.heads import Heads
 from ragself.training.lm_loss import LmTrainer
 from ragself.training.revela.revela import looks
 from ragself.training.revela.revela import nll as revealed
+from ragself.training.train_candidate import TrainingContext, inner, train_candidate
 from tests.benchmarks.planted import NOTES
 from tests.language_models import copying_model
 

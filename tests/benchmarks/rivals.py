@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ragself.cli.bench import _measure, _top
 from ragself.config import EncoderConfig, GeneratorConfig
 from ragself.encoders.encoder import Encoder
-from ragself.lm.generator import open_generator
+from ragself.lm.language_model import open_language_model
 from ragself.lm.score_cache import ScoreCache
 from ragself.probes.questions import write
 from ragself.progress import Progress
@@ -129,7 +129,7 @@ class Rivals:
             name = self.generator
             assert name is not None
             config = GeneratorConfig(url=name) if "://" in name else GeneratorConfig(model=name)
-            generator = open_generator(config)
+            generator = open_language_model(config)
             assert generator is not None
             written = write(chunks, QUESTIONS, generator, ScoreCache(self.work / "scores.db"), self.say).questions
             generator.close()

@@ -22,7 +22,7 @@ from ragself.evaluation.judge import judge
 from ragself.lm.ngram import NgramScorer
 from ragself.probes.dataset import build_dataset
 from ragself.schema import Chunk, Probe
-from ragself.training.candidates import train_candidate
+from ragself.training.train_candidate import train_candidate
 
 DIMENSION = 384
 

@@ -24,8 +24,8 @@ import numpy as np
 import psutil
 
 from ragself.config import GeneratorConfig
+from ragself.lm.cached_scorer import LanguageModelScorer
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import LanguageModelScorer
 from ragself.lm.vllm.generator import Vllm
 from ragself.schema import Account, Probe
 

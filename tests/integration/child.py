@@ -142,17 +142,17 @@ def look(kb: str, queries: list[str], k: int) -> dict[str, Any]:
 def halt(kb: str, documents: dict[str, str], asked: str) -> None:
     """Add, or adapt where nothing is to be added; halt in the middle of writing to Chroma until the test says `on`."""
     from ragself import Chunk
-    from ragself.index.collection import Index
+    from ragself.index.collection import ChromaCollection
 
-    upsert = Index.upsert
+    upsert = ChromaCollection.upsert
 
-    def halting(self: Index, chunks: Any, vectors: Any) -> None:
+    def halting(self: ChromaCollection, chunks: Any, vectors: Any) -> None:
         upsert(self, chunks, vectors)
         say("half")
         wait("on")
 
     with opened(kb) as base:
-        Index.upsert = halting  # type: ignore[method-assign]
+        ChromaCollection.upsert = halting  # type: ignore[method-assign]
         if documents:
             base.add([Chunk(id, text) for id, text in documents.items()])
         else:
@@ -224,8 +224,8 @@ def gains(scores: str, work: str, url: str, go: str) -> dict[str, Any]:
     import numpy as np
 
     from ragself.config import GeneratorConfig
+    from ragself.lm.cached_scorer import LanguageModelScorer
     from ragself.lm.score_cache import ScoreCache
-    from ragself.lm.scorer import LanguageModelScorer
     from ragself.lm.vllm.generator import Vllm
     from ragself.schema import Account, Probe
 

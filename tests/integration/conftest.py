@@ -27,7 +27,7 @@ PRELOADED = [
     "ragself.cli.app",
     "ragself.cli.show",
     "ragself.knowledge_base",
-    "ragself.training.trainer",
+    "ragself.training.train_vectors",
     "sentence_transformers",
     "torch",
     "transformers.models.bert.modeling_bert",

@@ -10,11 +10,11 @@ import numpy as np
 
 from ragself import Chunk, Hit, KnowledgeBase
 from ragself.adapters.embedder import Embedder
-from ragself.adapters.io import identity
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import identity
 from ragself.encoders.spread import unit
 from ragself.index.reindex import apply_changes
-from ragself.lexical.law import Query, match
+from ragself.lexical.hybrid_score import Query, match
 from ragself.lexical.view import View
 from ragself.schema import Version
 

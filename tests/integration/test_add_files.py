@@ -23,7 +23,7 @@ def docs(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("veludo mezono banono lurino", encoding="utf-8")
     (folder / "guide.md").write_text("# Pabado\n\nsotuve vebaki\n\n## Vekino\n\nmenoba tuluba", encoding="utf-8")
     (folder / "manual.rst").write_text("Zovepa\n======\n\nlukido tudome\n", encoding="utf-8")
-    (folder / "page.html").write_text(
+    (folder / "template.html").write_text(
         "<html><head><title>Sozoki</title><script>hidden()</script></head><body><p>ripatu badori</p></body></html>"
     )
     (folder / "sub" / "code.py").write_text('def sopari():\n    """Babapa dosodo."""\n', encoding="utf-8")
@@ -43,7 +43,7 @@ SKIPPED = {
     "gone.txt": "a link to a file that is not there",
     "pipe.txt": "is not a regular file",
 }
-TAKEN = {"notes.txt", "guide.md", "manual.rst", "page.html", "sub/code.py", "Größe 数据.txt"}
+TAKEN = {"notes.txt", "guide.md", "manual.rst", "template.html", "sub/code.py", "Größe 数据.txt"}
 
 
 def sources(kb: KnowledgeBase) -> set[object]:
@@ -72,9 +72,9 @@ def test_a_folder_of_everything(kb: KnowledgeBase, docs: Path) -> None:
 
 def test_what_is_in_the_files_is_found(kb: KnowledgeBase, docs: Path) -> None:
     kb.add_files([docs])
-    assert "hidden" not in " ".join(texts(kb, docs / "page.html"))
+    assert "hidden" not in " ".join(texts(kb, docs / "template.html"))
     assert any("Babapa dosodo" in text for text in texts(kb, docs / "sub" / "code.py"))
-    for name, title in {"guide.md": "Pabado", "manual.rst": "Zovepa", "page.html": "Sozoki"}.items():
+    for name, title in {"guide.md": "Pabado", "manual.rst": "Zovepa", "template.html": "Sozoki"}.items():
         found = kb.search(title, 1000, {"source": str(docs / name)})
         assert any(title in str(hit.metadata.get("title")) for hit in found), [hit.metadata for hit in found]
 

@@ -70,5 +70,5 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(tmp_path: Path) -> N
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "ragself").rglob("*.py")}
-    assert held == there | {"ragself/py.typed", "ragself/report/page.html"}
+    assert held == there | {"ragself/py.typed", "ragself/report/template.html"}
     assert "ragself = ragself.cli.app:main" in entry_points

@@ -19,7 +19,7 @@ from ragself.adapters.lora import Lora
 from ragself.adapters.ranking import Ranking
 from ragself.adapters.residual import Residual
 from ragself.errors import InputError
-from ragself.index import hybrid
+from ragself.index import hybrid_search as hybrid
 from ragself.lexical.terms import term_keys
 from ragself.lexical.weights import Weights
 from ragself.schema import Hit

@@ -18,8 +18,8 @@ from chromadb import Collection
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.engine.live import Live
 from ragself.errors import InputError, StoreError, StoreLocked
-from ragself.index.client import Chroma
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
+from ragself.index.database import ChromaDatabase
 from ragself.index.snapshot import Snapshot
 from ragself.versions.registry import Registry
 from tests.integration.chroma_server import ChromaServer
@@ -104,7 +104,7 @@ def audit(kb: KnowledgeBase, there: dict[str, str], version: int) -> None:
     assert {hit.version for hit in hits} == {version}
     assert {hit.id: hit.text for hit in hits}.items() <= there.items()
     assert len(hits) >= 0.98 * len(there)  # HNSW does not reach every one
-    with kb._live.pinned() as snapshot:
+    with kb._live.borrowed() as snapshot:
         assert snapshot.index.ids() == there.keys()
     scores, reached = exact(kb), {hit.id for hit in hits}
     for text in list(there.values())[:: max(len(there) // 20, 1)]:
@@ -181,9 +181,9 @@ def test_who_asks_now_and_then_is_not_answered_from_the_past(
 def test_a_read_that_fails_does_not_wait_for_who_is_at_the_same_index(
     promoted: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near, failed = Index.near, threading.Event()
+    near, failed = ChromaCollection.near, threading.Event()
 
-    def once(self: Index, *arguments: Any, **named: Any) -> Any:
+    def once(self: ChromaCollection, *arguments: Any, **named: Any) -> Any:
         if not failed.is_set():
             failed.set()
             raise StoreError("the connection was reset")
@@ -191,8 +191,8 @@ def test_a_read_that_fails_does_not_wait_for_who_is_at_the_same_index(
 
     with KnowledgeBase(promoted, config=settings) as kb:
         kb.search("notulu")
-        monkeypatch.setattr(Index, "near", once)
-        with kb._live.pinned() as held:  # as a long addition has it
+        monkeypatch.setattr(ChromaCollection, "near", once)
+        with kb._live.borrowed() as held:  # as a long addition has it
             other = threading.Thread(target=kb.search, args=("notulu",))
             other.start()
             other.join(30)
@@ -207,7 +207,7 @@ def test_a_read_that_fails_does_not_wait_for_who_is_at_the_same_index(
 
 def test_a_switch_waits_for_no_query(promoted: Path, settings: Config) -> None:
     with KnowledgeBase(promoted, config=settings) as kb:
-        with kb._live.pinned() as held:  # as a slow query has it
+        with kb._live.borrowed() as held:  # as a slow query has it
             other = threading.Thread(target=kb.rollback)
             other.start()
             other.join(30)
@@ -265,7 +265,7 @@ def test_no_garbage_is_collected_while_nobody_else_may_change_anything(
 
 def test_closing_waits_for_the_queries_of_a_version_that_was_switched_from(promoted: Path, settings: Config) -> None:
     kb = KnowledgeBase(promoted, config=settings)
-    with kb._live.pinned() as held:
+    with kb._live.borrowed() as held:
         kb.rollback()
         other = threading.Thread(target=kb.close)
         other.start()
@@ -312,7 +312,7 @@ def test_what_a_build_that_was_given_up_had_written_goes(
         assert kb.engine.store.registry.unregistered() == []
         server = kb.engine.store.server
         if server is not None:
-            with closing(Chroma(server)) as database:
+            with closing(ChromaDatabase(server)) as database:
                 mark = kb.engine.store.manifest.prefix(server)
                 assert len([name for name in database.names() if name.startswith(mark)]) == 2
 

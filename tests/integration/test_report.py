@@ -14,8 +14,9 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from ragself import Chunk, Config, KnowledgeBase
-from ragself.report import page, plots
-from ragself.report.story import gather
+from ragself.report import plots
+from ragself.report import render as page
+from ragself.report.report_data import gather
 from tests.integration.browser import browser, look  # noqa: F401
 from tests.integration.helpers import another
 

@@ -135,8 +135,8 @@ def test_keys_are_in_no_text(
             kb.adapt()
         said += [str(caught.value), str(kb.status()), str(kb.history())]
         kb.export(tmp_path / "out")
-        from ragself.report import page
-        from ragself.report.story import gather
+        from ragself.report import render as page
+        from ragself.report.report_data import gather
 
         said.append(page.html(gather(kb)))
     said += [file.read_text(errors="replace") for file in (tmp_path / "out").iterdir()]

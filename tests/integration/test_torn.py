@@ -14,7 +14,7 @@ import pytest
 
 from ragself import Chunk, Config, KnowledgeBase
 from ragself.errors import StoreError
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
 from tests.integration.conftest import Child
 from tests.integration.helpers import another, assert_right, exact
 
@@ -138,27 +138,27 @@ def test_a_write_that_failed_is_mended_by_the_next_and_searches_meanwhile_wait(
     text = another(chunks, 5)
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search(text, 3, mode="vector")
-        upsert = Index.upsert
+        upsert = ChromaCollection.upsert
 
-        def failing(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
+        def failing(self: ChromaCollection, chunks: list[Chunk], vectors: np.ndarray) -> None:
             upsert(self, chunks, vectors)
             raise StoreError("Chroma cannot write")
 
-        monkeypatch.setattr(Index, "upsert", failing)
+        monkeypatch.setattr(ChromaCollection, "upsert", failing)
         with pytest.raises(StoreError):
             kb.add([Chunk("new", text)])
         assert len(kb.search(text, 3, mode="vector")) == 3
 
-        def slow(self: Index, chunks: list[Chunk], vectors: np.ndarray) -> None:
+        def slow(self: ChromaCollection, chunks: list[Chunk], vectors: np.ndarray) -> None:
             asking.start()
             time.sleep(0.5)
             assert asking.is_alive()
-            monkeypatch.setattr(Index, "upsert", upsert)
+            monkeypatch.setattr(ChromaCollection, "upsert", upsert)
             upsert(self, chunks, vectors)
 
         found: list[str] = []
         asking = threading.Thread(target=lambda: found.extend(hit.id for hit in kb.search(text, 1, mode="vector")))
-        monkeypatch.setattr(Index, "upsert", slow)
+        monkeypatch.setattr(ChromaCollection, "upsert", slow)
         assert kb.add([Chunk("new", text)]).unchanged == 1  # it was acknowledged by the journal before
         asking.join(30)
         assert found == ["new"]

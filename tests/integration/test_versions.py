@@ -17,7 +17,7 @@ from ragself.adapters.ranking import Ranking
 from ragself.adapters.residual import Residual
 from ragself.corpus.journal import LEXICAL
 from ragself.errors import InputError, StoreError
-from ragself.index.collection import Index
+from ragself.index.collection import ChromaCollection
 from ragself.lexical.weights import Weights
 from tests.integration.helpers import by_law, promote
 
@@ -50,8 +50,8 @@ def right(kb: KnowledgeBase, query: str) -> None:
 def no_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is written to Chroma."""
     written: list[str] = []
-    original = Index.upsert
-    monkeypatch.setattr(Index, "upsert", lambda *given: written.append("upsert") or original(*given))
+    original = ChromaCollection.upsert
+    monkeypatch.setattr(ChromaCollection, "upsert", lambda *given: written.append("upsert") or original(*given))
     return written
 
 

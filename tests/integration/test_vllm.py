@@ -11,11 +11,11 @@ import pytest
 
 from ragself import Config, KnowledgeBase
 from ragself.config import GeneratorConfig
+from ragself.lm.cached_scorer import LanguageModelScorer
 from ragself.lm.causal import CausalLM
-from ragself.lm.generator import Generator, Pair
+from ragself.lm.language_model import LanguageModel, Pair
 from ragself.lm.prompts import WRITINGS
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import LanguageModelScorer
 from ragself.lm.vllm.generator import Vllm
 from ragself.schema import Account, Chunk, Probe
 from tests.conftest import documents
@@ -42,7 +42,7 @@ def served(vllm_server: VllmServer) -> Iterator[Vllm]:
     generator.close()
 
 
-def answers(generator: Generator, pairs: list[Pair]) -> list[np.ndarray]:
+def answers(generator: LanguageModel, pairs: list[Pair]) -> list[np.ndarray]:
     found = {position: answer for batch in generator.score(pairs) for position, answer in batch}
     assert sorted(found) == list(range(len(pairs)))
     assert all(answer is not None for answer in found.values())

@@ -427,7 +427,7 @@ def test_what_was_rolled_back_does_not_come_again_as_it_is(
 def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
     filled: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ragself.index.collection import Index
+    from ragself.index.collection import ChromaCollection
 
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search("notulu")
@@ -438,7 +438,7 @@ def test_searches_that_fail_are_counted_and_wrong_arguments_are_not(
         def broken(*_: object, **__: object) -> Any:
             raise StoreError("gone")
 
-        monkeypatch.setattr(Index, "near", broken)
+        monkeypatch.setattr(ChromaCollection, "near", broken)
         with pytest.raises(StoreError):
             kb.search("notulu")
     with closing(SignalLog(filled / "signals.db")) as log:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.view import View
 from ragself.probes.dataset import Dataset
-from ragself.probes.lexical_features import Words
+from ragself.probes.lexical_features import LexicalFeatures
 from ragself.schema import Probe
 
 
@@ -26,7 +26,7 @@ def by_hand(
     """A study of traffic about which nothing is known but what is given; all documents are candidates."""
     corpus, count = View.of(texts), len(probes)
     found = np.tile(np.arange(len(texts)), (count, 1)) if candidates is None else candidates
-    words = Words([Query.of(probe.text, corpus) for probe in probes], corpus, unit)
+    words = LexicalFeatures([Query.of(probe.text, corpus) for probe in probes], corpus, unit)
     leaks = np.zeros(found.shape, dtype=np.bool_)
     given = {
         "probes": tuple(probes),

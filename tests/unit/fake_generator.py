@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from ragself.errors import GeneratorError
-from ragself.lm.generator import CANARY, Likelihoods, Pair
+from ragself.lm.language_model import CANARY, Likelihoods, Pair
 from ragself.lm.prompts import Writing
 
 BEGIN = 7
@@ -27,7 +27,7 @@ def frozen(pair: Pair) -> Frozen:
 
 
 class FakeGenerator:
-    """A `Generator` whose tokens are words; a word that the context holds is likelier, the rest is chance.
+    """A `LanguageModel` whose tokens are words; a word that the context holds is likelier, the rest is chance.
 
     Args:
         name: What it calls itself.

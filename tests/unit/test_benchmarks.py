@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ragself.adapters.ranking import Ranking
 from ragself.cli.bench import Law, linear
 from ragself.corpus.words import words
-from ragself.lexical import law
+from ragself.lexical import hybrid_score as law
 from ragself.schema import Chunk
 from tests.benchmarks import lines
 from tests.benchmarks.corpora import around

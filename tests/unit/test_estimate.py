@@ -13,8 +13,8 @@ from ragself.encoders.encoder import Encoder
 from ragself.encoders.fine_tuned import FineTuned
 from ragself.errors import LimitError
 from ragself.estimate import within
+from ragself.lm.cached_scorer import NOISE_PAIRS
 from ragself.lm.prompts import QUESTION_TOKENS
-from ragself.lm.scorer import NOISE_PAIRS
 from ragself.probes import supervision
 from ragself.probes.probes import make
 from ragself.probes.questions import plan
@@ -66,7 +66,7 @@ def kb(_filled: Path, tiny_model: Path, tmp_path: Path) -> Iterator[Callable[...
 def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
     """What the settings open."""
     fake = FakeGenerator(written=lambda document, wording: f"what of {' '.join(document.split()[:4:2])} {wording}?")
-    monkeypatch.setattr(supervision, "open_generator", lambda config: fake if config.model else None)
+    monkeypatch.setattr(supervision, "open_language_model", lambda config: fake if config.model else None)
     return fake
 
 
@@ -201,7 +201,7 @@ def few(_filled: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactor
     fake = FakeGenerator(written=lambda text, wording: " ".join(f"{word}{wording}?" for word in text.split()[:6]))
     folder = shutil.copytree(_filled, tmp_path_factory.mktemp("few") / "kb")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervision, "open_generator", lambda config: fake)
+        patch.setattr(supervision, "open_language_model", lambda config: fake)
         with KnowledgeBase(folder, config=settings(tiny_model, "fake", pairs=2400)) as kb:
             found = kb.forecast(ASKED)
             before = len(fake.pairs)

@@ -16,7 +16,7 @@ import orjson
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
-from ragself.lm.generator import Likelihoods, Pair
+from ragself.lm.language_model import Likelihoods, Pair
 from ragself.lm.prompts import QUESTION_TOKENS, Writing
 
 START = "vllm serve MODEL --max-model-len 4096 --max-num-batched-tokens 2048 --gpu-memory-utilization 0.7"

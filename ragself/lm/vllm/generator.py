@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
-from ragself.lm.generator import CANARY, Likelihoods, Pair
+from ragself.lm.language_model import CANARY, Likelihoods, Pair
 from ragself.lm.prompts import Writing
 from ragself.lm.score_cache import same_model
 from ragself.lm.vllm.client import START, TOKENIZING, Away, Endpoint, Refused, Served, Slow
@@ -28,7 +28,7 @@ _ARRIVE = 10.0  # seconds to wait for a server that does not answer at the start
 
 
 class Vllm:
-    """One model on one or more vLLM servers; see `Generator`."""
+    """One model on one or more vLLM servers; see `LanguageModel`."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         """Connect to the servers. If there are several, one that does not answer is left out with a warning.
@@ -71,13 +71,13 @@ class Vllm:
         return self._threads.map(ask, texts)
 
     def score(self, pairs: Iterable[Pair]) -> Iterator[list[tuple[int, Likelihoods | None]]]:
-        """Score pairs; see `Generator.score`. Each server first scores the canary, which warms it up."""
+        """Score pairs; see `LanguageModel.score`. Each server first scores the canary, which warms it up."""
         if self._canary is None:
             self._canary = self._warm_up()
         return self._fleet.share(_score, pairs, self._check)
 
     def write(self, documents: Sequence[str], writing: Writing) -> Iterator[list[tuple[int, str | None]]]:
-        """Write a question about each document; see `Generator.write`."""
+        """Write a question about each document; see `LanguageModel.write`."""
         return self._fleet.share(
             lambda server, batch, seconds: server.endpoint.write(server.served.model, batch, writing, seconds),
             documents,

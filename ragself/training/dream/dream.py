@@ -127,11 +127,11 @@ class DreamLoss:
         used, inverse = np.unique(documents, return_inverse=True)
         logits, penalty = self.student.logits(rows, used)
         at = torch.from_numpy(inverse.reshape(documents.shape))
-        law = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
-        return nll(self.contexts, self.heads, [self.data.probes[row] for row in rows], documents, law), penalty
+        shares = torch.stack([factor * logits.gather(1, at) for factor in factors]).log_softmax(dim=2)
+        return nll(self.contexts, self.heads, [self.data.probes[row] for row in rows], documents, shares), penalty
 
 
-def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, law: Tensor) -> Tensor:
+def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Rows, shares: Tensor) -> Tensor:
     """Negative log-likelihood of each probe's target given a distribution over its documents, (..., B) nats per token.
 
     Args:
@@ -145,9 +145,9 @@ def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Ro
     """
     try:
         context, asked = contexts.read(probes, documents)
-        weights = law.to(contexts.box.device)[..., None, None, :].reshape(-1, len(probes), 1, 1, documents.shape[1])
+        weights = shares.to(contexts.box.device)[..., None, None, :].reshape(-1, len(probes), 1, 1, documents.shape[1])
         losses = [contexts.nll(asked, Injection(context, heads.by_layer, each)) for each in weights]
-        return torch.stack(losses).reshape(law.shape[:-1])
+        return torch.stack(losses).reshape(shares.shape[:-1])
     except torch.OutOfMemoryError as error:
         if len(probes) == 1:
             raise GeneratorError(
@@ -156,7 +156,9 @@ def nll(contexts: Contexts, heads: Heads, probes: Sequence[Probe], documents: Ro
             ) from error
     half = len(probes) // 2  # after the handler, so that the error holds no memory of the whole
     parts = (slice(None, half), slice(half, None))
-    return torch.cat([nll(contexts, heads, probes[part], documents[part], law[..., part, :]) for part in parts], dim=-1)
+    return torch.cat(
+        [nll(contexts, heads, probes[part], documents[part], shares[..., part, :]) for part in parts], dim=-1
+    )
 
 
 def gap(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ragself.config import TeacherConfig
 from ragself.corpus.words import words
 from ragself.errors import InputError
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.probes.candidates import gather
+from ragself.probes.candidate_documents import gather
 from ragself.progress import Progress, silent
 
 Rows = NDArray[np.int64]

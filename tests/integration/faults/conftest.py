@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself import Config, KnowledgeBase, Report
+from ragself.lm.cached_scorer import NOISE_PAIRS
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import NOISE_PAIRS
 from ragself.progress import Progress
 from ragself.schema import Account
 from tests.integration.conftest import Child

@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ragself import Config, KnowledgeBase
+from ragself.lm.cached_scorer import NOISE_PAIRS
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import NOISE_PAIRS
 from ragself.schema import Account
 from tests.integration.conftest import Child
 from tests.integration.faults.conftest import Spawn

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ragself import KnowledgeBase
 from ragself.errors import GeneratorError
+from ragself.lm.cached_scorer import NOISE_PAIRS
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import NOISE_PAIRS
 from tests.integration.faults.conftest import Accident, Servers
 from tests.integration.faults.work import FLIGHT, KEY, REACHED, WORK, same
 

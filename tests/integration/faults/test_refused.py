@@ -15,7 +15,7 @@ from ragself import Config, KnowledgeBase
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.lm.causal import CausalLM
-from ragself.lm.generator import Pair
+from ragself.lm.language_model import Pair
 from ragself.lm.score_cache import ScoreCache
 from ragself.lm.vllm import generator as vllm
 from ragself.schema import Account

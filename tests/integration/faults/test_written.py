@@ -11,7 +11,7 @@ import pytest
 
 from ragself.config import GeneratorConfig
 from ragself.lm.causal import CausalLM
-from ragself.lm.generator import Generator
+from ragself.lm.language_model import LanguageModel
 from ragself.lm.prompts import WRITINGS
 from ragself.schema import Chunk
 from tests.integration.faults.front import Front, at_times
@@ -22,7 +22,7 @@ from tests.integration.vllm_server import VllmServer
 pytestmark = pytest.mark.vllm
 
 
-def written(generator: Generator, texts: Sequence[str], number: int) -> list[str]:
+def written(generator: LanguageModel, texts: Sequence[str], number: int) -> list[str]:
     found = dict(item for batch in generator.write(texts, WRITINGS[number]) for item in batch)
     assert sorted(found) == list(range(len(texts)))
     # A character that was cut in two at the end is left out by the server, and shown as a mark in this process.

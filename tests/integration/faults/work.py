@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ragself import Config
 from ragself.config import GeneratorConfig
-from ragself.lm.generator import Generator, Likelihoods, Pair
+from ragself.lm.cached_scorer import LanguageModelScorer
+from ragself.lm.language_model import LanguageModel, Likelihoods, Pair
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import LanguageModelScorer
 from ragself.lm.vllm.generator import Vllm
 from ragself.progress import Progress, silent
 from ragself.schema import Account, Probe
@@ -76,7 +76,11 @@ SHORT = WORK.part(0, 20)
 
 
 def score(
-    generator: Generator, cache: ScoreCache, work: Work = WORK, account: Account | None = None, told: Progress = silent
+    generator: LanguageModel,
+    cache: ScoreCache,
+    work: Work = WORK,
+    account: Account | None = None,
+    told: Progress = silent,
 ) -> NDArray[np.float32]:
     scorer = LanguageModelScorer(TEXTS, len(TEXTS), generator, cache, GeneratorConfig(), account)
     return scorer.gains(work.probes, work.candidates, told)
@@ -87,7 +91,7 @@ def reach(*servers: VllmServer | Front | str, key: str = KEY, **settings: Any) -
     return Vllm(GeneratorConfig(api_key=key or None, **settings).at(*urls))  # type: ignore[arg-type]
 
 
-def answers(generator: Generator, pairs: Sequence[Pair]) -> list[Likelihoods | None]:
+def answers(generator: LanguageModel, pairs: Sequence[Pair]) -> list[Likelihoods | None]:
     found = [item for batch in generator.score(pairs) for item in batch]
     assert sorted(position for position, _ in found) == list(range(len(pairs)))
     return [answer for _, answer in sorted(found, key=lambda item: item[0])]

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragself.adapters.adapter import normalise
 from ragself.adapters.embedder import Embedder, check_canary
+from ragself.adapters.protocol import normalise
 from ragself.errors import AdapterError, EncoderError
 
 EXPECTED = normalise(np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32))

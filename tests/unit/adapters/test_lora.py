@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragself.adapters.adapter import Adapter, normalise
 from ragself.adapters.embedder import Embedder
-from ragself.adapters.io import fingerprint, load, save
 from ragself.adapters.lora import Lora, afresh, bound
 from ragself.adapters.merged import check_linear
+from ragself.adapters.protocol import Adapter, normalise
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import fingerprint, load, save
 from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
 from ragself.encoders.cache import VectorCache

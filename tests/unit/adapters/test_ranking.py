@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragself.adapters.io import fingerprint, identity, load, save
 from ragself.adapters.lora import Lora
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import fingerprint, identity, load, save
 from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder

@@ -1,6 +1,6 @@
 import numpy as np
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.adapters.residual import Residual
 
 DRAW = np.random.default_rng(0)

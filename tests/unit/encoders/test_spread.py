@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.config import EncoderConfig
 from ragself.encoders.cache import VectorCache
 from ragself.encoders.encoder import Encoder

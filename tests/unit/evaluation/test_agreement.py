@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.evaluation.agreement import between, halves
 from ragself.probes.dataset import Dataset
 from ragself.schema import Probe

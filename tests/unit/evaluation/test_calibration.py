@@ -50,7 +50,7 @@ def slow_ranks(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> list
     for row in rows:
         scores = [
             -np.inf if np.isneginf(gain) else weight * gain + cosine / TAU
-            for gain, cosine in zip(dataset.gains[row], dataset.floor[row], strict=True)
+            for gain, cosine in zip(dataset.gains[row], dataset.untrained[row], strict=True)
         ]
         own = scores[dataset.positive[row]]
         out.append(1.0 / (1 + sum(score > own for score in scores)))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.errors import VerificationError
 from ragself.index.reindex import _compare
 

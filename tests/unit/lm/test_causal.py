@@ -31,7 +31,7 @@ from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.lm import causal
 from ragself.lm.causal import CausalLM
-from ragself.lm.generator import Likelihoods, Pair, identify, open_generator
+from ragself.lm.language_model import Likelihoods, Pair, identify, open_language_model
 from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
 from ragself.lm.score_cache import ScoreCache
 
@@ -416,7 +416,7 @@ def test_another_model_has_another_name(folder: Path, model: CausalLM, tmp_path:
 
 
 def test_settings_that_name_a_model_open_it(folder: Path, model: CausalLM) -> None:
-    opened = open_generator(GeneratorConfig(model=str(folder), device="cpu"))
+    opened = open_language_model(GeneratorConfig(model=str(folder), device="cpu"))
     assert opened is not None
     assert opened.name == model.name
     opened.close()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.adapters.ranking import Ranking
 from ragself.adapters.residual import Residual
 from ragself.config import GateConfig, TeacherConfig
@@ -21,7 +21,7 @@ from ragself.encoders.vectors import BaseVectors
 from ragself.evaluation.calibration import CAREFUL
 from ragself.evaluation.judge import judge
 from ragself.evaluation.metrics import utility
-from ragself.lexical.law import Query, match, stands_out
+from ragself.lexical.hybrid_score import Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
@@ -139,8 +139,8 @@ def test_gains_are_the_scorers_and_scores_are_those_of_the_law(base: BaseVectors
     np.testing.assert_allclose(found.gains[finite], expected[finite], rtol=1e-6)
     cosines = np.take_along_axis(base.queries([p.text for p in probes]) @ found.documents.T, found.candidates, 1)
     np.testing.assert_allclose(found.cosines, cosines, atol=1e-6)
-    assert found.gains.dtype == found.cosines.dtype == found.floor.dtype == np.float32
-    np.testing.assert_allclose(found.floor, by_law(base, found, Ranking()), atol=1e-5)
+    assert found.gains.dtype == found.cosines.dtype == found.untrained.dtype == np.float32
+    np.testing.assert_allclose(found.untrained, by_law(base, found, Ranking()), atol=1e-5)
     assert found.tau == pytest.approx(TAU * unit(base))
 
 
@@ -184,7 +184,7 @@ def test_scores_of_a_ranking_are_those_that_search_would_have(base: BaseVectors,
     found = look(base, probes, CHUNKS)
     rows = np.array([2, 0, 1])
     np.testing.assert_allclose(found.scores(rows, ranking), by_law(base, found, ranking)[rows], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found.scores(np.arange(3), Ranking()), found.floor)
+    np.testing.assert_array_equal(found.scores(np.arange(3), Ranking()), found.untrained)
     assert found.scores(rows[:0], ranking).shape == (0, found.candidates.shape[1])
 
 
@@ -388,7 +388,7 @@ def of(found: Dataset, rows: list[int], min_probes: int) -> NDArray[np.float64]:
     """The utility of probes of the untrained ranking, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
     values = judge(found, np.arange(len(found.probes)), [Ranking()], 1.0, config)[0]["utility"]
-    mass = law(found.gains[rows], found.floor[rows], 1.0, found.tau)
+    mass = law(found.gains[rows], found.untrained[rows], 1.0, found.tau)
     assert found.depth(2) == 1
     np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
     return values

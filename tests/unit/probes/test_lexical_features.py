@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragself.lexical.law import Query, match, stands_out
+from ragself.lexical.hybrid_score import Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.probes.lexical_features import Block, Words
+from ragself.probes.lexical_features import LexicalFeatures, LexicalScores
 
 UNIT = 0.4
 DRAW = np.random.default_rng(0)
@@ -18,9 +18,9 @@ ASKED = [" ".join(f"w{word}" for word in DRAW.integers(3, 90, size=4)) for _ in 
 CANDIDATES = np.stack([DRAW.permutation(80)[:20] for _ in ASKED])
 
 
-def words() -> Words:
+def words() -> LexicalFeatures:
     corpus = View.of(TEXTS)
-    return Words([Query.of(text, corpus) for text in ASKED], corpus, UNIT)
+    return LexicalFeatures([Query.of(text, corpus) for text in ASKED], corpus, UNIT)
 
 
 def learned() -> Weights:
@@ -108,7 +108,7 @@ def test_entries_are_what_single_words_add() -> None:
     alone = match(query, made.documents, CANDIDATES[3])
     scale = UNIT * stands_out(query, alone.bm25)
     here = block.row == 3
-    assert isinstance(block, Block)
+    assert isinstance(block, LexicalScores)
     for term, row, gain in zip(block.term[here], block.column[here], block.gain[here], strict=True):
         at = query.terms.index(made.terms[term])
         assert gain == pytest.approx(scale * alone.gain[row, at], rel=1e-5)
@@ -117,7 +117,7 @@ def test_entries_are_what_single_words_add() -> None:
 
 def test_no_words_at_all_are_no_error() -> None:
     corpus = View.of(["", "?!"])
-    made = Words([Query.of("red", corpus)], corpus, 1.0)
+    made = LexicalFeatures([Query.of("red", corpus)], corpus, 1.0)
     block = made.listed(np.array([[0, 1]]))
     assert block.scores(Weights(), made.log_weight(Weights())).tolist() == [[0.0, 0.0]]
     assert made.keys.shape == (0,)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.errors import GeneratorError
 from ragself.lm.prompts import QUESTION_TOKENS, WRITINGS, Writing
 from ragself.lm.score_cache import ScoreCache

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from ragself.config import Config, GeneratorConfig, ProbesConfig
 from ragself.errors import GeneratorError, StoreError
+from ragself.lm.cached_scorer import LanguageModelScorer
 from ragself.lm.gain import IRRELEVANT
 from ragself.lm.ngram import NgramScorer
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import LanguageModelScorer
 from ragself.probes import supervision
 from ragself.probes.questions import LOOKALIKES
 from ragself.probes.supervision import affordable, scored, scores_file, supervise, wanted_questions
@@ -29,7 +29,7 @@ def config(**generator: object) -> Config:
 def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
     """What the settings open."""
     fake = FakeGenerator()
-    monkeypatch.setattr(supervision, "open_generator", lambda config: fake if config.model else None)
+    monkeypatch.setattr(supervision, "open_language_model", lambda config: fake if config.model else None)
     return fake
 
 
@@ -169,7 +169,7 @@ def test_a_generator_that_cannot_be_opened_leaves_no_file(monkeypatch: pytest.Mo
     def gone(config: GeneratorConfig) -> None:
         raise GeneratorError("gone")
 
-    monkeypatch.setattr(supervision, "open_generator", gone)
+    monkeypatch.setattr(supervision, "open_language_model", gone)
     with pytest.raises(GeneratorError, match="gone"), supervise(config(), tmp_path):
         raise AssertionError("opened")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.evaluation.calibration import HARD, NEED
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
 from ragself.probes.dataset import Dataset

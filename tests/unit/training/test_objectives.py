@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.adapters.residual import Residual
 from ragself.config import DreamConfig, EncoderConfig, GeneratorConfig, TrainConfig
 from ragself.encoders.encoder import Encoder
 from ragself.errors import GeneratorError, InputError
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 from ragself.lm.attention_injection import NOWHERE, Injection
 from ragself.lm.causal import CausalLM
-from ragself.probes.lexical_features import Words
+from ragself.probes.lexical_features import LexicalFeatures
 from ragself.progress import silent
 from ragself.schema import Probe
 from ragself.training.dream import dream
@@ -77,9 +77,9 @@ def vectors(count: int, seed: int) -> np.ndarray:
     return normalise(np.random.default_rng(seed).normal(size=(count, BASE)).astype(np.float32))
 
 
-def words(asked: list[str], texts: list[str]) -> Words:
+def words(asked: list[str], texts: list[str]) -> LexicalFeatures:
     corpus = View.of(texts)
-    return Words([Query.of(text, corpus) for text in asked], corpus, 1.0)
+    return LexicalFeatures([Query.of(text, corpus) for text in asked], corpus, 1.0)
 
 
 def student() -> VectorStudent:
@@ -204,8 +204,8 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
         found[name] = torch.full((len(probes), K), NOWHERE)
         found[name][torch.arange(len(probes)), torch.from_numpy(column)] = 0.0
     loss = {
-        name: float(dream.nll(contexts, HEADS, probes, documents, law.log_softmax(dim=1)).mean())
-        for name, law in found.items()
+        name: float(dream.nll(contexts, HEADS, probes, documents, shares.log_softmax(dim=1)).mean())
+        for name, shares in found.items()
     }
     assert loss["right"] < loss["uniform"] - 0.3
     assert loss["uniform"] < loss["wrong"]
@@ -217,10 +217,10 @@ def test_the_right_document_lowers_the_loss_below_all_alike_and_a_wrong_one_does
 
 def test_each_probe_is_read_as_if_alone(contexts: Contexts) -> None:
     probes, documents, _ = known(6)
-    law = torch.randn(6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    together = dream.nll(contexts, HEADS, probes, documents, law)
+    shares = torch.randn(6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    together = dream.nll(contexts, HEADS, probes, documents, shares)
     alone = [
-        dream.nll(contexts, HEADS, probes[row : row + 1], documents[row : row + 1], law[row : row + 1])
+        dream.nll(contexts, HEADS, probes[row : row + 1], documents[row : row + 1], shares[row : row + 1])
         for row in range(6)
     ]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
@@ -230,8 +230,8 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probes, documents, _ = known(6)
-    law = torch.randn(2, 6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=2)
-    expected = dream.nll(contexts, HEADS, probes, documents, law)
+    shares = torch.randn(2, 6, K, generator=torch.Generator().manual_seed(0)).log_softmax(dim=2)
+    expected = dream.nll(contexts, HEADS, probes, documents, shares)
     most, read = 2, Contexts.read
 
     def small(self: Contexts, some: Any, rows: Any) -> Any:
@@ -240,10 +240,10 @@ def test_out_of_memory_halves_what_is_read_and_tells_when_one_is_too_much(
         return read(self, some, rows)
 
     monkeypatch.setattr(Contexts, "read", small)
-    torch.testing.assert_close(dream.nll(contexts, HEADS, probes, documents, law), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dream.nll(contexts, HEADS, probes, documents, shares), expected, atol=1e-5, rtol=0)
     most = 0
     with pytest.raises(GeneratorError, match=r"cpu has no memory for 4 documents at once. Set train.dream.documents"):
-        dream.nll(contexts, HEADS, probes, documents, law)
+        dream.nll(contexts, HEADS, probes, documents, shares)
 
 
 def test_contexts_hold_the_right_document_nothing_that_leaks_and_no_order(contexts: Contexts) -> None:

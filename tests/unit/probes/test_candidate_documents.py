@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.config import TeacherConfig
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
-from ragself.probes.candidates import gather
+from ragself.probes.candidate_documents import gather
 from ragself.progress import Progress, silent
 
 TEXTS = [f"word{number % 7} topic{number % 11} thing{number}" for number in range(200)]

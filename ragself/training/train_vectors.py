@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 
 from ragself.adapters.ranking import Ranking
 from ragself.lexical.weights import Weights
-from ragself.probes.lexical_features import Block, Words
+from ragself.probes.lexical_features import LexicalFeatures, LexicalScores
 from ragself.probes.targets import TAU
 from ragself.progress import Progress, silent
 from ragself.training.student import Pace, VectorStudent
@@ -47,8 +47,8 @@ class VectorData:
     target: FloatArray
     out: NDArray[np.bool_]
     weights: FloatArray
-    words: Words
-    matches: Block
+    words: LexicalFeatures
+    matches: LexicalScores
     tau: float = TAU
     start: Weights = field(default_factory=Weights)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragself.adapters.adapter import Adapter
+from ragself.adapters.protocol import Adapter
 from ragself.config import ProbesConfig
 from ragself.engine.version_store import VersionStore
 from ragself.knowledge_base import KnowledgeBase
@@ -65,7 +65,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class ReportData:
     """Content of the report.
 
     Attributes:
@@ -96,7 +96,7 @@ class Story:
     at: float
 
 
-def gather(kb: KnowledgeBase, progress: Progress = silent) -> Story:
+def gather(kb: KnowledgeBase, progress: Progress = silent) -> ReportData:
     """Gather the content of the report. Searches for some queries in the live version and the one before it.
 
     Raises:
@@ -108,7 +108,7 @@ def gather(kb: KnowledgeBase, progress: Progress = silent) -> Story:
     changed: list[Changed] = []
     if compared is not None:
         changed = _look_up(store, remembered, compared, progress)
-    return Story(
+    return ReportData(
         name=kb.path.name,
         status=status,
         remembered=len(remembered),

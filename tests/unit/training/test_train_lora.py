@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from ragself.adapters.adapter import Adapter
+from ragself.adapters.protocol import Adapter
 from ragself.adapters.residual import Residual
 from ragself.config import EncoderConfig
 from ragself.encoders.encoder import Encoder
 from ragself.errors import EncoderError, StoreError
-from ragself.probes.targets import law
+from ragself.probes.targets import target_distribution
 from ragself.training import checkpoint as kept
-from ragself.training.distillation import LoraData, LoraSettings, LoraStudent, Probed
-from ragself.training.lora_trainer import TrainedLora, train_lora
+from ragself.training.lora_student import LoraData, LoraSettings, LoraStudent, Probed
 from ragself.training.optimizer import batch_rows
 from ragself.training.token_reader import BUDGET, Reader, _targets, batches
+from ragself.training.train_lora import TrainedLora, train_lora
 from tests.conftest import documents, queries
 
 TEXTS = [text for _, _, text in documents()[::8]]
@@ -56,7 +56,7 @@ def data(encoder: Encoder) -> LoraData:
     gains[::5, 3] = -np.inf
     lexical = (0.05 * draw.random(candidates.shape)).astype(np.float32)
     base = np.take_along_axis(asked @ vectors.T, candidates, axis=1) + lexical
-    target = law(gains, base.astype(np.float32), 2.5)
+    target = target_distribution(gains, base.astype(np.float32), 2.5)
     weights = np.linspace(1, 2, len(ASKED), dtype="f")
     probed = Probed(ASKED, asked, candidates, target, np.isneginf(gains), weights, lexical)
     return LoraData(probed, probed, TEXTS, vectors)

@@ -23,7 +23,7 @@ CANARY = "The quick brown fox jumps over the lazy dog. 3.14159 is not 2.71828, a
 """A fixed text; its likelihood distinguishes models that are served under the same name."""
 
 
-class Generator(Protocol):
+class LanguageModel(Protocol):
     """A causal language model.
 
     Attributes:
@@ -65,7 +65,7 @@ class Generator(Protocol):
         ...
 
 
-def identify(generator: Generator, cache: ScoreCache) -> ModelRecord:
+def identify(generator: LanguageModel, cache: ScoreCache) -> ModelRecord:
     """Score a fixed text with the model and find or create the model's record in the cache.
 
     Raises:
@@ -82,7 +82,7 @@ def identify(generator: Generator, cache: ScoreCache) -> ModelRecord:
     return cache.identify(generator.name, answer)
 
 
-def open_generator(config: GeneratorConfig) -> Generator | None:
+def open_language_model(config: GeneratorConfig) -> LanguageModel | None:
     """Open the model that the settings name; None if they name none.
 
     Raises:

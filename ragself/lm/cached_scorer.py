@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
 from ragself.lm.gain import FLOORS, IRRELEVANT, gain, level
-from ragself.lm.generator import Generator, Likelihoods, Pair, identify
+from ragself.lm.language_model import LanguageModel, Likelihoods, Pair, identify
 from ragself.lm.prompts import TARGET_TOKENS, lay_out, prompt, template
 from ragself.lm.score_cache import ModelRecord, ScoreCache, digest
 from ragself.progress import Progress, silent
@@ -46,7 +46,7 @@ class LanguageModelScorer:
         self,
         documents: Sequence[str],
         corpus: int,
-        generator: Generator,
+        generator: LanguageModel,
         cache: ScoreCache,
         config: GeneratorConfig,
         account: Account | None = None,

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ragself.adapters.adapter import Adapter
-from ragself.adapters.io import fingerprint
 from ragself.adapters.lora import Lora
+from ragself.adapters.protocol import Adapter
+from ragself.adapters.ranking_file import fingerprint
 from ragself.encoders.encoder import Encoder
 from ragself.progress import Progress, silent
-from ragself.training.distillation import LoraData, LoraSettings, LoraStudent
+from ragself.training.lora_student import LoraData, LoraSettings, LoraStudent
 from ragself.training.optimizer import EarlyStopping, batch_rows, minimize
 
 STAGE = "train lora"

@@ -12,7 +12,7 @@ from chromadb.config import Settings
 from chromadb.errors import NotFoundError
 
 from ragself.errors import StoreError
-from ragself.index.collection import FINGERPRINT, Index, explained
+from ragself.index.collection import FINGERPRINT, ChromaCollection, explained
 from ragself.index.connection import Connection, server
 
 # Recall@10 against exact search at 100,000 chunks: .998 with these, .978 with the defaults, for .7 ms a query;
@@ -26,7 +26,7 @@ _SHARE = 50
 _opened = itertools.count()
 
 
-class Chroma:
+class ChromaDatabase:
     """A Chroma database: a folder, written by one process at a time, or a server."""
 
     def __init__(self, place: Path | str, *, create: bool = True, view: int | None = None) -> None:
@@ -55,7 +55,7 @@ class Chroma:
         self._connection = connection
         self._client: Any = connection.client
 
-    def create(self, name: str, fingerprint: str) -> Index:
+    def create(self, name: str, fingerprint: str) -> ChromaCollection:
         """Create an empty collection with cosine distance, replacing any of that name."""
         self.delete(name)
         with explained(self.place):
@@ -65,9 +65,9 @@ class Chroma:
                 metadata={FINGERPRINT: fingerprint},
                 embedding_function=None,  # Chroma's default would download a model
             )
-            return Index(collection, self._batch())
+            return ChromaCollection(collection, self._batch())
 
-    def open(self, name: str, fingerprint: str) -> Index:
+    def open(self, name: str, fingerprint: str) -> ChromaCollection:
         """Open a collection.
 
         Raises:
@@ -88,7 +88,7 @@ class Chroma:
                 f"The Chroma collection {name!r} carries the fingerprint {found}, expected {fingerprint}: its vectors "
                 "were made by another encoder or adapter. Open it with that one, or roll back to another version."
             )
-        return Index(collection, batch)
+        return ChromaCollection(collection, batch)
 
     def names(self) -> set[str]:
         """Names of all collections."""

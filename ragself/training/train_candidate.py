@@ -15,12 +15,12 @@ from ragself.config import TrainConfig
 from ragself.encoders.vectors import BaseVectors
 from ragself.lexical.weights import Weights
 from ragself.probes.dataset import Dataset
-from ragself.probes.targets import law, trust
+from ragself.probes.targets import gain_weights, target_distribution
 from ragself.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from ragself.training.distillation import Probed
     from ragself.training.lm_loss import LmTrainer
+    from ragself.training.lora_student import Probed
 
 ORDER = ("weights", "residual", "lora")  # of training: a kind may build on the kinds before it
 
@@ -76,7 +76,11 @@ def train_candidate(
     if kind == "lora":
         assert context is not None
         return _tuned(dataset, rows, weight, config, context, progress)
-    from ragself.training.trainer import VectorData, VectorSettings, train  # imports torch, which only training needs
+    from ragself.training.train_vectors import (  # imports torch, which only training needs
+        VectorData,
+        VectorSettings,
+        train,
+    )
 
     data = VectorData(
         dataset.queries[rows],
@@ -96,7 +100,9 @@ def train_candidate(
 
 def target(dataset: Dataset, rows: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
     """Teacher's distribution over the candidates of some probes, (len(rows), K) float32."""
-    return law(dataset.gains[rows], dataset.floor[rows], trust(weight, dataset.lengths[rows]), dataset.tau)
+    return target_distribution(
+        dataset.gains[rows], dataset.untrained[rows], gain_weights(weight, dataset.lengths[rows]), dataset.tau
+    )
 
 
 def _tuned(
@@ -107,8 +113,8 @@ def _tuned(
     context: TrainingContext,
     progress: Progress,
 ) -> Ranking:
-    from ragself.training.distillation import LoraData, LoraSettings
-    from ragself.training.lora_trainer import train_lora
+    from ragself.training.lora_student import LoraData, LoraSettings
+    from ragself.training.train_lora import train_lora
 
     kinds = sorted({dataset.probes[row].kind for row in rows})  # probes of other kinds would show no gain
     held = dataset.rows("select", kinds)
@@ -131,7 +137,7 @@ def _probed(
     dataset: Dataset, rows: NDArray[np.int64], places: NDArray[np.int64], weight: float, inner: Ranking
 ) -> Probed:
     """Probes with the teacher's distribution. The training target of LoRA is defined here alone."""
-    from ragself.training.distillation import Probed
+    from ragself.training.lora_student import Probed
 
     texts = [dataset.probes[row].text for row in rows]
     lexical = dataset.matches.take(rows).scores(inner.weights, dataset.words.log_weight(inner.weights))

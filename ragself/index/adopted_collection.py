@@ -11,8 +11,8 @@ from typing import Any
 from ragself.corpus.journal import Journal
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import InputError, StoreError
-from ragself.index.adopt import follow_origin, verify_origin
 from ragself.index.origin import Origin
+from ragself.index.origin_sync import follow_origin, verify_origin
 from ragself.progress import Progress
 from ragself.schema import Added, Followed
 from ragself.versions.registry import Registry

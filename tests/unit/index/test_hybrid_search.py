@@ -1,6 +1,6 @@
 import numpy as np
 
-from ragself.index.hybrid import _may_enter
+from ragself.index.hybrid_search import _may_enter
 
 NEAR = np.linspace(0.9, 0.5, 10)  # cosines of the nearest, which hold no word
 

@@ -1,4 +1,4 @@
-"""Hybrid search: candidates by vector and by words, ranked by one exact formula (`ragself.lexical.law`)."""
+"""Hybrid search: candidates by vector and by words, ranked by one exact formula (`ragself.lexical.hybrid_score`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ragself.encoders.spread import unit
 from ragself.encoders.vectors import BaseVectors
 from ragself.errors import InputError
 from ragself.index.snapshot import Snapshot
+from ragself.lexical.hybrid_score import Query, match
 from ragself.lexical.index import LexicalIndex
-from ragself.lexical.law import Query, match
 from ragself.lexical.view import View
 from ragself.schema import Embedding, Hit
 

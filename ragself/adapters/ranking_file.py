@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.lora import Lora
+from ragself.adapters.protocol import Adapter
 from ragself.adapters.ranking import Ranking
 from ragself.adapters.residual import Residual
 from ragself.errors import AdapterError, StoreError

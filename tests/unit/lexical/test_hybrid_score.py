@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragself.corpus.words import words
-from ragself.lexical.law import COMMON, K1, MU, NU, SLOPE, SMALL, Query, match, stands_out
+from ragself.lexical.hybrid_score import COMMON, K1, MU, NU, SLOPE, SMALL, Query, match, stands_out
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights

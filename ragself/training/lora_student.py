@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from ragself.adapters.adapter import Adapter
 from ragself.adapters.lora import Sides
+from ragself.adapters.protocol import Adapter
 from ragself.encoders.encoder import Encoder
 from ragself.probes.targets import TAU
 from ragself.training.student import under

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from ragself.config import GeneratorConfig
 from ragself.errors import GeneratorError
+from ragself.lm import cached_scorer as likelihood
 from ragself.lm import prompts as wording
-from ragself.lm import scorer as likelihood
+from ragself.lm.cached_scorer import NOISE_PAIRS, LanguageModelScorer
 from ragself.lm.gain import FLOORS, IRRELEVANT
-from ragself.lm.generator import CANARY, Pair, identify, open_generator
+from ragself.lm.language_model import CANARY, Pair, identify, open_language_model
 from ragself.lm.prompts import lay_out, prompt
 from ragself.lm.score_cache import ScoreCache
-from ragself.lm.scorer import NOISE_PAIRS, LanguageModelScorer
 from ragself.schema import Account, Probe, ProbeKind
 from tests.unit.fake_generator import BEGIN, FakeGenerator, Frozen, frozen, ids
 
@@ -417,7 +417,7 @@ def test_the_canary_fits_into_any_model(cache: ScoreCache) -> None:
 
 
 def test_without_settings_there_is_no_generator() -> None:
-    assert open_generator(GeneratorConfig()) is None
+    assert open_language_model(GeneratorConfig()) is None
 
 
 # irrelevant documents -----------------------------------------------------------------------------

@@ -14,24 +14,24 @@ from markupsafe import Markup
 from ragself.console import duration, size
 from ragself.errors import StoreError
 from ragself.report import plots
-from ragself.report.story import Story
+from ragself.report.report_data import ReportData
 
 _FOLDERS = re.compile(r"(?<![\w./])/(?!/)(?:[^\s/'\"]+/)+")
 _EVENTS = 30  # events of the history to show
 
 
-def write_page(story: Story, path: Path) -> None:
+def write_page(story: ReportData, path: Path) -> None:
     """Write the page; only its owner may read a new file. Raises StoreError if that is impossible."""
     _write(path, html(story).encode("utf-8", "replace"))
 
 
-def write_picture(story: Story, path: Path) -> None:
+def write_picture(story: ReportData, path: Path) -> None:
     """Write the headline as a PNG picture. Raises StoreError if that is impossible."""
     title, lines = headline(story)
     _write(path, plots.headline(story, title, lines))
 
 
-def html(story: Story) -> str:
+def html(story: ReportData) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("ragself.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -48,7 +48,7 @@ def html(story: Story) -> str:
     last = next((event["report"] for event in reversed(story.passes) if event["report"]["figures"]), None)
     metric = plots.main_metric(story)
     return environment.get_template(
-        "page.html"
+        "template.html"
     ).render(
         story=story,
         title=title,
@@ -67,7 +67,7 @@ def html(story: Story) -> str:
     )
 
 
-def headline(story: Story) -> tuple[str, list[str]]:
+def headline(story: ReportData) -> tuple[str, list[str]]:
     """Title and a few lines that sum up the results."""
     live, status = story.status.live, story.status
     promoted = [event for event in story.passes if event["event"] == "promote"]

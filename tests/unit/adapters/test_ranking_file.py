@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from ragself.adapters import io as saved
-from ragself.adapters.adapter import normalise
-from ragself.adapters.io import fingerprint, identity, load, public_name, save
+from ragself.adapters import ranking_file as saved
+from ragself.adapters.protocol import normalise
 from ragself.adapters.ranking import Ranking
+from ragself.adapters.ranking_file import fingerprint, identity, load, public_name, save
 from ragself.adapters.residual import Residual
 from ragself.errors import AdapterError, StoreError
 from ragself.lexical.terms import term_keys

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from ragself.adapters.adapter import normalise
+from ragself.adapters.protocol import normalise
 from ragself.adapters.residual import Residual
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.terms import term_keys
 from ragself.lexical.view import View
 from ragself.lexical.weights import BM25, LANGUAGE_MODEL, Weights
-from ragself.probes.lexical_features import Words
-from ragself.probes.targets import TAU, law
-from ragself.training.trainer import TrainedVectors, VectorData, VectorSettings, _Student, train
+from ragself.probes.lexical_features import LexicalFeatures
+from ragself.probes.targets import TAU, target_distribution
+from ragself.training.train_vectors import TrainedVectors, VectorData, VectorSettings, _Student, train
 
 P, N, K, BASE, V = 90, 120, 12, 16, 60
 
@@ -36,7 +36,7 @@ def data(*, leaks: bool = False, weights: Weights | None = None) -> VectorData:
     texts = [" ".join(f"w{word}" for word in draw.integers(V, size=15)) for _ in range(N)]
     asked = ["unheardof", *(" ".join(f"w{word}" for word in draw.integers(V, size=4)) for _ in range(P - 1))]
     corpus = View.of(texts)
-    words = Words([Query.of(text, corpus) for text in asked], corpus, 1.0)
+    words = LexicalFeatures([Query.of(text, corpus) for text in asked], corpus, 1.0)
     out = np.zeros(candidates.shape, np.bool_)
     if leaks:
         out[::3, 4] = True
@@ -46,7 +46,7 @@ def data(*, leaks: bool = False, weights: Weights | None = None) -> VectorData:
     start = weights or Weights()
     cosines = np.take_along_axis(queries @ documents.T, candidates, axis=1)
     floor = cosines + matches.scores(start, words.log_weight(start))
-    target = law(np.where(out, -np.inf, gains).astype(np.float32), floor, 2.5)
+    target = target_distribution(np.where(out, -np.inf, gains).astype(np.float32), floor, 2.5)
     return VectorData(queries, documents, candidates, target, out, np.ones(P, np.float32), words, matches, start=start)
 
 
@@ -130,7 +130,7 @@ def test_a_teacher_that_agrees_with_the_start_teaches_nothing(start: Weights | N
     given = data(weights=start)
     floor = np.take_along_axis(given.queries @ given.documents.T, given.candidates, axis=1)
     floor = floor + given.matches.scores(given.start, given.words.log_weight(given.start))
-    given = replace(given, target=law(np.zeros((P, K), np.float32), floor, 2.5))
+    given = replace(given, target=target_distribution(np.zeros((P, K), np.float32), floor, 2.5))
     learned = train(given, replace(SHORT, anchor_words=0.0))
     assert abs(learned.loss[0]) < 1e-6
     assert max(learned.loss) < 1e-3
@@ -153,26 +153,30 @@ def test_a_candidate_that_is_out_neither_pulls_nor_pushes(pace: VectorSettings) 
     out[:, 4] = True
     gains = np.log(given.target + 1e-6)
 
-    def taught(out: np.ndarray, turned: bool) -> tuple:
+    def teacher_logits(out: np.ndarray, turned: bool) -> tuple:
         documents = given.documents.copy()
         documents[N - 1] *= -1 if turned else 1
         matches = given.words.listed(candidates, out)
         if turned:
             matches.language_model[:, 4] += 1.0
             matches.bm25[:, 4] += 1.0
-        target = law(np.where(out, -np.inf, gains).astype(np.float32), np.zeros((P, K), np.float32), 1.0)
+        target = target_distribution(
+            np.where(out, -np.inf, gains).astype(np.float32), np.zeros((P, K), np.float32), 1.0
+        )
         return bits(train(replace(given, documents=documents, candidates=candidates, out=out, target=target,
                                   matches=matches), free))  # fmt: skip
 
-    assert taught(out, turned=True) == taught(out, turned=False)
-    assert taught(given.out, turned=True) != taught(given.out, turned=False)
+    assert teacher_logits(out, turned=True) == teacher_logits(out, turned=False)
+    assert teacher_logits(given.out, turned=True) != teacher_logits(given.out, turned=False)
 
 
 def test_a_candidate_that_is_out_counts_as_if_it_were_not_there() -> None:
     given = data(leaks=True)
     out = np.zeros_like(given.out)
     out[:, 4] = True
-    target = law(np.where(out, -np.inf, np.log(given.target + 1e-9)).astype(np.float32), np.zeros((P, K), "f"), 1.0)
+    target = target_distribution(
+        np.where(out, -np.inf, np.log(given.target + 1e-9)).astype(np.float32), np.zeros((P, K), "f"), 1.0
+    )
     some = [column for column in range(K) if column != 4]
     less = given.candidates[:, some]
     one = replace(given, out=out, target=target, matches=given.words.listed(given.candidates, out))

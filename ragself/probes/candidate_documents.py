@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragself.config import TeacherConfig
-from ragself.lexical.law import Query
+from ragself.lexical.hybrid_score import Query
 from ragself.lexical.view import View
 from ragself.lexical.weights import Weights
 from ragself.progress import Progress, silent
