@@ -30,7 +30,7 @@ from ragself.adapters.ranking import Ranking
 from ragself.evaluation.calibration import WEIGHT
 from ragself.probes.dataset import Dataset, build_dataset
 from ragself.probes.supervision import scored, supervise
-from ragself.probes.targets import gain_weights, law
+from ragself.probes.targets import gain_weights, target_distribution
 from ragself.schema import Probe
 from tests.integration.vllm_server import VllmServer
 from tests.language_models import copying_model
@@ -89,7 +89,7 @@ def shares(dataset: Dataset, answers: list[str], chunks: list[Chunk]) -> dict[st
     """Share of probes whose planted document is first, by each judge."""
     row_of = {chunk.id: row for row, chunk in enumerate(chunks)}
     planted = dataset.candidates == np.array([row_of[answer] for answer in answers])[:, None]
-    law_of = law(dataset.gains, dataset.untrained, gain_weights(WEIGHT, dataset.lengths), dataset.tau)
+    law_of = target_distribution(dataset.gains, dataset.untrained, gain_weights(WEIGHT, dataset.lengths), dataset.tau)
     teacher = first(law_of, planted) & dataset.judged[0]
     odd = np.arange(len(answers)) % 2 == 1
     return {

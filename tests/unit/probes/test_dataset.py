@@ -28,7 +28,7 @@ from ragself.lexical.weights import Weights
 from ragself.lm.ngram import NgramScorer
 from ragself.probes.dataset import Dataset, _quotes, build_dataset, without
 from ragself.probes.filters import judge_probes
-from ragself.probes.targets import TAU, law
+from ragself.probes.targets import TAU, target_distribution
 from ragself.progress import Progress, silent
 from ragself.schema import Chunk, Probe
 from tests.unit.datasets import by_hand
@@ -388,7 +388,7 @@ def of(found: Dataset, rows: list[int], min_probes: int) -> NDArray[np.float64]:
     """The utility of probes of the untrained ranking, as a loop finds it."""
     config = GateConfig(k=2, min_probes=min_probes)
     values = judge(found, np.arange(len(found.probes)), [Ranking()], 1.0, config)[0]["utility"]
-    mass = law(found.gains[rows], found.untrained[rows], 1.0, found.tau)
+    mass = target_distribution(found.gains[rows], found.untrained[rows], 1.0, found.tau)
     assert found.depth(2) == 1
     np.testing.assert_allclose(values, utility(mass, found.queries[rows], 1), rtol=1e-5)
     return values
