@@ -388,20 +388,23 @@ class KnowledgeBase:
             shown_progress(self.path, started, progress, note) as report_progress,
             span("ragself.adapt"),
         ):
-            notes, remembered = {"started": started, "seen": inputs(self.engine, given, config)}, self.asked()
+            notes, remembered = (
+                {"started": started, "seen": inputs(self.engine, given, config)},
+                self.recorded_queries(),
+            )
             try:
                 counts = given + Counter(remembered)
                 report = cycle.run(self._store, counts, config, report_progress, notes, account)
             finally:  # queries that were forgotten meanwhile may have been encoded after that
                 self._store.base.forget(
-                    [query for query in remembered.keys() - self.asked().keys() if query not in given]
+                    [query for query in remembered.keys() - self.recorded_queries().keys() if query not in given]
                 )
         passes.add(1, {"decision": report.decision})
         self._live.renew()
         release_memory()
         return report
 
-    def asked(self) -> dict[str, int]:
+    def recorded_queries(self) -> dict[str, int]:
         """Number of searches for each stored query. Queries are stored only if the setting `queries.log` is on."""
         self.engine.check_open()
         return self.engine.traffic.asked()
@@ -453,7 +456,7 @@ class KnowledgeBase:
 
         config = with_objective(with_generator(self.config, generator), objective)
         self.engine.check_open()
-        return forecast(self._store, count_queries(queries) + Counter(self.asked()), config, progress)
+        return forecast(self._store, count_queries(queries) + Counter(self.recorded_queries()), config, progress)
 
     def start_adapting(
         self,
@@ -478,7 +481,7 @@ class KnowledgeBase:
         """
         from ragself.background.runner import BackgroundAdaptation
 
-        if self._background is not None and self._background.goes_on:
+        if self._background is not None and self._background.active:
             logger.warning("%s is training already, with earlier arguments. Call stop_adapting() first.", self.path)
             return
         self._background = BackgroundAdaptation(self, queries, every=every, generator=generator)
@@ -609,12 +612,12 @@ class KnowledgeBase:
         learning = self.engine.training.holder() is not None
         with nullcontext() if learning else self.engine.as_trainer(), self._store.turn.taken():
             if self._store.built(self._store.registry.version(self._store.registry.live())):
-                return collect_garbage(self._store, self.config, self.asked(), progress, learning=learning)
+                return collect_garbage(self._store, self.config, self.recorded_queries(), progress, learning=learning)
             if not self._store.server:
                 self.engine.writer.acquire()
             with self._live.paused():
                 self.engine.writer.begin_generation()
-                return collect_garbage(self._store, self.config, self.asked(), progress, learning=learning)
+                return collect_garbage(self._store, self.config, self.recorded_queries(), progress, learning=learning)
 
     def close(self) -> None:
         """Stop background training, and release files and the writer's lock. Safe to call twice."""

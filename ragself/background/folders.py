@@ -30,7 +30,7 @@ class Folders:
         self._seen: dict[Path, _Stamp] = {}
         self._first = True
 
-    def look(self, progress: Progress = silent) -> None:
+    def poll(self, progress: Progress = silent) -> None:
         """Add new and changed files in batches, and delete the chunks of files that no longer exist.
 
         Args:

@@ -55,7 +55,7 @@ class Guard:
         self._reviewed: tuple[int, int] | None = None
         self._next: dict[str, float] = {}  # time at which each expensive check may run again
 
-    def look(self, stopping: threading.Event) -> None:
+    def poll(self, stopping: threading.Event) -> None:
         """Roll back to the version before the last promotion if there is a reason."""
         event = self._kb.engine.store.registry.promotion()
         if event is None or self._kb.pinned:
@@ -126,9 +126,9 @@ class Guard:
         if result is None:
             return None
         found = Review(**result)
-        worse = lowered(found)
+        worse = fall(found)
         if worse is None:
-            self._kb.engine.record("review", f"the promotion stands: {compared(found)}", _NAME)
+            self._kb.engine.record("review", f"the promotion stands: {describe(found)}", _NAME)
         return worse
 
 
@@ -151,12 +151,12 @@ def slower(now: Signals, before: Signals) -> str | None:
     return None
 
 
-def lowered(found: Review) -> str | None:
+def fall(found: Review) -> str | None:
     """Reason if a language model judges the results of a version worse than those of the one before it, else None."""
-    return None if found.high >= 0 else compared(found)
+    return None if found.high >= 0 else describe(found)
 
 
-def compared(found: Review) -> str:
+def describe(found: Review) -> str:
     """Result of a comparison of two versions, in words."""
     return (
         f"LM utility fell for {found.fell:.0%} and rose for {found.rose:.0%} of {found.queries} queries since then "

@@ -198,13 +198,13 @@ class _Watcher:
             try:
                 line = self._inbox.get(timeout=_LOOK)
             except queue.Empty:
-                self._look()
+                self._poll()
                 self._meanwhile()
                 continue
             if line is None:
                 self._child.wait()
                 return
-            self._look()
+            self._poll()
             self._meanwhile()
             with suppress(ValueError):  # output of a library
                 said = json.loads(line)
@@ -217,7 +217,7 @@ class _Watcher:
                 self._inbox.put(line)
         self._inbox.put(None)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         reason = self._over()
         self.reason = self.reason or reason
         if _MEMORY in reason:  # it may run out before the step ends; a kill loses that step only

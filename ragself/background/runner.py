@@ -84,7 +84,7 @@ class BackgroundAdaptation:
         generator: str | Sequence[str] | None = None,
         folders: Sequence[Path] = (),
         name: str = "in the background",
-        told: Progress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Store the arguments; nothing is started yet. The settings are `watch` of the knowledge base.
 
@@ -103,19 +103,19 @@ class BackgroundAdaptation:
         """
         if every is not None and not every > 0:
             raise InputError(f"every is {every} seconds, expected more than 0.")
-        self._kb, self._generator, self._name, self._told = kb, generator, name, told
+        self._kb, self._generator, self._name, self._progress = kb, generator, name, progress
         watch = kb.config.watch
         every = watch.every if every is None else every
         self._watch = watch.model_copy(update={"every": every, "poll": min(watch.poll, every)})
         self._queries = queries if callable(queries) or isinstance(queries, Path) else count_queries(queries)
         self._folders = Folders(kb, folders)
-        self._guard = Guard(kb, generator, self._bounds, lambda: self._look_meanwhile(self._stopping))
+        self._guard = Guard(kb, generator, self._bounds, lambda: self._poll_during_pass(self._stopping))
         self._status = BackgroundStatus()
         self._failed = 0
         self._held: str | None = None  # reason why a pass that is due does not begin
         self._wrong: dict[str, Exception | None] = {}  # last result of each activity: its error, or None
-        self._looking: threading.Thread | None = None
-        self._not_before = self._synced = self._looked = 0.0
+        self._polling: threading.Thread | None = None
+        self._not_before = self._synced = self._polled = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._turn = threading.Lock()
@@ -128,7 +128,7 @@ class BackgroundAdaptation:
         """
         self._kb.engine.check_open()
         with self._turn:
-            if self.goes_on:
+            if self.active:
                 return
             before = self._thread
             self._stopping = threading.Event()
@@ -161,11 +161,11 @@ class BackgroundAdaptation:
             stopping: Ends the poll and the pass when it is set.
         """
         self._watch, self._stopping = self._watch.model_copy(update={"every": 1e-9, "rest": 0.0}), stopping
-        self._look(stopping)
+        self._poll(stopping)
         return self._status
 
     @property
-    def goes_on(self) -> bool:
+    def active(self) -> bool:
         """Whether a thread is running that was not asked to stop."""
         return self._thread is not None and self._thread.is_alive() and not self._stopping.is_set()
 
@@ -187,31 +187,31 @@ class BackgroundAdaptation:
             logger.info("watching %s", ", ".join(map(str, [self._kb.path, *self._folders.paths])))
             while not stopping.is_set():
                 try:
-                    self._look(stopping)
+                    self._poll(stopping)
                 except BaseException as error:  # a panic in Chroma is no Exception; the thread must not end silently
                     logger.critical("polling continues after %r", error, exc_info=error)
                 release_memory()
                 stopping.wait(self._watch.poll)
             logger.info("stopped")
         finally:
-            self._join_look()
+            self._join_poll()
             self._status = replace(self._status, running=False, stage=None)
             atexit.unregister(leave)
 
-    def _look(self, stopping: threading.Event) -> None:
+    def _poll(self, stopping: threading.Event) -> None:
         """Apply changes, and run a pass if one is due."""
-        self._join_look()
-        self._look_at_folders(stopping)
+        self._join_poll()
+        self._poll_folders(stopping)
         try:
             self._sync()
-            self._guard.look(stopping)
+            self._guard.poll(stopping)
             queries = self._read_queries()
             why, waiting = self._due(queries)
             self._status = replace(self._status, waiting=waiting)
         except Exception as error:  # the application must continue; the next poll may succeed
-            self._complain("training did not start", error)
+            self._record_outcome("training did not start", error)
             return
-        self._complain("training did not start", None)
+        self._record_outcome("training did not start", None)
         if why is not None and not stopping.is_set():
             self._pass(why, queries, stopping)
 
@@ -222,14 +222,14 @@ class BackgroundAdaptation:
         if why is None:
             new = f"{changes.chunks} chunks and {changes.queries} queries are new"
             return None, new if changes else "nothing is new"
-        before, self._held = self._held, self._hindrance()
+        before, self._held = self._held, self._blocked_reason()
         if self._held is None:
             return why, None
         if self._held != before:
             logger.info("a pass is due, %s, but %s", why, self._held)
         return None, self._held
 
-    def _hindrance(self) -> str | None:
+    def _blocked_reason(self) -> str | None:
         """Reason why no pass can begin now, or None."""
         if time.monotonic() < self._not_before:
             return "the last pass failed"
@@ -257,8 +257,8 @@ class BackgroundAdaptation:
     def _pass(self, why: str, queries: Counter[str], stopping: threading.Event) -> None:
         def progress(stage: str, done: int, total: int) -> None:
             self._status = replace(self._status, stage=stage, done=done, total=total)
-            if self._told is not None:
-                self._told(stage, done, total)
+            if self._progress is not None:
+                self._progress(stage, done, total)
 
         started = f"{self._name}: {why}"
         try:
@@ -269,7 +269,9 @@ class BackgroundAdaptation:
             job = isolate.Job("adapt", self._kb.path, config, queries, self._generator, started, bounds)
             progress("begin", 0, 1)
             with span("ragself.adapt"):
-                report = Report(**(isolate.run(job, stopping, progress, lambda: self._look_meanwhile(stopping)) or {}))
+                report = Report(
+                    **(isolate.run(job, stopping, progress, lambda: self._poll_during_pass(stopping)) or {})
+                )
         except isolate.Stopped:
             passes.add(1, {"decision": "stop"})
             return
@@ -281,53 +283,53 @@ class BackgroundAdaptation:
         else:
             passes.add(1, {"decision": report.decision})
             self._failed = 0
-            self._complain(_PASS, None)
+            self._record_outcome(_PASS, None)
             self._status = replace(self._status, report=report)
             logger.info("%s, version %d is live: %s", report.decision, report.version, report.reason)
             if report.decision == "promote":
-                self._turn_to_it()
+                self._serve_new_version()
         self._status = replace(self._status, stage=None, passes=self._status.passes + 1)
 
-    def _turn_to_it(self) -> None:
+    def _serve_new_version(self) -> None:
         """Open the new version and clean up. An error is only logged: the pass itself has succeeded."""
         try:
             self._kb.refresh()
             self._kb.gc(started=self._name)
         except Exception as error:
-            self._complain(_AFTER, error)
+            self._record_outcome(_AFTER, error)
         else:
-            self._complain(_AFTER, None)
+            self._record_outcome(_AFTER, None)
 
-    def _look_meanwhile(self, stopping: threading.Event) -> None:
+    def _poll_during_pass(self, stopping: threading.Event) -> None:
         """Poll the folders in a thread during a pass. It may take hours, and its limits must be checked meanwhile."""
-        if time.monotonic() < self._looked + self._watch.poll or (self._looking and self._looking.is_alive()):
+        if time.monotonic() < self._polled + self._watch.poll or (self._polling and self._polling.is_alive()):
             return
-        self._looking = threading.Thread(
-            target=self._look_at_folders, args=(stopping,), daemon=True, name="ragself looks at folders"
+        self._polling = threading.Thread(
+            target=self._poll_folders, args=(stopping,), daemon=True, name="ragself looks at folders"
         )
-        self._looking.start()
+        self._polling.start()
 
-    def _join_look(self) -> None:
-        if self._looking is not None:
-            self._looking.join()
+    def _join_poll(self) -> None:
+        if self._polling is not None:
+            self._polling.join()
 
-    def _look_at_folders(self, stopping: threading.Event) -> None:
+    def _poll_folders(self, stopping: threading.Event) -> None:
         def progress(stage: str, done: int, total: int) -> None:
             if stopping.is_set():
                 raise isolate.Stopped
-            if self._told is not None and total > _MANY:
-                self._told(stage, done, total)
+            if self._progress is not None and total > _MANY:
+                self._progress(stage, done, total)
 
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         try:
-            self._folders.look(progress)
-            self._complain(_FOLDERS, None)
+            self._folders.poll(progress)
+            self._record_outcome(_FOLDERS, None)
         except isolate.Stopped:
             pass
         except Exception as error:  # the next poll may succeed; training continues with the documents it has
-            self._complain(_FOLDERS, error)
+            self._record_outcome(_FOLDERS, error)
 
-    def _complain(self, what: str, error: Exception | None, *, again: bool = False) -> None:
+    def _record_outcome(self, what: str, error: Exception | None, *, again: bool = False) -> None:
         """Store the result of an activity. Log its error; an unchanged error is logged only with `again`."""
         before, self._wrong[what] = self._wrong.get(what), error
         if what != _FOLDERS:  # polled in another thread, too
@@ -343,7 +345,7 @@ class BackgroundAdaptation:
         wait = min(_AGAIN * 2 ** min(self._failed, 16), self._watch.every)
         self._failed += 1
         self._not_before = time.monotonic() + wait
-        self._complain(_PASS, error, again=True)
+        self._record_outcome(_PASS, error, again=True)
         logger.warning("the next pass is in %.0f s at the earliest", wait)
 
     def _read_queries(self) -> Counter[str]:
@@ -359,6 +361,6 @@ class BackgroundAdaptation:
         try:
             self._kb.sync()
         except RagselfError as error:
-            self._complain("syncing the collection before this pass failed", error)
+            self._record_outcome("syncing the collection before this pass failed", error)
         else:
-            self._complain("syncing the collection before this pass failed", None)
+            self._record_outcome("syncing the collection before this pass failed", None)

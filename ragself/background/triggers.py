@@ -8,7 +8,7 @@ from ragself.config import WatchConfig
 from ragself.schema import Pending
 
 
-def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> str | None:
+def due(watch: WatchConfig, changes: Pending, last: float | None, now: float) -> str | None:
     """Reason why a pass is due, in words for the history, or None.
 
     Args:
@@ -17,7 +17,7 @@ def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> st
         last: Time when the last pass ended, in seconds since 1970; None if there was none.
         now: Current time, in seconds since 1970.
     """
-    if not news:
+    if not changes:
         return None
     if last is None:
         return "the first pass"
@@ -26,10 +26,10 @@ def due(watch: WatchConfig, news: Pending, last: float | None, now: float) -> st
         return "the clock was set back since the last pass"
     if since < watch.rest:
         return None
-    if watch.documents and news.chunks >= watch.documents:
-        return f"{news.chunks:,} chunks are new, changed or gone"
-    if watch.queries and news.queries >= watch.queries:
-        return f"{news.queries:,} queries are new"
+    if watch.documents and changes.chunks >= watch.documents:
+        return f"{changes.chunks:,} chunks are new, changed or gone"
+    if watch.queries and changes.queries >= watch.queries:
+        return f"{changes.queries:,} queries are new"
     if since >= watch.every:
         return f"{_span(since)} after the last pass"
     return None

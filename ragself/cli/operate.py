@@ -203,13 +203,13 @@ def watch(
         signal.signal(number, lambda *_: stop.set())
     with KnowledgeBase(kb, create=bool(folders)) as base, console.progress(quiet) as progress:
         background = BackgroundAdaptation(
-            base, queries or (), generator=generator, folders=folders or (), name="ragself watch", told=progress
+            base, queries or (), generator=generator, folders=folders or (), name="ragself watch", progress=progress
         )
         if once:
             found = background.once(stop)
         else:
             background.start()
-            while background.goes_on and not stop.wait(1.0):
+            while background.active and not stop.wait(1.0):
                 pass
             background.stop()
             found = background.status()

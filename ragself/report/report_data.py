@@ -104,7 +104,7 @@ def gather(kb: KnowledgeBase, progress: Progress = silent) -> ReportData:
     """
     store, status, events = kb.engine.store, kb.status(), kb.history()
     compared = _compared(store, status)
-    remembered = kb.asked()
+    remembered = kb.recorded_queries()
     changed: list[Changed] = []
     if compared is not None:
         changed = _look_up(store, remembered, compared, progress)

@@ -123,7 +123,7 @@ def main() -> None:
                 {
                     "day": day + 1,
                     "chunks": len(there),
-                    "distinct queries": len(kb.asked()),
+                    "distinct queries": len(kb.recorded_queries()),
                     "search ms": spread(quiet),
                     "search ms, while the pass runs": spread(meanwhile),
                     "pass": {

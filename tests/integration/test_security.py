@@ -150,7 +150,7 @@ def test_what_users_asked_is_readable_by_its_owner_only(filled: Path, settings: 
     config = settings.model_copy(update={"queries": settings.queries.model_copy(update={"log": True})})
     with KnowledgeBase(filled, config=config) as kb:
         kb.search("a private matter")
-        assert kb.asked() == {"a private matter": 1}
+        assert kb.recorded_queries() == {"a private matter": 1}
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in filled.glob("queries.db*")}
         assert set(modes.values()) == {0o600}
     private = [file for file in filled.rglob("*") if file.is_file() and b"private matter" in file.read_bytes()]

@@ -49,7 +49,7 @@ def remembering(config: Config, **values: object) -> Config:
 def test_nothing_is_remembered_unless_it_is_asked_for(filled: Path, settings: Config) -> None:
     with KnowledgeBase(filled, config=settings) as kb:
         kb.search("a private matter")
-        assert kb.asked() == {}
+        assert kb.recorded_queries() == {}
         assert (kb.forget(), kb.engine.traffic.total) == (0, 0)
     assert not (filled / "queries.db").exists()
     assert not any(b"private" in file.read_bytes() for file in filled.rglob("*") if file.is_file())
@@ -64,28 +64,28 @@ def test_what_is_remembered_is_learned_from_and_can_be_forgotten(
         kb.search([asked[0], asked[1]], 1)
         with pytest.raises(InputError):
             kb.search("   ")
-        assert kb.asked() == {query: 2 if query in asked[:2] else 1 for query in asked}
-        news, last = pending(kb.engine, Counter(), kb.config)
-        assert (news, last) == (Pending(384, len(asked)), None)  # what is asked again is not new
+        assert kb.recorded_queries() == {query: 2 if query in asked[:2] else 1 for query in asked}
+        changes, last = pending(kb.engine, Counter(), kb.config)
+        assert (changes, last) == (Pending(384, len(asked)), None)  # what is asked again is not new
         report = kb.adapt()
         assert (report.decision, sum(report.probes["traffic"].values())) == ("promote", len(asked))
         kb.search("one more")
-        news, last = pending(kb.engine, Counter(), kb.config)
-        assert news == Pending(0, 1)
+        changes, last = pending(kb.engine, Counter(), kb.config)
+        assert changes == Pending(0, 1)
         assert last is not None and abs(time.time() - last) < 60
         assert pending(kb.engine, Counter(["given"]), kb.config)[0].other == "other given"
 
         kb.adapt([asked[0] + " please"])  # whose vector is now in the cache
         assert kb.engine.store.base.missing(asked, "query") == []
         assert kb.forget(matching=asked[0].split()[0].upper()) > 0
-        left = kb.asked()
+        left = kb.recorded_queries()
         assert left
         assert kb.forget() == len(left)
-        assert kb.asked() == {}
+        assert kb.recorded_queries() == {}
         assert kb.engine.traffic.total == len(asked) + 1  # what is forgotten is not news again
         assert kb.engine.store.base.missing(asked, "query") == asked  # their vectors went, too
     with KnowledgeBase(filled, config=settings) as kb:
-        assert kb.asked() == {}
+        assert kb.recorded_queries() == {}
 
 
 def test_what_is_forgotten_during_a_pass_is_not_brought_back_by_it(
@@ -94,14 +94,14 @@ def test_what_is_forgotten_during_a_pass_is_not_brought_back_by_it(
     with KnowledgeBase(filled, config=remembering(settings)) as kb:
         for query in asked:
             kb.search(query, 1)
-        assert len(kb.asked()) == len(asked)
+        assert len(kb.recorded_queries()) == len(asked)
 
         def progress(stage: str, done: int, total: int) -> None:
-            if stage == "encode queries" and kb.asked():
+            if stage == "encode queries" and kb.recorded_queries():
                 assert kb.forget() == len(asked)
 
         kb.adapt(progress=progress)
-        assert kb.asked() == {}
+        assert kb.recorded_queries() == {}
         assert kb.engine.store.base.missing(asked, "query") == asked
 
 
@@ -125,29 +125,29 @@ def test_what_changes_in_a_folder_is_taken_over(
         kb.add([Chunk("mine", "not of any folder", {"source": "docs/of-mine.md"})])
         folders = Folders(kb, [docs])
         with caplog.at_level(logging.INFO, "ragself.background.folders"):
-            folders.look()
-            folders.look()
+            folders.poll()
+            folders.poll()
         assert caplog.messages == ["6 chunks added or changed, 0 removed"]
         text = another(chunks, 7)
         (docs / "t0-0.md").write_text(f"# Changed\n\n{text}\n")
         (docs / "t0-1.md").unlink()
         write(docs, chunks[6:7])
-        folders.look()
+        folders.poll()
         assert kb.search(text, 1)[0].metadata["title"] == "Changed"
         assert chunks[1].text not in {hit.text for hit in kb.search(chunks[1].text, 20)}
         assert kb.status().chunks == 7
     (docs / "t0-2.md").unlink()  # while nobody looks
     with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
         folders = Folders(kb, [docs])
-        folders.look()
+        folders.poll()
         assert kb.status().chunks == 6
         for file in docs.iterdir():
             file.unlink()
         with pytest.raises(InputError, match=r"There is no file left in .*docs, .*None of its documents was deleted"):
-            folders.look()
+            folders.poll()
         docs.rmdir()
         with pytest.raises(InputError):
-            folders.look()
+            folders.poll()
         assert kb.status().chunks == 6
         with pytest.raises(InputError):
             BackgroundAdaptation(kb, folders=[docs])
@@ -171,23 +171,23 @@ def test_a_folder_that_is_away_costs_no_document(
 
     with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
         folders = Folders(kb, [tmp_path / "here", tmp_path / "there"])
-        folders.look()
+        folders.poll()
         for names in (["below"], ["there"], ["there", "here"]):
             unlisted(*names)
             with pytest.raises(InputError, match=r"cannot be listed\. None of its documents was deleted"):
-                folders.look()
+                folders.poll()
             assert kb.status().chunks == 9
         monkeypatch.undo()
         (tmp_path / "there").rename(tmp_path / "gone")
         (tmp_path / "there").mkdir()  # an empty mount point
         (tmp_path / "here" / "t0-0.md").unlink()
         with pytest.raises(InputError, match=r"There is no file left in .*there"):
-            folders.look()
+            folders.poll()
         assert kb.status().chunks == 8  # what is gone elsewhere is gone
         (tmp_path / "there").rmdir()
         (tmp_path / "gone").rename(tmp_path / "there")
         (tmp_path / "there" / "below" / "t0-6.md").unlink()
-        folders.look()
+        folders.poll()
         assert kb.status().chunks == 7
 
 
@@ -200,12 +200,12 @@ def test_files_are_known_by_whatever_name(tmp_path: Path, settings: Config, chun
     with KnowledgeBase(tmp_path / "kb", config=settings) as kb:
         folders = Folders(kb, [tmp_path / "other" / ".." / "docs", tmp_path / "docs"])
         for _ in range(2):
-            folders.look()
+            folders.poll()
             assert kb.status().chunks == 4
         assert chunks[3].text == kb.search(chunks[3].text, 1)[0].text
         (tmp_path / "docs" / "t0-1.md").unlink()
         os.unlink(odd)  # noqa: PTH108
-        folders.look()
+        folders.poll()
         assert kb.status().chunks == 2
 
 
@@ -236,10 +236,10 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
     with KnowledgeBase(worse, config=remembering(settings)) as kb:
         assert kb.search(asked[0], 1)[0].version == 2
         guard = Guard(kb)
-        guard.look(threading.Event())
+        guard.poll(threading.Event())
         for query in asked[:90]:
             kb.search(query, 1)
-        guard.look(threading.Event())
+        guard.poll(threading.Event())
         assert kb.status().live.number == 2  # too few to say
         for query in asked:
             kb.search(query, 1)
@@ -248,12 +248,12 @@ def test_a_promotion_that_finds_worse_is_taken_back(worse: Path, settings: Confi
         assert (review.version, review.before) == (2, 1)
         assert review.fell > review.rose
         assert review.high < 0
-        guard.look(threading.Event())
+        guard.poll(threading.Event())
         assert kb.status().live.number == 1
         last = kb.history()[-1]
         assert (last["event"], last["started"]) == ("rollback", "guard")
         assert "from version 2: LM utility fell for" in last["reason"]
-        guard.look(threading.Event())  # what was not promoted is not taken back
+        guard.poll(threading.Event())  # what was not promoted is not taken back
         assert kb.status().live.number == 1
         assert review_promotion(kb.engine, kb.config) is None
 
@@ -371,15 +371,15 @@ def test_a_promotion_that_fails_is_taken_back_unless_it_is_pinned(
         log.add(Counter({(1, bucket(0.01)): 1000}), time.time() - day)
         log.add(Counter({(2, bucket(0.01)): 900, (2, None): 100}))
         with caplog.at_level(logging.INFO, "ragself.background.guard"):
-            Guard(kb).look(threading.Event())
+            Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 2
         assert "but not due to version 2" in caplog.text  # a server was away, say
         monkeypatch.setattr(Snapshot, "search", fails)
         kb.pin()
-        Guard(kb).look(threading.Event())
+        Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 2
         kb.unpin()
-        Guard(kb).look(threading.Event())
+        Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 1
         assert kb.history()[-1]["reason"] == (
             "from version 2: 10.0% of 1,000 searches failed, 0.0% before; "
@@ -394,7 +394,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
         log.add(Counter({(1, bucket(0.1)): 1000}), time.time() - 86_400)
         log.add(Counter({(2, bucket(0.5)): 1000}))
         with caplog.at_level(logging.INFO, "ragself.background.guard"):
-            Guard(kb).look(threading.Event())
+            Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 2
         assert "but not due to version 2" in caplog.text
         search = Snapshot.search
@@ -404,7 +404,7 @@ def test_a_promotion_that_is_slow_is_taken_back_unless_it_is_the_machine(
             return search(self, *arguments)
 
         monkeypatch.setattr(Snapshot, "search", slow)
-        Guard(kb).look(threading.Event())
+        Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 1
         assert re.search(r"up to 5\d\d ms, 1\d\d ms before; compared directly, it takes", kb.history()[-1]["reason"])
 
@@ -541,5 +541,5 @@ def test_a_promotion_that_was_right_stays(filled: Path, settings: Config, asked:
         assert review.rose > review.fell
         assert review.change == pytest.approx(gate["change"], abs=0.01)
         assert review.low > 0
-        Guard(kb).look(threading.Event())
+        Guard(kb).poll(threading.Event())
         assert kb.status().live.number == 1

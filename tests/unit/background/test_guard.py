@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ragself.background.guard import failing, lowered, slower
+from ragself.background.guard import failing, fall, slower
 from ragself.monitoring.search_log import Signals
 from ragself.schema import Review
 
@@ -32,8 +32,8 @@ def test_nothing_is_slow_below_what_anybody_notices() -> None:
 
 
 def test_what_is_worse_as_a_language_model_sees_it() -> None:
-    said = lowered(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.08, -0.02))
+    said = fall(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.08, -0.02))
     assert said == (
         "LM utility fell for 61% and rose for 20% of 240 queries since then (-0.050, interval -0.080 to -0.020)"
     )
-    assert lowered(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.12, 0.001)) is None
+    assert fall(Review(3, 2, 240, 0.61, 0.2, -0.05, -0.12, 0.001)) is None

@@ -12,7 +12,7 @@ NOW = 1_800_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("news", "since", "why"),
+    ("changes", "since", "why"),
     [
         (Pending(0, 0), None, None),
         (Pending(0, 0), 10 * DAY, None),  # a pass that would see nothing new cannot pay
@@ -29,8 +29,8 @@ NOW = 1_800_000_000.0
         (Pending(0, 0), -601, None),
     ],
 )
-def test_what_makes_a_pass_due(news: Pending, since: float | None, why: str | None) -> None:
-    assert due(WATCH, news, None if since is None else NOW - since, NOW) == why
+def test_what_makes_a_pass_due(changes: Pending, since: float | None, why: str | None) -> None:
+    assert due(WATCH, changes, None if since is None else NOW - since, NOW) == why
 
 
 def test_numbers_that_are_switched_off() -> None:
