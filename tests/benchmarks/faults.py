@@ -193,7 +193,7 @@ def audit() -> None:
         store = kb.engine.store
         version = store.registry.version(store.registry.live())
         chunks = {chunk.id: chunk.text for chunk in store.journal.chunks()}
-        with kb._live.pinned(newest=True) as snapshot:
+        with kb._live.borrowed(newest=True) as snapshot:
             found = snapshot.index._collection.get(include=["documents", "embeddings"])
             embedder = Embedder(store.base.encoder, store.adapter(version))
             texts = [str(words) for words in found["documents"]]
