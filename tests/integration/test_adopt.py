@@ -473,7 +473,7 @@ def test_a_database_that_was_moved_is_the_same(
         pass
     (tmp_path / "theirs").rename(tmp_path / "moved")
     with KnowledgeBase.adopt(tmp_path / "kb", "theirs", chroma=tmp_path / "moved", config=settings) as kb:
-        assert kb.last_sync.unchanged == 20
+        assert kb.engine.adopted.last.unchanged == 20
         assert kb.sync().unchanged == 20
 
 
@@ -620,15 +620,17 @@ def test_a_pass_of_this_program_does_not_hold_up_who_adopts_again(
     with KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings) as kb:
         passing = threading.Thread(target=kb.adapt, args=(asked, told))
         passing.start()
-        assert held.wait(60)
-        collection.delete(ids=["t0-0"])
-        with caplog.at_level(logging.WARNING, "ragself"):
-            again = KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
-        assert not caplog.text
-        assert again.last_sync.removed == 1  # what is new is taken over meanwhile
-        assert passing.is_alive()
-        assert len(again.search("x")) == 10
-        hold.set()
+        try:
+            assert held.wait(60)
+            collection.delete(ids=["t0-0"])
+            with caplog.at_level(logging.WARNING, "ragself"):
+                again = KnowledgeBase.adopt(tmp_path / "kb", collection, config=settings)
+            assert not caplog.text
+            assert again.engine.adopted.last.removed == 1  # what is new is taken over meanwhile
+            assert passing.is_alive()
+            assert len(again.search("x")) == 10
+        finally:  # also where an assertion fails: closing waits for the pass
+            hold.set()
         passing.join(60)
         assert again.sync().unchanged == 149
         again.close()
