@@ -195,7 +195,7 @@ def test_another_model_is_told_by_the_cosine_that_was_found(make: Make, settings
 def test_vectors_of_another_width_are_refused(make: Make, settings: Config, tmp_path: Path) -> None:
     said = refused(make(vectors=np.ones((150, 48))), settings, tmp_path)
     assert "have 48 dimensions, but" in said
-    assert "makes 32: it was built with another model" in said
+    assert "built with another model" in said
 
 
 @pytest.mark.parametrize("space", ["l2", "ip"])
@@ -252,7 +252,7 @@ def test_a_collection_that_was_built_anew_is_followed_if_the_model_is_the_same(
         assert (done.added, done.unchanged, done.removed) == (100, 50, 100)
         client.delete_collection("theirs")
         make(vectors=np.random.default_rng(0).normal(size=(150, 32)))
-        with pytest.raises(InputError, match=r"long|reproduce"):
+        with pytest.raises(InputError, match=r"lengths|reproduce"):
             kb.sync()
         assert kb.status().chunks == 150
 

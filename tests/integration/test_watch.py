@@ -266,9 +266,9 @@ def test_no_pass_begins_when_what_may_be_spent_is_spent_also_by_passes_that_fail
     with KnowledgeBase(filled, config=config) as kb, closing(SignalLog(filled / "signals.db")) as log:
         background = BackgroundAdaptation(kb)
         log.spend(*spent)
-        assert background._due([]) == ("the first pass", None)
+        assert background._due(Counter()) == ("the first pass", None)
         log.spend(*spent)
-        assert background._due([]) == (None, "the budget for 24 hours is used up")
+        assert background._due(Counter()) == (None, "the budget for 24 hours is used up")
         assert background.once(threading.Event()).waiting == "the budget for 24 hours is used up"
         assert [event["event"] for event in kb.history()] == ["create"]
 
