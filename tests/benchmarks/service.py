@@ -157,7 +157,7 @@ def measure(kb: KnowledgeBase, traffic: list[str], asked: list[str], rate: float
         assert report is not None and report.decision == "promote", report
         time.sleep(2)
     truth |= answers(kb, asked)
-    held = kb.history()[-1]["held"]
+    held = next(event["held"] for event in reversed(kb.history()) if event["event"] == "promote")
     pairs = {"between collections": (0, 1), "within one": (1, shared(kb))}
     kb.rollback(pairs["within one"][1])
     truth |= answers(kb, asked)
