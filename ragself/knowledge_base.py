@@ -603,7 +603,7 @@ class KnowledgeBase:
         done = self._collect(progress)
         release_memory()
         if done:
-            self._store.registry.record("gc", self._store.registry.live(), "; ".join(done), started=started)
+            self.engine.record("gc", "; ".join(done), started)
         return done
 
     def _collect(self, progress: Progress) -> list[str]:

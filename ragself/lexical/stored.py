@@ -42,10 +42,6 @@ class File:
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
 
-    def run(self, start: int, end: int) -> NDArray[Any]:
-        """Rows from `start` to before `end`. Raises StoreError if the file was truncated."""
-        return self.runs([start], [end])
-
     def runs(self, starts: list[int], ends: list[int]) -> NDArray[Any]:
         """Concatenated rows of several runs. Raises StoreError if the file was truncated."""
         size, first, descriptor, read = self._size, self._start, self._descriptor, os.pread
